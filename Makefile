@@ -22,7 +22,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11; do \
 	echo "Install one (Debian, Ubuntu: python3.11 and python3.11-venv), or say: make PYTHON=/path/to/python" >&2; \
 	exit 1; }
 
-.PHONY: help quickstart test lint docs site bench bench-suites bench-speed audit compat constraints clean
+.PHONY: help quickstart test lint docs site bench bench-pages bench-speed bench-suites bench-people audit compat constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -52,10 +52,31 @@ site:  ## build the documentation into build/site; fails for a page, a link or a
 	build/mkdocs/bin/python -m pip install --quiet '$(shell sed -n 's/^docs = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
 	NO_MKDOCS_2_WARNING=1 build/mkdocs/bin/mkdocs build --strict --quiet --site-dir build/site
 
-bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md and reward_sandbox.md say
+# docs/benchmarks/README.md names the target of each page. What was interrupted goes on, but for the slow tests.
+bench: $(READY)  ## run the slow tests, then bench-pages, bench-speed and bench-suites (a day or more)
 	$(BIN)/python -m pytest -m slow
+	$(MAKE) bench-pages bench-speed bench-suites
+
+bench-pages: $(READY)  ## run the scripts of docs/benchmarks that need no GPU and no data of people (many hours)
 	$(BIN)/python benchmarks/five_seeds.py
 	$(BIN)/python benchmarks/reward_sandbox.py
+	$(BIN)/python benchmarks/reward_unit.py
+	$(BIN)/python benchmarks/online.py
+	$(BIN)/python benchmarks/over_optimisation.py
+	$(BIN)/python benchmarks/best_of_n.py
+	$(BIN)/python benchmarks/certificates.py --seeds 5
+	$(BIN)/python benchmarks/conversations.py --seeds 5
+	$(BIN)/python benchmarks/guards_cost.py
+	$(BIN)/python benchmarks/label_errors.py
+	$(BIN)/python benchmarks/ppo_speed.py
+	$(BIN)/python benchmarks/token_rewards.py --seeds 5 --steps 24
+	$(BIN)/python plugins/rlhf-continual/bench/online_against_offline.py --seeds 5 --arms offline spread online
+	$(BIN)/python plugins/rlhf-robust/bench/spurious.py --seeds 8
+	$(BIN)/python plugins/rlhf-transfer/bench/transfer.py --seeds 5 --students 5
+	$(BIN)/python plugins/rlhf-watch/benchmarks/probes.py --seeds 5
+	$(BIN)/python plugins/rlhf-watch/benchmarks/alarms.py --clean 300 --fresh 100 --seed 0
+	$(BIN)/python plugins/rlhf-watch/benchmarks/gap_variants.py --clean 300 --hacked 100 --seed 0
+	$(BIN)/python plugins/rlhf-watch/benchmarks/trained_alarms.py --clean 7 --hacked 14
 	$(BIN)/python -m rlhf_bench.facts docs/benchmarks
 
 SUITES := three_ways more_ways strengths overfit stability frontier hybrids more_hybrids
@@ -64,12 +85,18 @@ bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchma
 	  $(BIN)/rlhf bench $$suite; \
 	  for end in md json; do cp runs/bench/$$suite/bench.$$end docs/benchmarks/suite_$$suite.$$end; done; done
 	$(BIN)/rlhf bench selection
-	$(BIN)/python -m rlhf_bench.study runs/bench docs/benchmarks/selection.md plugins/rlhf-bench/rlhf_bench/history.json
-	$(BIN)/python -m rlhf_bench.guide runs/bench docs/benchmarks/which_algorithm.md
+	$(BIN)/python -m rlhf_bench.study docs/benchmarks/selection.md runs/bench plugins/rlhf-bench/rlhf_bench/history.json
+	$(BIN)/python -m rlhf_bench.guide docs/benchmarks docs/benchmarks/which_algorithm.md
 	$(BIN)/python -m rlhf_bench.facts docs/benchmarks
 
 bench-speed: $(READY)  ## time our trainers beside stock TRL: docs/benchmarks/speed.md (half an hour)
 	$(BIN)/python benchmarks/speed.py
+
+DATA = $(error say where the files are: make bench-people DATA=FOLDER)
+bench-people: $(READY)  ## measure on people's rows, which are not in the repository: DATA=FOLDER with their files
+	$(BIN)/python benchmarks/people.py dialogues_harmless_pairs=$(DATA)/dialogues_harmless_pairs.jsonl.gz
+	$(BIN)/python benchmarks/people_parts.py $(DATA)
+	$(BIN)/python benchmarks/reward_arguments.py $(DATA)/arguments_pairs.jsonl.gz
 
 # It needs a network: the list of known vulnerabilities is not on this machine.
 audit: $(READY)  ## look the pinned versions up in the list of known vulnerabilities; a line where it cannot be reached

@@ -1,10 +1,10 @@
 """Takes the best of n responses by reward models of length-biased annotators, and what the true reward makes of it.
 
-    python benchmarks/best_of_n.py [--seeds 11 12] [--runs runs/best_of_n]
+    python benchmarks/best_of_n.py [--seeds 11 12] [--runs runs/best_of_n] [--plot]
 
 The reward models are those of `over_optimisation.py`. 128 responses to each of 64 held-out prompts are sampled once;
 proxy and gold of the best of n are means over all choices of n among them. What a seed has finished is not run again.
-Writes docs/benchmarks/best_of_n.md.
+Writes docs/benchmarks/best_of_n.md and a plot of its tables; --plot runs nothing and draws the page that there is.
 
 The curve of Gao et al. 2022 for best-of-n is R(d) = d (a - b d), d = sqrt(KL) and KL = log n - (n - 1) / n.
 """
@@ -25,6 +25,7 @@ from rlhf_plugins.run.stage_run import StageRun
 PROMPTS, POOL = 64, 128
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
 KL = np.array([log(n) - (n - 1) / n for n in COUNTS])
+PLOT = "![the gain in gold over sqrt(KL) by judge, and Gao's form](best_of_n.png)"
 Found = dict[str, dict[str, list[float]]]  # judge -> proxy and gold of the best of each of COUNTS
 
 
@@ -106,7 +107,36 @@ def page(found: dict[str, list[Found]], seeds: tuple[int, int]) -> str:
         single, worst = (np.array([one[name]["gold"][-1] for one in each]) for name in ("single", "worst_case"))
         more = f"{(worst - single).mean():+.2f} ± {error(worst - single):.2f}"
         lines += ["", f"At n = {POOL} the best by `worst_case` is worth {more} more than that by the single model."]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", PLOT]) + "\n"
+
+
+def drawn(text: str) -> dict[str, dict[str, list[float]]]:
+    """By setting and judge, as the page has them: gold at each of COUNTS, then a, b and R squared."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for line in text.splitlines():
+        if line.startswith("## "):
+            of_setting = found.setdefault(line[3:], {})
+        elif line.count("| gold |"):
+            name, _, *numbers = (cell.strip() for cell in line.strip("|").split("|"))
+            of_setting[name] = list(map(float, numbers))
+    return found
+
+
+def draw(text: str, file: Path) -> None:
+    """A panel a setting: the gain in gold over n = 1 of each judge, and Gao's form."""
+    from matplotlib.figure import Figure
+
+    found = drawn(text)
+    figure, grid = Figure(figsize=(9, 3.6), layout="constrained"), np.linspace(0, np.sqrt(KL[-1]), 100)
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    for axes, (title, of_judges) in zip(panels, found.items(), strict=True):
+        for place, (name, (*gold, a, b, _)) in enumerate(of_judges.items()):
+            axes.plot(np.sqrt(KL), np.subtract(gold, gold[0]), "o", color=f"C{place}")
+            axes.plot(grid, grid * (a - b * grid), color=f"C{place}", label=name.replace("_", " "))
+        axes.set(title=title.partition(":")[0], xlabel="sqrt(KL)")
+    panels[0].set_ylabel("gain in gold (dots), form (lines)")
+    panels[0].legend()
+    figure.savefig(file, dpi=90)
 
 
 def main() -> None:
@@ -114,11 +144,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs=2, default=(11, 12), metavar=("FIRST", "LAST"))
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "best_of_n")
+    parser.add_argument("--plot", action="store_true")
     options = parser.parse_args()
-    first, last = options.seeds
-    found = {name: [one(seed, name, options.runs) for seed in range(first, last + 1)] for name in SETTINGS}
-    (OUT / "best_of_n.md").write_text(page(found, (first, last)), encoding="utf-8")
-    print(page(found, (first, last)))
+    (first, last), file = options.seeds, OUT / "best_of_n.md"
+    if not options.plot:
+        found = {name: [one(seed, name, options.runs) for seed in range(first, last + 1)] for name in SETTINGS}
+        file.write_text(page(found, (first, last)), encoding="utf-8")
+    draw(file.read_text(encoding="utf-8"), OUT / "best_of_n.png")
+    print(file.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -55,6 +56,25 @@ def test_half_of_the_functions_have_at_most_12_lines() -> None:
 def test_half_of_the_tests_have_at_most_15_lines() -> None:
     functions = [function for source in sources("tests") for function in source.functions]
     assert median(house.length(function) for function in functions if function.name.startswith("test_")) <= 15
+
+
+def test_every_page_of_benchmarks_is_written_by_the_target_that_its_index_names_or_says_why_not() -> None:
+    folder, makefile = ROOT / "docs" / "benchmarks", (ROOT / "Makefile").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\w+)\.md\]\(\1\.md\) \| (.+?) \| (.+?) \|$", (folder / "README.md").read_text(), re.M)
+    (suites,) = re.findall(r"^SUITES := (.*)$", makefile, re.M)
+    pages = [*(page for page, _, _ in rows), *(f"suite_{name}" for name in suites.split()), "README"]
+    assert sorted(pages) == sorted(file.stem for file in folder.glob("*.md"))
+    for page, by, command in rows:
+        words = re.findall(r"`(.+?)(?: \S*[A-Z]{4,})?`", command)[0]
+        target = re.findall(r"`make ([a-z-]+)", by)
+        assert (target and f"python {words}" in _recipe(makefile, target[0])) or by == "by hand", page
+
+
+def _recipe(makefile: str, target: str) -> str:
+    """The lines that a target of the Makefile runs."""
+    found = re.search(rf"^{target}:.*\n((?:[\t].*\n)+)", makefile, re.M)
+    assert found, f"no target {target}"
+    return found[1]
 
 
 def test_packages_import_one_another_in_no_circle() -> None:

@@ -42,6 +42,11 @@ def page(folder: Path) -> Iterator[str]:
         "# Facts of the papers",
         "",
         "By `python -m rlhf_bench.facts docs/benchmarks`, from what the commands wrote that are named.",
+        "",
+        "A suite compares what policies reach by the end of an equal budget. Reward against KL is one, and so are two",
+        "of the three tables of ten seeds. The others are scripts: bandits and the optimal policy are solved exactly",
+        "and train nothing, over-optimisation needs proxy and gold at every rollout, best-of-n trains no policy, and",
+        "the ensembles are compared as reward models.",
     )
     yield from (*bandits(), *enumerable())
     for part in (over_optimisation, frontiers, ensembles, seeds):
@@ -129,6 +134,9 @@ def enumerable() -> Iterator[str]:
         for name, policy in found.items():
             lost = best - float(objective(policy, reference, rewards, beta))
             yield f"| {beta:g} | {name} | {_shown(policy)} | {abs(kl(policy, star)):.4f} | {abs(lost):.4f} |"
+    yield ""
+    yield "These are minima of the losses, and of the objective of RL, over a table of probabilities, and say nothing"
+    yield "of the trainers: how far PPO, DPO and IPO get as they train is in the suites."
     yield ""
     yield "RL and DPO meet pi*, as the derivation of DPO says: its assumption, Bradley-Terry preferences, holds here by"
     yield "construction. IPO maximises preference, not this reward, so that it goes elsewhere."

@@ -2,7 +2,8 @@
 
     python -m rlhf_bench.guide RUNS PAGE.md
 
-RUNS is the folder in which suites ran; of each, what `rlhf bench SUITE --table` wrote is read.
+RUNS is the folder in which suites ran, of each of which what `rlhf bench SUITE --table` wrote is read; or one with such
+tables as suite_NAME.json, such as docs/benchmarks.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ def read(root: Path) -> dict[str, Bench]:
         RunError: there is none, or an older version's.
     """
     found = {}
-    for file in sorted(root.glob("*/bench.json")):
+    for file in sorted([*root.glob("*/bench.json"), *root.glob("suite_*.json")]):
         bench = json.loads(file.read_text(encoding="utf-8"))
         if "changes" not in bench:
-            name = file.parent.name
+            name = bench["suite"]
             raise RunError(
                 f"{file}: an older version wrote it; `rlhf bench {name} --table --runs {root}` writes it again"
             )

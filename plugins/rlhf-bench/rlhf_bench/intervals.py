@@ -47,8 +47,7 @@ def estimate(scores: Any, seed: int = 0) -> Estimate:
     by_prompt = rng.multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES) / prompts
     means = np.einsum("bs,sp,bp->b", by_seed, scores, by_prompt, optimize=True)
     low, high = np.quantile(means, (0.025, 0.975))
-    beyond = min((means <= 0).sum(), (means >= 0).sum())
-    p = min(1.0, float(1 + 2 * beyond) / (1 + RESAMPLES))
+    p = _p(means)
     of_seeds = scores.mean(1)
     if np.ptp(of_seeds) > 1e-12:
         student = stats.ttest_1samp(of_seeds, 0.0)
@@ -58,14 +57,20 @@ def estimate(scores: Any, seed: int = 0) -> Estimate:
 
 
 def resampled(values: Any, seed: int = 0) -> Estimate:
-    """The mean of independent values with its 95% percentile interval, by resampling them; one value has none."""
+    """The mean of independent values with its 95% percentile interval and p-value, by resampling them; not of one."""
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return Estimate(float(values.mean()))
     rng = np.random.default_rng(seed)
     means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
     low, high = np.quantile(means, (0.025, 0.975))
-    return Estimate(float(values.mean()), float(low), float(high))
+    return Estimate(float(values.mean()), float(low), float(high), _p(means))
+
+
+def _p(means: NDArray[np.float64]) -> float:
+    """(1 + 2 min(n_below, n_above)) / (1 + n) of resampled means, at most 1."""
+    beyond = min((means <= 0).sum(), (means >= 0).sum())
+    return min(1.0, float(1 + 2 * beyond) / (1 + len(means)))
 
 
 def holm(p_values: Mapping[Any, float | None]) -> dict[Any, float | None]:

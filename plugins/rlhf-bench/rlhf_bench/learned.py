@@ -34,12 +34,14 @@ FEWEST = 3  # tasks of an algorithm
 class Learned(Selector):
     """Expects of each algorithm the posterior mean of a Gaussian process over the features of tasks that were run.
 
-    The interval is 1.96 posterior deviations, the noise of a run included. Where the data lacks a feature that the
-    history has, the expectation is the mean over all values that the history has of it, and its variance grows by how
-    much they differ. An algorithm that the history does not know is last, without a score,
-    and after it what cannot do what is asked, by the selector `rules`. The history knows no hours, memory or aims: what
-    is given of them changes nothing, and is named. So is whether the rows' responses are the policy's own, where the
-    history does not have it. A wanted feature that a run of the history lacks is left out, and named.
+    The score is in the history's unit: with the bundled one it is the gold reward of the sandbox's tasks, whatever the
+    rows are, and the first reason says so. The interval is 1.96 posterior deviations, the noise of a run included.
+    Where the data lacks a feature that the history has, the expectation is the mean over all values that the history
+    has of it, and its variance grows by how much they differ. An algorithm that the history does not know is last,
+    without a score, and after it what cannot do what is asked, by the selector `rules`. The history knows no hours,
+    memory or aims: what is given of them changes nothing, and is named. So is whether the rows' responses are the
+    policy's own, where the history does not have it. A wanted feature that a run of the history lacks is left out, and
+    named.
     """
 
     history: Annotated[
@@ -49,8 +51,20 @@ class Learned(Selector):
 
     def missing(self) -> dict[str, str]:
         """The file, where it is not there."""
-        file = BUNDLED if self.history is None else Path(self.history)
-        return {} if file.is_file() else {"history": f"there is no file {str(file)!r}"}
+        return {} if self.file.is_file() else {"history": f"there is no file {str(self.file)!r}"}
+
+    @property
+    def file(self) -> Path:
+        """The history's."""
+        return BUNDLED if self.history is None else Path(self.history)
+
+    @property
+    def unit(self) -> str:
+        """What an expected score is a score of."""
+        tasks = (
+            "gold reward on the sandbox's tasks" if self.history is None else f"score on the tasks of {self.history}"
+        )
+        return f"expected is the {tasks}, not on these rows"
 
     def __post_init__(self) -> None:
         for name in self.wanted:
@@ -59,7 +73,7 @@ class Learned(Selector):
 
     def __call__(self, situation: Situation) -> list[Choice]:
         """The highest expectation first."""
-        rows = read(BUNDLED if self.history is None else Path(self.history))
+        rows = read(self.file)
         vector = [_value(asdict(situation.features), name) for name in self.wanted]
         choices = [self.choice(algorithm, rows, vector) for algorithm in situation.algorithms]
         choices = sorted(choices, key=lambda one: -inf if one.score is None else one.score, reverse=True)
@@ -82,7 +96,8 @@ class Learned(Selector):
         if not seen.any():
             return Choice(algorithm, (f"no row of the history has all of {', '.join(self.wanted)}",))
         expected = expect(x[:, seen], np.array([row["score"] for row in mine]), np.array(vector, dtype=float)[seen])
-        reasons = [f"{len(mine)} runs on {len(tasks)} tasks scored {min(r['score'] for r in mine):.2f} to "
+        reasons = [self.unit]
+        reasons += [f"{len(mine)} runs on {len(tasks)} tasks scored {min(r['score'] for r in mine):.2f} to "
                    f"{max(r['score'] for r in mine):.2f}"]  # fmt: skip
         used = [name for name, is_seen in zip(self.wanted, seen, strict=True) if is_seen]
         unseen = [name for name, value in zip(self.wanted, vector, strict=True) if value is None and name in used]

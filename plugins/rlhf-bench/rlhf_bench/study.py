@@ -1,54 +1,77 @@
 """Measures selectors on tasks that nothing was fitted on: which tasks these are was written before the first run.
 
-    python -m rlhf_bench.study RUNS PAGE.md HISTORY.json
+    python -m rlhf_bench.study PAGE.md [RUNS HISTORY.json]
 
-RUNS is the folder in which `rlhf bench selection` ran. The history of the other tasks is written for `learned`.
+The page is written from PAGE.json beside it, the scores of every task, and runs nothing. RUNS is the folder in which
+`rlhf bench selection` ran: PAGE.json is made of it first, and the history of the tasks that `learned` may learn from.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from rlhf_bench.bundled import find
-from rlhf_bench.intervals import resampled
-from rlhf_bench.markup import shown
+from rlhf_bench.intervals import Estimate, holm, resampled
+from rlhf_bench.learned import BUNDLED
+from rlhf_bench.markup import Table, markdown, shown
 from rlhf_bench.measures import Row, measure
 from rlhf_bench.suite import Suite, read
 from rlhf_plugins import Base, Features, Resources, RunError, Situation, component, features
 
 SPLIT = Path(__file__).parent / "split.yaml"
-ALWAYS = "dpo"  # what selectors are compared with
+ALWAYS = "always dpo"  # what selectors are compared with
+COMPARED = (("learned", "rules"), ("rules", ALWAYS), ("learned", ALWAYS), ("learned", "always ipo"))
+Kept = dict[str, Any]  # a PAGE.json
+
+
+class Tried(NamedTuple):
+    """What a selector chose on each held-out task: its regrets, (tasks,), and how often it chose the best."""
+
+    regrets: np.ndarray
+    hits: int
 
 
 def main() -> None:
-    """Reads the runs, writes the history, then the page."""
-    if len(sys.argv) != 4:
+    """Reads the runs where they are given, then writes the page."""
+    if len(sys.argv) not in (2, 4):
         raise SystemExit(__doc__)
-    runs, page, history = map(Path, sys.argv[1:])
+    page, *folders = map(Path, sys.argv[1:])
     split = yaml.safe_load(SPLIT.read_text(encoding="utf-8"))
-    suite = read(find(split["suite"]))
-    rows = [row for row in measure(suite, runs) if row["status"] == "finished"]
-    scores, seen = gold(rows), {task: looked_at(suite, task) for task in suite.tasks}
-    whole = [task for task in suite.tasks if set(scores.get(task, ())) == set(suite.algorithms)]
-    held_out = [task for task in split["held_out"] if task in whole]
+    suite, file = read(find(split["suite"])), page.with_suffix(".json")
+    history = folders[1] if folders else BUNDLED
+    if folders:
+        rows = [row for row in measure(suite, folders[0]) if row["status"] == "finished"]
+        seen = {task: looked_at(suite, task) for task in split["learn"]}
+        history.write_text(json.dumps(learned_rows(rows, seen), indent=0) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(kept(suite, rows), indent=1) + "\n", encoding="utf-8")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    held_out = [task for task in split["held_out"] if task in found["scores"]]
     if not held_out:
-        raise RunError(f"{runs}: there is no held-out task on which every algorithm has run")
-    history.write_text(json.dumps(learned_rows(rows, seen, split["learn"]), indent=0) + "\n", encoding="utf-8")
-    chosen = {name: choose(name, suite, seen, held_out, history) for name in ("rules", "learned")}
+        raise RunError(f"{file}: there is no held-out task on which every algorithm has run")
+    seen = {task: looked_at(suite, task) for task in held_out}
+    chosen = {name: choose(name, suite, seen, history) for name in ("rules", "learned")}
     chosen |= {f"always {name}": dict.fromkeys(held_out, name) for name in suite.algorithms}
-    left_out = [task for task in suite.tasks if task not in whole]
-    missed = [f"Left out, since not every algorithm ran on it: {', '.join(left_out)}.", ""] if left_out else []
-    lines = text(suite, rows, {task: scores[task] for task in whole}, chosen)
-    noted = [split["note"], ""] if split.get("note") else []
-    page.write_text("\n".join([*lines[:4], *noted, *missed, *lines[4:]]) + "\n", encoding="utf-8")
+    notes = [note for note in (split.get("note"), found.get("note")) if note]
+    page.write_text("\n".join(text(suite, found, chosen, notes)) + "\n", encoding="utf-8")
+
+
+def kept(suite: Suite, rows: Sequence[Row]) -> Kept:
+    """What the page is made of: of each task on which every algorithm ran the mean scores, and the best algorithm."""
+    scores = {task: of for task, of in gold(rows).items() if set(of) == set(suite.algorithms)}
+    rounded = {task: {name: round(score, 4) for name, score in of.items()} for task, of in scores.items()}
+    return {
+        "hardware": {name: rows[0]["hardware"][name] for name in ("cores", "cpu")},
+        "scores": rounded,
+        "best": {task: max(of, key=lambda name: of[name]) for task, of in scores.items()},
+    }
 
 
 def gold(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
@@ -67,8 +90,8 @@ def looked_at(suite: Suite, task: str) -> Features:
     return features(loaded)
 
 
-def learned_rows(rows: Sequence[Row], seen: Mapping[str, Features], tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """The history: one row per run of the tasks that may be learned from."""
+def learned_rows(rows: Sequence[Row], seen: Mapping[str, Features]) -> list[dict[str, Any]]:
+    """The history: one row per run of the tasks that may be learned from, those that were seen."""
     return [
         {
             "task": row["task"],
@@ -77,17 +100,15 @@ def learned_rows(rows: Sequence[Row], seen: Mapping[str, Features], tasks: Seque
             "features": {k: v for k, v in asdict(seen[row["task"]]).items() if v is not None},
         }
         for row in rows
-        if row["task"] in tasks
+        if row["task"] in seen
     ]
 
 
-def choose(
-    name: str, suite: Suite, seen: Mapping[str, Features], tasks: Sequence[str], history: Path
-) -> dict[str, str]:
+def choose(name: str, suite: Suite, seen: Mapping[str, Features], history: Path) -> dict[str, str]:
     """The first choice of a selector on each task."""
     options = {"history": str(history)} if name == "learned" else {}
     selector = component("selector", name, **options)
-    situations = {task: Situation(seen[task], Resources(), tuple(suite.algorithms)) for task in tasks}
+    situations = {task: Situation(own, Resources(), tuple(suite.algorithms)) for task, own in seen.items()}
     return {task: selector(situation)[0].algorithm for task, situation in situations.items()}
 
 
@@ -96,64 +117,76 @@ def regrets(scores: Mapping[str, Mapping[str, float]], chosen: Mapping[str, str]
     return np.array([max(scores[task].values()) - scores[task][name] for task, name in chosen.items()])
 
 
-def text(
-    suite: Suite, rows: Sequence[Row], scores: Mapping[str, Mapping[str, float]], chosen: Mapping[str, dict[str, str]]
-) -> list[str]:
+def text(suite: Suite, found: Kept, chosen: Mapping[str, Mapping[str, str]], notes: Sequence[str]) -> Iterator[str]:
     """The page."""
-    lost = {name: regrets(scores, picks) for name, picks in chosen.items()}
-    machine = rows[0]["hardware"]
+    scores, best, machine = found["scores"], found["best"], found["hardware"]
+    tried = {
+        name: Tried(regrets(scores, picks), sum(best[task] == pick for task, pick in picks.items()))
+        for name, picks in chosen.items()
+    }
     ((unit, amount),) = suite.budget.items()
     tasks = list(next(iter(chosen.values())))
-    return [
-        "# Selectors on tasks that nothing was fitted on",
-        "",
+    others = [task for task in scores if task not in tasks]
+    missing = [task for task in suite.tasks if task not in scores]
+    yield from ("# Selectors on tasks that nothing was fitted on", "")
+    yield (
         f"By `rlhf bench selection` and `python -m rlhf_bench.study` on {machine['cores']} cores ({machine['cpu']}), "
         f"seeds {', '.join(map(str, suite.seeds))}, {amount:.3g} {unit} for all trainings of an algorithm. `learned` "
-        f"was fitted on the {len(scores) - len(tasks)} other tasks of the suite; which tasks are held out was "
+        f"was fitted on the {len(others)} other tasks of the suite; which tasks are held out was "
         "committed before the first run. Regret is the distance in gold reward from the best algorithm of a task, "
-        "which is the best of means that are themselves noisy; intervals are 95%, by resampling tasks.",
-        "",
-        "| selector | mean regret | best choice | regret less that of always " + ALWAYS + " |",
-        "| --- | --- | --- | --- |",
-        *(_selector(name, each, lost[f"always {ALWAYS}"]) for name, each in lost.items()),
-        "",
-        _verdict(lost),
-        "",
-        "| held-out task | " + " | ".join(suite.algorithms) + " | rules | learned |",
-        "|" + " --- |" * (len(suite.algorithms) + 3),
-        *(_task(task, scores[task], suite, chosen) for task in tasks),
-        "",
-        "| learned from | " + " | ".join(suite.algorithms) + " |",
-        "|" + " --- |" * (len(suite.algorithms) + 1),
-        *(
-            f"| {task} | " + " | ".join(f"{scores[task][name]:.2f}" for name in suite.algorithms) + " |"
-            for task in scores
-            if task not in tasks
-        ),
+        "which is the best of means that are themselves noisy; intervals are 95%, by resampling tasks."
+    )
+    for note in (*notes, *[f"Left out, since not every algorithm ran on it: {', '.join(missing)}."] * bool(missing)):
+        yield from ("", note)
+    yield from ("", *markdown(_selectors(tried)), "", *markdown(_comparisons(tried)), "", *failures(tried))
+    picks = [[chosen[name][task] for name in ("rules", "learned")] for task in tasks]
+    names = [*suite.algorithms]
+    rows = [[task, *_cells(scores[task], best[task], names), *own] for task, own in zip(tasks, picks, strict=True)]
+    yield from ("", *markdown(Table("", "", ["held-out task", *names, "rules", "learned"], rows)))
+    rows = [[task, *_cells(scores[task], None, names)] for task in others]
+    yield from ("", *markdown(Table("", "", ["learned from", *names], rows)))
+
+
+def _selectors(tried: Mapping[str, Tried]) -> Table:
+    """A row per selector."""
+    rows = [[name, shown(resampled(own.regrets)), f"{own.hits} of {len(own.regrets)}"] for name, own in tried.items()]
+    return Table("", "", ["selector", "mean regret", "best choice"], rows)
+
+
+def compared(tried: Mapping[str, Tried]) -> dict[str, tuple[Estimate, float | None]]:
+    """The differences of mean regret that are asked about, each with its p-value corrected for their number."""
+    found = {f"`{one}` less `{other}`": resampled(tried[one].regrets - tried[other].regrets) for one, other in COMPARED}
+    corrected = holm({name: difference.p for name, difference in found.items()})
+    return {name: (difference, corrected[name]) for name, difference in found.items()}
+
+
+def _comparisons(tried: Mapping[str, Tried]) -> Table:
+    rows = [
+        [name, shown(found, sign="+"), "-" if found.p is None else f"{found.p:.3f}", "-" if p is None else f"{p:.3f}"]
+        for name, (found, p) in compared(tried).items()
     ]
+    return Table("", "", ["mean regret", "difference", "p", f"p, corrected for {len(rows)} (Holm)"], rows)
 
 
-def _selector(name: str, lost: np.ndarray, always: np.ndarray) -> str:
-    difference = "-" if name == f"always {ALWAYS}" else shown(resampled(lost - always), sign="+")
-    return f"| {name} | {shown(resampled(lost))} | {int((lost == 0).sum())} of {len(lost)} | {difference} |"
+def failures(tried: Mapping[str, Tried]) -> Iterator[str]:
+    """Where selectors fail, in words: how often they miss, and which differences chance may make."""
+    count = len(tried["rules"].regrets)
+    fixed = max((name for name in tried if name.startswith("always ")), key=lambda name: tried[name].hits)
+    taken = f"`rules` take the best algorithm on {tried['rules'].hits} of {count} held-out tasks, `learned` on"
+    yield f"{taken} {tried['learned'].hits}, and `{fixed}`, which looks at nothing, on {tried[fixed].hits}."
+    means = [tried[name].regrets.mean() for name in ("learned", "rules", ALWAYS)]
+    holds = "holds" if means == sorted(means) else "does not hold"
+    yield f"The order `learned`, `rules`, `{ALWAYS}`, lowest regret first, {holds} in means."
+    found = compared(tried)
+    before = [name for name, (difference, _) in found.items() if difference.clear]
+    after = [name for name, (_, p) in found.items() if p is not None and p < 0.05]
+    yield f"Before correction the interval of {' and '.join(before) or 'no difference'} leaves 0 out;"
+    yield f"after it {' and '.join(after) or 'none'} is clear of chance."
 
 
-def _verdict(lost: Mapping[str, np.ndarray]) -> str:
-    """Whether learned <= rules <= always DPO, and whether an interval says so."""
-    pairs = [("learned", "rules"), ("rules", f"always {ALWAYS}")]
-    said = []
-    for better, worse in pairs:
-        found = resampled(lost[better] - lost[worse])
-        holds = "is below" if found.mean < 0 else "equals" if found.mean == 0 else "is above"
-        sure = "clear of 0" if found.clear else "not clear of 0"
-        said.append(f"`{better}` {holds} `{worse}` by {shown(found, sign='+')}, {sure}")
-    return "; ".join(said) + "."
-
-
-def _task(task: str, scores: Mapping[str, float], suite: Suite, chosen: Mapping[str, Mapping[str, str]]) -> str:
-    best = max(scores.values())
-    cells = [f"**{scores[n]:.2f}**" if scores[n] == best else f"{scores[n]:.2f}" for n in suite.algorithms]
-    return f"| {task} | {' | '.join(cells)} | {chosen['rules'][task]} | {chosen['learned'][task]} |"
+def _cells(scores: Mapping[str, float], best: str | None, names: Sequence[str]) -> list[str]:
+    """The scores of a task, the best one in bold."""
+    return [f"**{scores[name]:.2f}**" if name == best else f"{scores[name]:.2f}" for name in names]
 
 
 if __name__ == "__main__":

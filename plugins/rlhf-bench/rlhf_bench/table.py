@@ -126,7 +126,7 @@ def _rated(by_seed: Sequence[Mapping[str, float]]) -> Estimate | None:
     """People's ratings, of each prompt the mean over the runs that were rated on it."""
     prompts = sorted({prompt for rated in by_seed for prompt in rated})
     means = [float(np.mean([rated[prompt] for rated in by_seed if prompt in rated])) for prompt in prompts]
-    return resampled(means) if means else None
+    return resampled(means)._replace(p=None) if means else None  # a mean rating is compared with nothing
 
 
 def notes(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[str]:

@@ -93,6 +93,14 @@ def test_a_suite_with_other_values_is_not_among_the_bundled_ones(tmp_path: Path)
     assert list(read(tmp_path)) == ["overfit"]
 
 
+def test_a_folder_of_kept_tables_gives_the_same_page_as_the_runs(tmp_path: Path) -> None:
+    written = json.dumps(bench())
+    (tmp_path / "runs" / "three_ways").mkdir(parents=True)
+    (tmp_path / "runs" / "three_ways" / "bench.json").write_text(written)
+    (tmp_path / "suite_three_ways.json").write_text(written)
+    assert list(text(read(tmp_path))) == list(text(read(tmp_path / "runs")))
+
+
 def test_tables_that_are_not_there_or_too_old(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no bench.json of a whole suite"):
         read(tmp_path)

@@ -92,6 +92,13 @@ def test_what_it_cannot_see_widens_the_interval_and_is_named(history: str) -> No
     assert unseen.score == pytest.approx(2.0, abs=0.1)  # the mean over all values of the history
 
 
+def test_a_score_says_whose_tasks_it_is_of(history: str) -> None:
+    asked = Situation(Features(1000, 300), Resources(), ("dpo",))
+    (bundled,) = component("selector", "learned")(asked)
+    assert bundled.reasons[0] == "expected is the gold reward on the sandbox's tasks, not on these rows"
+    assert ranked(history)[0].reasons[0] == f"expected is the score on the tasks of {history}, not on these rows"
+
+
 def test_a_feature_that_no_history_has_changes_no_score_and_is_named() -> None:
     selector, asked = component("selector", "learned"), ("dpo", "ipo", "ppo")
     without = Features(1000, 300, circles=0.1, strength=2.0, longer_wins=0.4, ties=0.0)

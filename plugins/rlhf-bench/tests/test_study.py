@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import yaml
 from rlhf_bench.bundled import find
 from rlhf_bench.intervals import resampled
 from rlhf_bench.learned import BUNDLED
-from rlhf_bench.study import SPLIT, gold, looked_at, regrets
+from rlhf_bench.study import ALWAYS, SPLIT, Tried, compared, failures, gold, kept, looked_at, main, regrets
 from rlhf_bench.suite import read
 
 
@@ -47,3 +49,37 @@ def test_regret_is_the_distance_from_the_best_of_each_task() -> None:
     assert regrets(scores, {"t": "dpo", "u": "dpo"}).tolist() == [1.0, 0.0]
     found = resampled(np.full(12, 0.25))
     assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert found.p == pytest.approx(1 / 4001)  # no mean of 4,000 resamples is below 0
+
+
+def test_what_is_kept_of_runs_is_the_mean_of_each_whole_task_and_its_best() -> None:
+    suite = read(find("selection"))
+    row = {"task": "held_tiny", "scores": [1.0, 2.0], "hardware": {"cores": 2, "cpu": "x", "memory": 1}}
+    rows = [{**row, "algorithm": name} for name in ("dpo", "ipo")] + [{**row, "algorithm": "ppo", "scores": [2, 2.5]}]
+    found = kept(suite, [*rows, {**row, "task": "held_biased", "algorithm": "dpo"}])
+    assert found["scores"] == {"held_tiny": {"dpo": 1.5, "ipo": 1.5, "ppo": 2.25}}
+    assert found["best"] == {"held_tiny": "ppo"}
+    assert found["hardware"] == {"cores": 2, "cpu": "x"}
+
+
+def test_where_selectors_fail_is_said_and_differences_are_corrected_for_their_number() -> None:
+    lost = {"rules": (0.2, 4), "learned": (0.1, 6), ALWAYS: (0.3, 2), "always ipo": (0.1, 6)}
+    tried = {name: Tried(np.full(12, regret), hits) for name, (regret, hits) in lost.items()}
+    said = list(failures(tried))
+    both = "`rules` take the best algorithm on 4 of 12 held-out tasks, `learned` on 6"
+    assert said[0] == f"{both}, and `always ipo`, which looks at nothing, on 6."
+    assert said[1] == "The order `learned`, `rules`, `always dpo`, lowest regret first, holds in means."
+    assert "`learned` less `always ipo`" not in said[2]
+    _, p = compared(tried)["`learned` less `rules`"]
+    assert p == pytest.approx(4 / 4001)  # four comparisons; the last of them is 1
+
+
+@pytest.mark.slow
+def test_the_page_is_written_again_from_the_scores_that_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = Path(__file__).parents[3] / "docs" / "benchmarks"
+    (tmp_path / "selection.json").write_bytes((docs / "selection.json").read_bytes())
+    monkeypatch.setattr(sys, "argv", ["study", str(tmp_path / "selection.md")])
+    main()
+    assert (tmp_path / "selection.md").read_text() == (docs / "selection.md").read_text()
