@@ -111,6 +111,20 @@ class ReferenceKL(PreferenceLoss, takes_probabilities=True):
 
 
 @dataclass(frozen=True)
+class Entropy(PreferenceLoss, takes_probabilities=True, holds_constant=True, reads_entropy=True):
+    """-(H_w + H_l) / 2, H the policy's entropy per token of a response: an entropy bonus as a term of `sum`.
+
+    The bonus of Mnih et al. 2016 (section 4), at the tokens of the rows' responses, where `online` has the policy's
+    own samples.
+    """
+
+    def __call__(self, logps: PairLogps) -> Tensor:  # (pairs,)
+        """Means over the response's tokens."""
+        assert logps.entropies is not None  # it declares that it reads them
+        return -logps.entropies.mean(1)
+
+
+@dataclass(frozen=True)
 class KTO(PreferenceLoss, takes_probabilities=True, uses_batch_mates=True, holds_constant=True, unpaired=True):
     """w_D (1 - sigmoid(beta (h - z))) of a desirable response, w_U (1 - sigmoid(beta (z - h))) of one that is not.
 
@@ -160,6 +174,7 @@ def register_preference_loss() -> dict[str, type]:
     return {
         "dpo": DPO,
         "dpo_margin": DPOMargin,
+        "entropy": Entropy,
         "ipo": IPO,
         "ipo_per_token": IPOPerToken,
         "kto": KTO,

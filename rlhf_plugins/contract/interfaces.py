@@ -184,6 +184,7 @@ class PreferenceLoss(Component, kind="preference_loss"):
     takes_probabilities: ClassVar[bool] = trait(False, SOFT_LABELS, join=all)
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
     holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
+    reads_entropy: ClassVar[bool] = trait(False, "is given the entropies of the policy's next tokens")
     unpaired: ClassVar[bool] = trait(
         False,
         "is given a labelled response as `chosen`, its label (1 desirable, 0 not) as `probability`, and another "

@@ -104,15 +104,24 @@ class PairLogps:
     rejected_length: Tensor  # (pairs,)
     probability: Tensor  # (pairs,) soft label: how likely the chosen response is the better one; 1 is certain
     margin: Tensor  # (pairs,) how much better the chosen response is, in the annotators' unit; 0 where a row has none
+    entropies: Tensor | None = None  # (pairs, 2) nats of the policy's next token, mean over chosen and over rejected
 
     @classmethod
     def of(
-        cls, chosen: Tensor, *others: Any, probability: Tensor | None = None, margin: Tensor | None = None
+        cls,
+        chosen: Tensor,
+        *others: Any,
+        probability: Tensor | None = None,
+        margin: Tensor | None = None,
+        entropies: Tensor | None = None,
     ) -> PairLogps:
-        """The log-probabilities and lengths in the order of the fields; by default certain pairs without a margin."""
+        """The log-probabilities and lengths in the order of the fields; by default certain pairs without a margin.
+
+        A loss that does not declare `reads_entropy` is given None as entropies.
+        """
         plain = chosen.detach()
         soft = plain.new_ones(plain.shape) if probability is None else probability
-        return cls(*[chosen, *others, soft, plain.new_zeros(plain.shape) if margin is None else margin])
+        return cls(*[chosen, *others, soft, plain.new_zeros(plain.shape) if margin is None else margin, entropies])
 
 
 @dataclass(frozen=True)

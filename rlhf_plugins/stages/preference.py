@@ -81,7 +81,7 @@ class Preference(
 
         sizes = pair_tokens(self.setting("max_length"))
         batch, tokens = self.setting("per_device_train_batch_size"), self.tokens_per_batch
-        train = Work("train", "learn", batch, 2, *sizes, tokens)
+        train = Work("train", "learn", batch, 2, *sizes, tokens, entropy=self.loss.reads_entropy)
         reference = Work("reference", "score", PLENTY, 2, *sizes, tokens or TOKENS_PER_BATCH)
         shared = self.reference == "start" and self.trainer.get("precompute_ref_log_probs", True)
         return self.learning([train, reference, *sampling(self.tasks)], models=int(adapter is None and not shared))

@@ -148,7 +148,7 @@ BENCHES = {
         cases.pairs_extremes,
         _alone,
         _first("chosen"),
-        ("chosen", "rejected"),
+        ("chosen", "rejected", "entropies"),
         "pair",
     ),
     "advantage": Bench(

@@ -192,20 +192,22 @@ def pairs(loss: PreferenceLoss | None = None) -> list[tuple[str, PairLogps]]:
     )  # fmt: skip
     if loss is not None and loss.unpaired:
         record = replace(record, probability=torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    if loss is not None and loss.reads_entropy:
+        record = replace(record, entropies=torch.tensor([[1.5, 2.0], [0.25, 0.5], [3.0, 2.5], [0.0, 1.0]]))
     return [("four pairs of responses of 2 to 40 tokens", record)]
 
 
-def pairs_extremes(_: object = None) -> list[tuple[str, PairLogps]]:
+def pairs_extremes(loss: PreferenceLoss | None = None) -> list[tuple[str, PairLogps]]:
     """Certain and impossible responses, a policy that equals its reference, one pair alone."""
-    record = pairs()[0][1]
+    record = pairs(loss)[0][1]
     zeros, low = torch.zeros(4), torch.full((4,), -BIG)
     ones = torch.ones(4, dtype=torch.long)
     same = replace(record, ref_chosen=record.chosen, ref_rejected=record.rejected)
     return [
         ("a chosen response of probability 1 and a rejected one of log-probability -1e4",
-         PairLogps.of(zeros, low, low, zeros, ones, ones * 4096)),
+         PairLogps.of(zeros, low, low, zeros, ones, ones * 4096, entropies=record.entropies)),
         ("a rejected response of probability 1 and a chosen one of log-probability -1e4",
-         PairLogps.of(low, zeros, zeros, low, ones * 4096, ones)),
+         PairLogps.of(low, zeros, zeros, low, ones * 4096, ones, entropies=record.entropies)),
         ("a policy that equals its reference", same),
         ("a batch of one", pick(record, [0])),
     ]  # fmt: skip

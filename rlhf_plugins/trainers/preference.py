@@ -11,6 +11,7 @@ import trl
 from peft import PeftModel
 from torch import Tensor
 
+from rlhf_plugins.arithmetic import masked
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.records import PairLogps
@@ -110,17 +111,22 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
     def _loss(self, inputs: dict[str, Any]) -> Tensor:
         """The mean over the pairs of a batch, whose numbers are kept for the log."""
         batch = BranchBatch.from_inputs(inputs)
+        scored = batch.response_mask() & inputs["scored"].unsqueeze(1)  # (2 pairs, T)
         with self.accelerator.autocast():
-            found = response_logps(self.model, batch, observe=True)
+            found = response_logps(self.model, batch, entropy=self._preference_loss.reads_entropy, observe=True)
         policy, reference = pair_sums_of(found.logps, inputs), self._reference_logps(inputs)  # (pairs, 2)
         parts = (*policy.unbind(1), *reference.unbind(1), *inputs["lengths"].view(-1, 2).unbind(1))
-        logps = PairLogps.of(*parts, **{name: inputs[name] for name in OF_PAIRS if name in inputs})
+        more = {name: inputs[name] for name in OF_PAIRS if name in inputs}
+        if self._preference_loss.reads_entropy:
+            assert found.entropies is not None
+            more["entropies"] = masked.mean(found.entropies, scored, dim=1).view(-1, 2)
+        logps = PairLogps.of(*parts, **more)
         losses = self._preference_loss(logps)
         loss = mean_loss(losses, self._preference_loss, logps, self.state.global_step)
         if not counts(inputs):
             return loss
         sums = label_sums if self._preference_loss.unpaired else pair_sums
-        tokens = token_sums(found, batch.response_mask() & inputs["scored"].unsqueeze(1))
+        tokens = token_sums(found, scored)
         if self._preference_loss.unpaired:  # the second response is another prompt's
             del tokens["logits/rejected"]
         self._means.add(sums(logps, self._beta))

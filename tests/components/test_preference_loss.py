@@ -20,6 +20,7 @@ from rlhf_plugins.components.preference_loss import (
     KTO,
     SFT,
     DPOMargin,
+    Entropy,
     IPOPerToken,
     ReferenceKL,
     Sum,
@@ -28,7 +29,7 @@ from rlhf_plugins.components.preference_loss import (
 from rlhf_plugins.contract.records import PairLogps
 
 Loss = Callable[[PairLogps], Tensor]
-LOSSES: list[Loss] = [DPO(), DPOMargin(), IPO(), IPOPerToken(), SFT(), ReferenceKL()]
+LOSSES: list[Loss] = [DPO(), DPOMargin(), IPO(), IPOPerToken(), SFT(), ReferenceKL()]  # of log-probabilities alone
 ONES = torch.ones(3, dtype=torch.long)
 # summed log-probabilities of three pairs (torchtune's tests): h = 0, 10, 20
 SUMMED = PairLogps.of(
@@ -49,7 +50,7 @@ def random_pairs(seed: int, scale: float = 1.0) -> PairLogps:
 
 
 def rows(pairs: PairLogps, which: list[int]) -> PairLogps:
-    return PairLogps(*(field[which] for field in astuple(pairs)))
+    return PairLogps(*(field[which] for field in astuple(pairs) if field is not None))
 
 
 def test_published_dpo() -> None:
@@ -106,6 +107,23 @@ def test_regularisers_by_hand() -> None:
     assert ReferenceKL()(pair).tolist() == [(2**2 + 3**2) / 4]
     hybrid = Sum(losses=(IPO(beta=0.5), SFT(), ReferenceKL()), weights=[1.0, 2.0, 0.1])
     assert hybrid(pair).tolist() == pytest.approx([16.0 + 0.5 + 0.325])
+
+
+def test_an_entropy_bonus_by_hand() -> None:
+    entropies = tensor([[0.75, 0.25], [1.0, 3.0], [0.0, 0.0]], requires_grad=True)
+    found = Entropy()(replace(SUMMED, entropies=entropies))
+    assert found.tolist() == [-0.5, -2.0, 0.0]
+    hybrid = Sum(losses=(DPO(beta=0.1), Entropy()), weights=[1.0, 0.1])
+    bonus = tensor([0.6931472 - 0.05, 0.3132617 - 0.2, 0.1269280])
+    assert_close(hybrid(replace(SUMMED, entropies=entropies.detach())), bonus)
+    found.sum().backward()
+    assert entropies.grad is not None
+    assert entropies.grad.tolist() == [[-0.5, -0.5]] * 3  # descent raises both
+
+
+def test_a_sum_is_given_entropies_where_a_part_reads_them() -> None:
+    assert Sum(losses=(DPO(), Entropy()), weights=[1.0, 0.1]).reads_entropy
+    assert not Sum(losses=(DPO(), SFT()), weights=[1.0, 0.1]).reads_entropy
 
 
 def test_per_token_is_the_paper_when_responses_have_one_token() -> None:
@@ -213,7 +231,7 @@ def test_beta_must_be_positive(cls: type, beta: object) -> None:
 
 
 def test_names_of_the_recipe() -> None:
-    regularisers = {"reference_kl": ReferenceKL, "sft": SFT}
+    regularisers = {"entropy": Entropy, "reference_kl": ReferenceKL, "sft": SFT}
     assert register_preference_loss() == {
         "dpo": DPO,
         "dpo_margin": DPOMargin,

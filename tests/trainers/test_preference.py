@@ -121,6 +121,31 @@ def test_summed_ipo_is_the_papers(bases: Bases, tmp_path: Path) -> None:
     assert logged == pytest.approx([loss for loss, _ in seen])
 
 
+def test_an_entropy_bonus_is_of_the_models_own_distributions(bases: Bases, tmp_path: Path) -> None:
+    """The loss of the first step, and its gradient, from the plain logits of the one pair; then the entropy rises."""
+    loss = component("preference_loss", "entropy")
+    given = parts(bases(), tmp_path, adapter=False, max_grad_norm=1e9)
+    rows_of_one = rows().select([0])
+    trainer = PreferenceTrainer(
+        **given, train_dataset=rows_of_one, processing_class=load_tokenizer(bases()), loss=loss, tokens_per_batch=None
+    )
+    plain, row = load_causal(bases()), trainer.train_dataset[0]
+    expected = -(_entropy(plain, row, "chosen_ids") + _entropy(plain, row, "rejected_ids")) / 2
+    expected.backward()
+    norm = torch.stack([p.grad.norm() for p in plain.parameters() if p.grad is not None]).norm()
+    found = losses(trainer)
+    assert found[0] == pytest.approx(expected.item(), rel=1e-5)
+    assert trainer.state.log_history[0]["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+    assert found[-1] < found[0]
+
+
+def _entropy(model: Any, row: dict[str, Any], side: str) -> Tensor:
+    """Mean over a response's tokens, in nats."""
+    ids = torch.tensor([row["prompt_ids"] + row[side]])
+    logits = model(input_ids=ids).logits[0, len(row["prompt_ids"]) - 1 : -1]
+    return torch.distributions.Categorical(logits=logits).entropy().mean()
+
+
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_curve(bases: Bases, tmp_path: Path) -> None:
     loss = component("preference_loss", "dpo")

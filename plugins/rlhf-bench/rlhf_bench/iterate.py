@@ -117,9 +117,10 @@ class Switch(Stage, makes={"policy"}):
     phases: tuple[Stage, ...] = uses("stage", ["preference", "online"])
     window: Annotated[int, Field(ge=1, description="logged steps of each of the two means")] = 5
     least_gain: Annotated[float, Field(description="of reward from one window to the next")] = 0.0
-    most_kl: Annotated[Annotated[float, Field(gt=0)] | None, Field(description="nats a response; null is no limit")] = (
-        None
-    )
+    most_kl: Annotated[
+        Annotated[float, Field(gt=0)] | None,
+        Field(description="nats a response, of a phase that logs a KL, as `online` does; null is no limit"),
+    ] = None
     watched: list[str] = field(default_factory=lambda: ["reward", "rewards/margins"])
     budget: Spent = None
     from_: From = "previous"
@@ -136,7 +137,7 @@ class Switch(Stage, makes={"policy"}):
             begins, part = start if "policy" in phase.makes else None, part_of(left, len(self.phases) - number)
             made = run.train(phase, name=name, start=begins, until=ending, budget=part)
             left = less(left, made.cost)
-            rows.append({"phase": name, "stage": made.stage, "ended": ending.why or "done", "step": ending.step})
+            rows.append({"phase": name, "stage": made.stage, "ended": ending.said, "step": ending.step})
             if made.policies:
                 start, policies = name, made.policies
             rewards = made.rewards or rewards
@@ -155,7 +156,7 @@ class Ending:
     def __init__(self, options: Switch) -> None:
         self.options = options
         self.values: list[float] = []
-        self.step, self.why = 0, ""
+        self.step, self.why, self.reads_kl = 0, "", options.most_kl is None
 
     def __call__(self, step: Step) -> bool:
         """Whether the phase ends here."""
@@ -164,11 +165,17 @@ class Ending:
         if name is not None:
             self.values.append(step.values[name])
         kl = step.values.get("kl")
+        self.reads_kl |= kl is not None
         if self.options.most_kl is not None and kl is not None and kl > self.options.most_kl:
             self.why = f"a KL of {kl:.2f}"
         elif (gained := gain(self.values, self.options.window)) is not None and gained <= self.options.least_gain:
             self.why = f"{name} gained {gained:.3g} over {self.options.window} steps"
         return bool(self.why)
+
+    @property
+    def said(self) -> str:
+        """Why the phase ended."""
+        return self.why or ("done" if self.reads_kl else "done; it logged no KL, so that most_kl could not end it")
 
 
 def part_of(budget: Budget | None, parts: int) -> Budget | None:

@@ -94,4 +94,7 @@ def test_a_phase_ends_where_its_reward_no_longer_rises_or_its_kl_is_high() -> No
     ]
     far = Ending(Switch(phases=(), most_kl=2.0))
     assert far(Step("a", 1, None, {"kl": 2.5, "reward": 1.0}))
-    assert far.why == "a KL of 2.50"
+    assert far.said == "a KL of 2.50"
+    blind = Ending(Switch(phases=(), most_kl=2.0))
+    assert not blind(Step("a", 1, None, {"rewards/margins": 1.0}))
+    assert blind.said == "done; it logged no KL, so that most_kl could not end it"

@@ -132,6 +132,14 @@ def test_a_judge_has_rows_of_its_own_and_judges(people: Write) -> None:
     assert wins == {**expected, "max_new_tokens": 4}
 
 
+def test_the_bundled_suite_compares_answers_with_peoples(people: Write, tmp_path: Path) -> None:
+    people()  # writes the pairs
+    given = [f"tasks.people.data.source={tmp_path}/pairs.jsonl"]
+    dpo, *_, ppo = read(find("people"), quick=True, overrides=given).cells
+    assert [task["use"] for task in dpo.recipe["stages"][-1]["tasks"]] == ["bleu", "rouge_l"]
+    assert [task["use"] for task in ppo.recipe["stages"][-1]["tasks"]] == ["bleu", "rouge_l", "reward_wins"]
+
+
 def test_a_file_of_the_judges_own_loses_the_prompts_of_the_algorithms(people: Write, tmp_path: Path) -> None:
     own = {"format": "preference", "source": str(tmp_path / "pairs.jsonl")}
     stage = {**{k: v for k, v in JUDGE.items() if k != "own_rows"}, "data": own}
