@@ -233,6 +233,7 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
     loud = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of missing weights becomes an error below
     try:
+        _refuse_quantized(base)
         with loading(base.path):
             model, report = cls.from_pretrained(base.path, **options, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -248,8 +249,26 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
         if weights.is_floating_point() and not weights.sum(dtype=torch.float32).isfinite():
             raise RunError(f"base {base.path}: its weights {name} hold NaN or infinite numbers: they are damaged")
     if base.quantization:
+        if not _is_quantized(model):
+            raise RunError(f"base {base.path}: has no layer that could be in {base.quantization}")
         return counted(without_repacking(model).requires_grad_(False))
     return with_fast_paths(counted(model.to(device())))
+
+
+def _refuse_quantized(base: Base) -> None:
+    """Raises RunError where its weights are stored quantized already: transformers would keep them as they are."""
+    if base.quantization is None:
+        return
+    config = AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
+    if own := getattr(config, "quantization_config", None):
+        how = own.get("quant_method", "quantized") if isinstance(own, dict) else own
+        raise RunError(f"base {base.path}: is stored quantized ({how}), so leave `quantization` out")
+
+
+def _is_quantized(model: PreTrainedModel) -> bool:
+    from bitsandbytes.nn import Int8Params, Params4bit  # type: ignore[attr-defined]
+
+    return any(isinstance(weights, Int8Params | Params4bit) for weights in model.parameters())
 
 
 def _is_pickled(folder: Path) -> bool:

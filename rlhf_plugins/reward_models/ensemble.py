@@ -145,7 +145,9 @@ def read_ensemble(folder: Path) -> dict[str, Any]:
     return found
 
 
-def open_ensemble(folder: Path, component: Open, trust_remote_code: bool, backbone: Backbone | None) -> RewardHandle:
+def open_ensemble(
+    folder: Path, component: Open, trust_remote_code: bool, backbone: Backbone | None, quantization: str | None = None
+) -> RewardHandle:
     """A saved ensemble, as `open_reward` opens it. Raises RunError when its description or a member does not load."""
     described = read_ensemble(folder)
     try:
@@ -155,7 +157,7 @@ def open_ensemble(folder: Path, component: Open, trust_remote_code: bool, backbo
         by_topic = dict(described.get("accuracy_by_topic", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder}: holds no ensemble ({DESCRIPTION}: {error})") from error
-    members = tuple(_members(folders, component, trust_remote_code, backbone))
+    members = tuple(_members(folders, component, trust_remote_code, backbone, quantization))
     modules = nn.ModuleList(member.module for member in members if member.module is not None)
     first = members[0].encoder
     predicts = tuple(member if first is None else member.given(first) for member in members)
@@ -163,22 +165,28 @@ def open_ensemble(folder: Path, component: Open, trust_remote_code: bool, backbo
 
 
 def _members(
-    folders: Sequence[Path], component: Open, trust_remote_code: bool, backbone: Backbone | None
+    folders: Sequence[Path],
+    component: Open,
+    trust_remote_code: bool,
+    backbone: Backbone | None,
+    quantization: str | None,
 ) -> Iterator[RewardHandle]:
     for folder in folders:
-        parts = read_description(folder, trust_remote_code)
+        parts = read_description(folder, trust_remote_code, quantization)
         if parts.on_base and (backbone is None or not backbone.matches(parts.base)):
             backbone = Backbone(load_trunk(parts.base), parts.base)  # which the next members share
-        yield open_member(folder, component, trust_remote_code, backbone)
+        yield open_member(folder, component, trust_remote_code, backbone, quantization)
 
 
-def open_member(folder: Path, component: Open, trust_remote_code: bool, backbone: Backbone | None) -> RewardHandle:
+def open_member(
+    folder: Path, component: Open, trust_remote_code: bool, backbone: Backbone | None, quantization: str | None = None
+) -> RewardHandle:
     """A saved reward model that is no ensemble, as `open_reward` opens it."""
-    parts = read_description(folder, trust_remote_code)
+    parts = read_description(folder, trust_remote_code, quantization)
     encoder = load_row_encoder(parts.base)
     pad_id = int(encoder.tokenizer.pad_token_id)
     if not parts.on_base or backbone is None or not backbone.matches(parts.base):
-        alone = open_reward_model(folder, component, trust_remote_code)
+        alone = open_reward_model(folder, component, trust_remote_code, quantization)
         return RewardHandle(
             lambda samples: alone.predict(samples, pad_id),
             alone,

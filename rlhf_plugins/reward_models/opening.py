@@ -25,7 +25,11 @@ SHRUNK = 10  # pairs
 
 
 def open_reward(
-    folder: Path, component: Open, trust_remote_code: bool = False, backbone: Backbone | None = None
+    folder: Path,
+    component: Open,
+    trust_remote_code: bool = False,
+    backbone: Backbone | None = None,
+    quantization: str | None = None,
 ) -> RewardHandle:
     """A saved reward model or ensemble.
 
@@ -34,12 +38,13 @@ def open_reward(
         component: makes a component of a kind from a recipe's words.
         trust_remote_code: whether the base may run code of its own.
         backbone: a base in memory; a model that was trained as an adapter of the same base shares it.
+        quantization: of every trunk, `int8` or `nf4`; None is as it was trained.
 
     Raises:
-        RunError: the folder holds neither, or does not load.
+        RunError: the folder holds neither, does not load, or was trained on a quantized base and is to have another.
     """
     open_saved = open_ensemble if (folder / ensemble.DESCRIPTION).exists() else open_member
-    return open_saved(folder, component, trust_remote_code, backbone)
+    return open_saved(folder, component, trust_remote_code, backbone, quantization)
 
 
 def rated(groups: Sequence[Group], predict: Predict, encoder: RowEncoder) -> tuple[Group, ...]:

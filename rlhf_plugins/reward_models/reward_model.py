@@ -261,11 +261,16 @@ class Parts(NamedTuple):
         return self.frozen or self.base.adapter is not None
 
 
-def read_description(folder: Path, trust_remote_code: bool) -> Parts:
+def read_description(folder: Path, trust_remote_code: bool, quantization: str | None = None) -> Parts:
     """The description that `save` wrote; only the caller decides whether the base may run code of its own.
 
+    Args:
+        folder: that `save` wrote.
+        trust_remote_code: whether the base may run code of its own.
+        quantization: of the trunk, in place of none.
+
     Raises:
-        RunError: the folder holds no reward model of ours.
+        RunError: the folder holds no reward model of ours, or its base has a quantization of its own.
     """
     try:
         described = read_json(folder / DESCRIPTION)
@@ -273,9 +278,13 @@ def read_description(folder: Path, trust_remote_code: bool) -> Parts:
         for part in ("pooling", "head"):
             if not isinstance(described[part]["use"], str):
                 raise ValueError(f"{part}.use should be a name, got {described[part]['use']!r}")
-        return Parts(base, described["pooling"], described["head"], described.get("trunk") == FROZEN)
+        frozen = described.get("trunk") == FROZEN
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: holds no reward model ({DESCRIPTION}: {error})") from error
+    if quantization and base.quantization:
+        raise RunError(f"{folder}: was trained on its base in {base.quantization}, so leave `quantization` out")
+    base = replace(base, quantization=quantization or base.quantization)
+    return Parts(base, described["pooling"], described["head"], frozen)
 
 
 def _to_cpu(values: Tensor) -> Tensor:
@@ -283,10 +292,13 @@ def _to_cpu(values: Tensor) -> Tensor:
 
 
 def open_reward_model(
-    folder: Path, component: Callable[[str, Mapping[str, Any]], Any], trust_remote_code: bool = False
+    folder: Path,
+    component: Callable[[str, Mapping[str, Any]], Any],
+    trust_remote_code: bool = False,
+    quantization: str | None = None,
 ) -> RewardModel:
     """The saved reward model; `component` makes a pooling or head from its spec. Raises as loading does."""
-    parts = read_description(folder, trust_remote_code)
+    parts = read_description(folder, trust_remote_code, quantization)
     pooling, head = component("pooling", parts.pooling), component("reward_head", parts.head)
     return load_reward_model(folder, parts.base, pooling, head, load_trunk(parts.base) if parts.frozen else None)
 
@@ -320,4 +332,4 @@ def _saved_trunk(folder: Path, base: Base) -> Any:
     """An adapter on the base, or a whole trunk."""
     if (folder / "adapter_config.json").exists():
         return with_saved_adapter(load_trunk(base), folder)
-    return load_trunk(Base(str(folder), trust_remote_code=base.trust_remote_code))
+    return load_trunk(Base(str(folder), base.quantization, trust_remote_code=base.trust_remote_code))

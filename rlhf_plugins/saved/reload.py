@@ -17,19 +17,30 @@ if TYPE_CHECKING:
     from rlhf_plugins.run.handed_on import Part
 
 
-def load_reward_model(folder: str | Path, trust_remote_code: bool = False) -> RewardHandle:
+def load_reward_model(
+    folder: str | Path, trust_remote_code: bool = False, quantization: str | None = None
+) -> RewardHandle:
     """A reward model or an ensemble as a stage saved it, such as `runs/quickstart#reward_model` or its folder.
 
     `predict` scores the samples that `encode` makes, or that a policy of the same base sampled; `module` is the model.
 
+    Args:
+        folder: of the model, or `RUN#STAGE`.
+        trust_remote_code: whether the base may run code of its own.
+        quantization: `int8` or `nf4` holds the linear layers below pooling and head, which were trained in full
+            precision, in 8 or 4 bits: rewards differ by rounding, in int8 also by what else is scored at once. None is
+            as it was trained.
+
     Raises:
-        RunError: the folder holds neither, or a part of it is missing.
+        RunError: the folder holds neither, a part of it is missing, or it cannot be quantized.
         PluginError: a plugin that it was made with is missing; for one of another version there is a warning.
     """
     from rlhf_plugins.reward_models.opening import open_reward
 
+    if quantization not in (None, "int8", "nf4"):
+        raise RunError(f"quantization: should be int8 or nf4, got {quantization!r}")
     place = _place(folder, "rewards")
-    return open_reward(place, opener(place), trust_remote_code)
+    return open_reward(place, opener(place), trust_remote_code, quantization=quantization)
 
 
 def load_policy(folder: str | Path, trainable: bool = False, trust_remote_code: bool = False) -> ModelPolicy:

@@ -62,7 +62,7 @@ def lengths(prompts: Sequence[Any], responses: Sequence[Any], cut: Sequence[bool
 
 
 def post(url: str, body: Any, token: str = "t") -> httpx.Response:
-    return httpx.post(f"{url}/score", json=body, headers={"authorization": f"Bearer {token}"})
+    return httpx.post(f"{url}/score", json=body, headers={"authorization": f"Bearer {token}"}, timeout=60)
 
 
 def test_rewards_are_those_of_the_model(model: Any, serve: Serve, tmp_path: Path) -> None:
