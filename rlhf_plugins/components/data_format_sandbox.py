@@ -37,6 +37,7 @@ class Sandbox(DataFormat):
     writer: Annotated[
         Literal["base", "sloppy"], Field(description="who writes: the base model, or the sandbox's own sloppy writer")
     ] = "base"
+    temperature: Annotated[float, Field(gt=0, description="of what the base model writes")] = 1.0
     annotator: Annotator = Annotator()
     turns: Annotated[
         int, Field(ge=1, description="most questions of a prompt; the earlier ones are answered by the sloppy writer")
@@ -45,6 +46,8 @@ class Sandbox(DataFormat):
     def __post_init__(self) -> None:
         if self.pairs is None and self.annotator.flips:
             raise ValueError("annotator.flips: it flips pairs, and `pairs: null` gives rankings")
+        if self.writer == "sloppy" and self.temperature != 1:
+            raise ValueError("temperature: the sloppy writer has none")
 
     def load(self, base: Base, seed: int) -> Data:
         """Everything follows from the base's weights, the options and the seed."""
@@ -87,7 +90,9 @@ class Sandbox(DataFormat):
         from rlhf_plugins.engine.sampling import Decoding, sample
 
         k = self.responses
-        samples = sample(load_causal(base), load_tokenizer(base), asked, k, Decoding(seed=seed))
+        samples = sample(
+            load_causal(base), load_tokenizer(base), asked, k, Decoding(temperature=self.temperature, seed=seed)
+        )
         return [list(samples.responses[i * k : (i + 1) * k]) for i in range(len(asked))]
 
 
