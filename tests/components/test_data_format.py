@@ -238,6 +238,16 @@ def test_all_responses_of_a_prompt_are_ranked_and_rated_where_no_pairs_are_asked
     assert all(set(g.ratings) == {"helpful", "harmless", "honest", "concise"} for g in data.train)
 
 
+def test_a_temperature_is_of_what_the_base_writes() -> None:
+    own = replace(SLOPPY, writer="base")
+    hot = replace(own, temperature=1.6)
+    first, second = own.load(BASE, 0), hot.load(BASE, 0)
+    assert [g.prompt for g in first.train] == [g.prompt for g in second.train]
+    assert {r for g in first.train for r in g.responses} != {r for g in second.train for r in g.responses}
+    with pytest.raises(ValueError, match="temperature: the sloppy writer has none"):
+        replace(SLOPPY, temperature=1.6)
+
+
 def test_tied_pairs_are_kept_where_they_are_asked_for() -> None:
     shrugging = replace(SLOPPY, prompts=40, annotator=Annotator(tie_margin=5.0))
     kept, left = (replace(shrugging, ties=ties).load(BASE, 0) for ties in (True, False))

@@ -121,5 +121,5 @@ def _where(suite: Suite, rows: Sequence[Row]) -> str:
         f"Seeds {seeds}{where}; every algorithm has {budget} for all of its training stages. "
         f"{what}{on}; intervals of 95% are the wider of a bootstrap over seeds and prompts and of Student's over the "
         "means of the seeds; KL is to the base in nats a response. Seconds and memory are of processes that shared the "
-        "machine, one run after the other."
+        "machine."
     )

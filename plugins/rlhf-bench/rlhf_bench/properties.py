@@ -15,7 +15,7 @@ ABOUT = (
     "Means over tasks, with the lowest and the highest task in brackets. Then what textbooks say of the three, and "
     "whether the means agree with it; means of few seeds may agree by chance. All three have the same FLOPs by "
     "construction, so that of their cost seconds and memory alone can differ; these are of processes that shared the "
-    "machine, one run after the other, and get no verdict."
+    "machine, and get no verdict."
 )
 THEORY = (
     "the clipped objective has no theorem of its own (Schulman et al. 2017, section 3); it takes the place of a trust "
