@@ -109,13 +109,13 @@ def _parts(component: Component) -> Iterable[Component]:
     return (part for _, part in all_parts(component))
 
 
-def refuse_differences(own: Mapping[str, Any]) -> None:
-    """Raises RunError, in all processes, where one does not have these facts of what it is about to train."""
+def refuse_differences(own: Mapping[str, Any], does: str = "train") -> None:
+    """Raises RunError, in all processes, where one does not have these facts of what it is about to train, or score."""
     every = processes.gathered((socket.gethostname(), own))
     for place, (host, theirs) in enumerate(every):
         if found := difference(every[0][1], theirs):
             words = found.replace(" was ", f" is in process 0 on {every[0][0]} ", 1).replace(" and is now ", " and ", 1)
-            raise RunError(f"process {place} on {host} would train otherwise: {words} there; make them the same")
+            raise RunError(f"process {place} on {host} would {does} otherwise: {words} there; make them the same")
 
 
 def comparable(folder: RunFolder, assembled: Assembled) -> tuple[Any, Any]:

@@ -96,11 +96,14 @@ def score_file(
 
     Raises:
         DataError: rows cannot be read, or have no or too many tokens; it names them, and nothing is written then.
-        RunError: the model does not open; `out` belongs to other rows or another model; a score is not finite.
+        RunError: the model does not open; `out` belongs to other rows or another model; a score is not finite; one of
+            several processes has another model, other rows or other versions.
         KeyboardInterrupt: Ctrl-C; the message gives the number of rows scored.
     """
+    from rlhf_plugins.report import versions
     from rlhf_plugins.reward_models.opening import saved_base
     from rlhf_plugins.reward_models.score_cache import identity
+    from rlhf_plugins.run import together
 
     processes.join()
     if isinstance(model, Path):
@@ -113,6 +116,8 @@ def score_file(
     if out.exists() and Path(source).exists() and out.samefile(source):
         raise RunError(f"{out}: is the file to score; name another with --out")
     note = {"model": known_as, "set of rows": _digest(items), "kind of scores": "rewards alone" if cache else "all"}
+    if processes.count() > 1:
+        together.refuse_differences({**note, "versions": versions()}, "score")
     file = ScoredFile(out, note, [item.line for item in items], CHUNK)
     before = processes.on_main(lambda: file.reopen(overwrite))
     if before < len(items):

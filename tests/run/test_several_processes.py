@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from several import DIES, ONLINE, RECIPE, REST, RUN, WRITES_THE_SAME, assert_same, logged, prepared, weights
+from several import DIES, ONLINE, RECIPE, REST, RUN, TRAINER, WRITES_THE_SAME, assert_same, logged, prepared, weights
 from warm import Warm
 
 from rlhf_plugins.registry.discovery import DISABLED
@@ -205,14 +205,78 @@ def test_another_version_in_a_process_ends_both_before_the_first_step(python: Wa
     assert not list(folder.glob("runs/*/*/"))
 
 
-@pytest.mark.slow
-def test_accelerate_launches_a_recipe_and_names_a_process_that_fails(tmp_path: Path) -> None:
-    folder = prepared(tmp_path / "run", BATCH=2, GA=1)
+def launched(folder: Path) -> subprocess.CompletedProcess[str]:
     (folder / "a.yaml").write_text("distributed_type: MULTI_GPU\nnum_processes: 2\nmain_process_port: 0\n")
     words = [sys.executable, "-m", *RUN[1:], "--launch", "a.yaml"]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_accelerate_launches_a_recipe(tmp_path: Path) -> None:
+    done = launched(prepared(tmp_path / "run", BATCH=2, GA=1))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("dpo: finished") == 1
+
+
+KILLED = """\
+import os, signal, time
+from dataclasses import dataclass
+from pathlib import Path
+from rlhf_plugins import Monitor, hookimpl
+
+@dataclass(frozen=True)
+class Killed(Monitor):
+    place: str = "0"
+    def build(self, run):
+        def watch(step):
+            if os.environ["RANK"] == self.place and step.step == 2:
+                Path("at").write_text(str(time.time()))
+                os.kill(os.getpid(), signal.SIGKILL)
+        return watch
+
+@hookimpl
+def register_monitor():
+    return {"killed": Killed}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["0", "1"])
+def test_the_launcher_names_a_process_that_was_killed(tmp_path: Path, place: str) -> None:
+    kills = f"\n    monitors: [{{use: killed, place: '{place}'}}]\n    trainer: &trainer"
+    recipe = "plugins: [killed.py]\n" + RECIPE.replace("\n    trainer: &trainer", kills, 1)
+    folder = prepared(tmp_path / "run", recipe, BATCH=2, GA=1)
+    (folder / "killed.py").write_text(KILLED)
+    done = launched(folder)
+    assert time.time() - float((folder / "at").read_text()) < 60
+    assert done.returncode == 2
+    said = rf"process {place} \(pid \d+\) was ended by SIGKILL, and the others stopped; go on with --resume"
+    assert re.search(said, " ".join(done.stderr.split()))
+
+
+PACKED = f"""\
+base: base
+adapter: {{r: 2, target_modules: [q_proj, v_proj]}}
+data: {{format: preference, source: pairs.jsonl, test_source: held_out.jsonl}}
+stages:
+  - stage: sft
+    from: base
+    trainer: {{{TRAINER}, per_device_train_batch_size: BATCH, packing: true, max_length: 24}}
+  - {{stage: reward_model, from: base, sampler: curriculum, trainer: {{{TRAINER}, per_device_train_batch_size: BATCH}}}}
+"""
+
+
+@pytest.mark.slow
+def test_packed_rows_and_a_curriculum_are_those_of_one_process(python: Warm, tmp_path: Path) -> None:
+    one, two = (prepared(tmp_path / name, PACKED, 28, BATCH=size) for name, size in (("one", 4), ("two", 2)))
+    for folder in (one, two):
+        read = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+        graded = [json.dumps({**row, "difficulty": place % 5}) for place, row in enumerate(read)]
+        (folder / "pairs.jsonl").write_text("\n".join(graded))
+    found = [python(*RUN, cwd=one), *python.together(*RUN, cwd=two)]
+    assert [each.returncode for each in found] == [0, 0, 0], "".join(each.stderr for each in found)
+    assert sum(each["stage"] == "sft" and "loss" in each for each in logged(one)) > 1
+    assert_same(one, two)
 
 
 def assert_scores_the_same(python: Warm, folder: Path, stage: str) -> None:
@@ -228,3 +292,22 @@ def assert_scores_the_same(python: Warm, folder: Path, stage: str) -> None:
 @pytest.mark.slow
 def test_two_processes_score_what_one_scores(python: Warm, one: Path) -> None:
     assert_scores_the_same(python, one, "reward_model")
+
+
+OTHER_ROWS = """\
+import os, sys
+sys.argv = ["rlhf", "score", "runs/r#reward_model", f"rows{os.environ['RANK']}.jsonl", "--out", "others.jsonl"]
+from rlhf_plugins.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_other_rows_score_nothing(python: Warm, one: Path) -> None:
+    rows = (one / "pairs.jsonl").read_text().splitlines(keepends=True)
+    for place in range(2):
+        (one / f"rows{place}.jsonl").write_text("".join(rows[place:]))
+    found = python.together("-c", OTHER_ROWS, cwd=one)
+    assert [each.returncode for each in found] == [2, 2]
+    assert "would score otherwise: set of rows is in process 0 on " in " ".join(found[0].stderr.split())
+    assert not list(one.glob("others.jsonl*"))
