@@ -52,16 +52,17 @@ def estimate(**given: Any) -> None:
 
     Of a recipe with a sweep, the setting that needs most is shown. Exit code 1 where the card does not hold a stage.
     """
-    from rlhf_plugins.forecast import advice, words
     from rlhf_plugins.forecast.cards import card, present
+
+    named, cards = card(given["gpu"]) if given["gpu"] else None, _cards(given)  # before imports that take seconds
+    from rlhf_plugins.forecast import advice, words
     from rlhf_plugins.forecast.forecast import forecast
     from rlhf_plugins.recipe.check import load_recipe, named_files
     from rlhf_plugins.registry.trust import ask
 
     recipe, overrides, fit = given["recipe"], tuple(given["overrides"] or ()), given["fit"]
-    cards = _cards(given)
     ask(named_files(recipe, overrides), given["trust_plugins"], confirmed(), recipe)
-    on = card(given["gpu"]) if given["gpu"] else present()
+    on = named or present()
     own, setting = advice.largest(recipe, overrides, on)
     changed, found = advice.fitted(recipe, own, on) if fit else (own, forecast(load_recipe(recipe, own), on))
     if setting and not given["as_json"]:

@@ -19,6 +19,8 @@ ADVICE = "write a smaller max_length, or see what `rlhf estimate` advises"
 WORDS = (  # of errors that torch raises without a class of their own
     "CUDA out of memory",
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",  # of the driver's own functions, as with expandable segments
+    "Triton Error [CUDA]: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "can't allocate memory",

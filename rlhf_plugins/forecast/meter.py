@@ -1,4 +1,4 @@
-"""Counts the bytes of live tensors by what they are for, and keeps the state at their peak. It knows no model."""
+"""Counts the bytes of live tensors by what they are for, and keeps the state at each peak. It knows no model."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ class _Live(NamedTuple):
     consumer: str
 
 
+class _Peak(NamedTuple):
+    size: int
+    live: Mapping[int, _Live]
+
+
 @contextmanager
 def allocating(consumer: str) -> Iterator[None]:
     """For the block, whatever is allocated is for this."""
@@ -35,7 +40,7 @@ def allocating(consumer: str) -> Iterator[None]:
 
 
 class Meter(TorchDispatchMode):
-    """A context in which every new storage is counted until it is freed.
+    """A context in which every new storage is counted until it is freed; each part of it has a peak of its own.
 
     Args:
         vocabulary: a tensor with this many rows or columns holds logits.
@@ -47,8 +52,9 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self._vocabulary, self._row, self._block = vocabulary, row, block
         self._live: dict[int, _Live] = {}
-        self.now = self.peak = 0
-        self._at_peak: Mapping[int, _Live] = {}
+        self.now = 0
+        self._part = ""
+        self._peaks = {self._part: _Peak(0, {})}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Computes, and counts the results."""
@@ -68,8 +74,13 @@ class Meter(TorchDispatchMode):
         self._live[key] = _Live(size, consumer or (_purpose[-1] if _purpose else self._guessed(tensor)))
         weakref.finalize(storage, self._free, key)
         self.now += size
-        if self.now > self.peak:
-            self.peak, self._at_peak = self.now, dict(self._live)
+        if self.now > self._peaks[self._part].size:
+            self._peaks[self._part] = self._as_now()
+
+    def begin(self, part: str) -> None:
+        """From here on, peaks are those of this part; one that has begun before goes on."""
+        self._part = part
+        self._peaks.setdefault(part, self._as_now())
 
     def rename(self, tensor: Tensor, consumer: str) -> None:
         """Gives a tensor that is counted already its purpose."""
@@ -78,12 +89,12 @@ class Meter(TorchDispatchMode):
             self._live[key] = self._live[key]._replace(consumer=consumer)
 
     @property
-    def consumers(self) -> dict[str, int]:
-        """Bytes at the peak by purpose, the largest first."""
-        found: Counter[str] = Counter()
-        for live in self._at_peak.values():
-            found[live.consumer] += live.size
-        return dict(found.most_common())
+    def peaks(self) -> dict[str, dict[str, int]]:
+        """By parts, bytes at the peak by purpose, the largest first."""
+        return {part: _by_consumer(peak.live) for part, peak in self._peaks.items()}
+
+    def _as_now(self) -> _Peak:
+        return _Peak(self.now, dict(self._live))
 
     def _guessed(self, tensor: Tensor) -> str:
         shape = tensor.shape
@@ -94,3 +105,10 @@ class Meter(TorchDispatchMode):
 
     def _free(self, key: int) -> None:
         self.now -= self._live.pop(key).size
+
+
+def _by_consumer(live: Mapping[int, _Live]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for one in live.values():
+        found[one.consumer] += one.size
+    return dict(found.most_common())

@@ -1,6 +1,7 @@
 """Runs a stage's own passes on fake tensors under a meter: its training step, forward pass or generation.
 
-A model of a few layers is traced twice, and the rest is extrapolated: each further layer adds the same.
+A model of a few layers is traced twice, and the rest is extrapolated: each further layer adds the same to the peak of
+each part of a work, such as its forward pass. Which part has the largest peak may change with the layers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from rlhf_plugins.contract.workload import PROMPT_TOKENS, Work
 from rlhf_plugins.data.branches import Layout, PromptBranches, size
 from rlhf_plugins.engine import pretending
 from rlhf_plugins.engine.cost import counting, uncounted
+from rlhf_plugins.engine.forward import trunk_of
+from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.forecast.fakes import DEVICE, Build, fake_batch, fake_model, fake_reward, layout_on_gpu
 from rlhf_plugins.forecast.meter import Meter, allocating
@@ -30,7 +33,12 @@ STATES: Mapping[str, int] = {  # bytes of an optimizer's state per trained weigh
     "adamw_8bit": 2,
     "adamw_bnb_8bit": 2,
     "paged_adamw_8bit": 2,
+    "adamw_torch_8bit": 2,
+    "adamw_torch_4bit": 1,
+    "ademamix": 12,
+    "paged_ademamix_32bit": 12,
     "ademamix_8bit": 3,
+    "paged_ademamix_8bit": 3,
     "lion": 4,
     "lion_8bit": 1,
     "lion_32bit": 4,
@@ -40,7 +48,14 @@ STATES: Mapping[str, int] = {  # bytes of an optimizer's state per trained weigh
     "adafactor": 1,
     "adagrad": 4,
     "rmsprop": 4,
+    "rmsprop_bnb": 4,
+    "rmsprop_bnb_32bit": 4,
     "rmsprop_bnb_8bit": 1,
+}
+TEMPORARY: Mapping[str, int] = {  # bytes per trained weight that a step of all tensors at once allocates meanwhile
+    "adamw_torch": 4,
+    "rmsprop": 4,
+    "adagrad": 8,
 }
 ADAMW = 8  # bytes a weight of two moments in float32
 NAMES = {
@@ -75,9 +90,9 @@ Bytes = dict[str, int]  # by consumer
 
 
 class Found(NamedTuple):
-    """Of a work: bytes at its peak by consumer, and its floating-point operations as the engine counts them."""
+    """Of a work: bytes by consumer at the peak of each of its parts, and its operations as the engine counts them."""
 
-    consumers: Bytes
+    peaks: Mapping[str, Bytes]
     flops: float
 
 
@@ -91,7 +106,11 @@ def traced(config: Any, work: Work, setting: Setting, layers_at_most: int | None
         layers_at_most: that are traced; None is as few as their kinds need.
     """
     one, two, more = _few(config, work, setting, layers_at_most)
-    before, after = one.consumers, two.consumers
+    parts = [_further(one.peaks[part], two.peaks[part], more) for part in two.peaks]
+    return max(parts, key=lambda part: sum(part.values()))
+
+
+def _further(before: Bytes, after: Bytes, more: float) -> Bytes:
     return {name: round(before.get(name, 0) + more * (after[name] - before.get(name, 0))) for name in after}
 
 
@@ -138,7 +157,7 @@ def _trace(config: Any, work: Work, setting: Setting) -> Found:
             resident = _resident(model, meter, setting)
             _run(model, groups, work, setting, (meter, fake))
             del resident
-    return Found(meter.consumers, counter.flops)
+    return Found(meter.peaks, counter.flops)
 
 
 def laid_out(work: Work, layout: Layout) -> list[PromptBranches]:
@@ -192,13 +211,15 @@ def _run(
 ) -> None:
     """One pass of a work."""
     if work.does == "sample":
-        _sample(model, groups, setting)
+        _sample(model, groups, setting, under[0])
         return
-    config = (model.trunk if work.head is not None else model).config
+    trunk = model.trunk if work.head is not None else model
     with _without_modes():
-        batch = fake_batch(groups, layout_on_gpu(config), under[1])
+        batch = fake_batch(groups, layout_on_gpu(trunk.config), under[1])
     if work.does == "score":
         model.eval()
+    else:
+        _after_the_last_layer(trunk, under[0])
     with torch.set_grad_enabled(work.does == "learn"):
         with _autocast(setting):
             if work.head is not None:
@@ -209,10 +230,30 @@ def _run(
                 if work.values:
                     made = made + found.hidden.float().sum()
         if work.does == "learn":
+            under[0].begin("backward")
             made.sum().backward()
+            under[0].begin("optimizer step")
+            per_weight = TEMPORARY.get(setting.optimizer or "", 0)
+            with allocating(OPTIMIZER):
+                torch.empty(per_weight * _trained(model), dtype=torch.uint8, device=DEVICE)
 
 
-def _sample(model: Any, groups: list[PromptBranches], setting: Setting) -> None:
+def _trained(model: Any) -> int:
+    return sum(weights.numel() for weights in model.parameters() if weights.requires_grad)
+
+
+def _after_the_last_layer(trunk: Any, meter: Meter) -> None:
+    """Once the backward pass is through the last layer, a part begins: what layers free may be less than gradients."""
+
+    def begins(_: Any, given: tuple[Tensor, ...]) -> None:
+        if given[0].requires_grad:
+            given[0].register_hook(lambda _: meter.begin("backward of the other layers"))
+
+    if layers := decoder_layers(trunk_of(trunk)):
+        layers[-1].register_forward_pre_hook(begins)
+
+
+def _sample(model: Any, groups: list[PromptBranches], setting: Setting, meter: Meter) -> None:
     """The forward pass over the prompts, and the last step, with the cache of transformers."""
     model.eval()
     rows = sum(len(group.branches) for group in groups)
@@ -225,9 +266,11 @@ def _sample(model: Any, groups: list[PromptBranches], setting: Setting) -> None:
         )
         _drawn(output.logits[:, -1])
         del output
+        meter.begin("cache grows")
         with allocating(CACHE):
             for layer in cache.layers:
                 _fill(layer, prompt + response - 1)
+        meter.begin("last step")
         seen = torch.ones(rows, prompt + response, dtype=torch.long, device=DEVICE)
         step = model(
             input_ids=ids[:, :1],

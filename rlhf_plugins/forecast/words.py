@@ -10,6 +10,7 @@ from rlhf_plugins.report.words import memory
 
 if TYPE_CHECKING:
     from rlhf_plugins.forecast.advice import Change
+    from rlhf_plugins.forecast.cards import Card
     from rlhf_plugins.forecast.forecast import Forecast, StageForecast
     from rlhf_plugins.forecast.several import Cards, Traffic
 
@@ -57,22 +58,28 @@ def warnings(found: Forecast) -> Iterator[str]:
         what = next(iter(one.consumers), "")
         advice = FIT if one.too_large else ONLY_JUST
         yield (
-            f"stage {one.name} may need {memory(one.peak_bytes)} of the GPU's {memory(one.card.bytes)}, most of it for "
+            f"stage {one.name} may need {memory(one.peak_bytes)} of the GPU's {_size(one.card)}, most of it for "
             f"{what} ({one.largest}): {advice}"
         )
 
 
 def in_short(one: StageForecast) -> str:
     """The peak of a stage beside its card, and what most of it is for."""
-    of_card = "" if one.card is None else f" of {memory(one.card.bytes)}"
+    of_card = "" if one.card is None else f" of {_size(one.card)}"
     most = f", most of it for {next(iter(one.consumers))} ({one.largest})" if one.consumers else ""
     return f"forecast {memory(one.peak_bytes)}{of_card}{most}"
+
+
+def _size(card: Card) -> str:
+    """What a card has for a run, and what else holds some of its memory, where that is not small."""
+    total = card.bytes + card.taken
+    return memory(card.bytes) + (f" free of {memory(total)}" if card.taken > SMALL * total else "")
 
 
 def _verdict(one: StageForecast) -> str:
     if not one.phases:
         return one.verdict
-    on = "" if one.card is None else f" on {one.card.name} ({memory(one.card.bytes)})"
+    on = "" if one.card is None else f" on {one.card.name} ({_size(one.card)})"
     own, rest = memory(one.allocated_bytes), memory(one.peak_bytes - one.allocated_bytes)
     parts = f"{own} in {one.largest}, most of it {next(iter(one.consumers))}, and {rest} of CUDA and torch's reserve"
     return f"{one.verdict}{on}, peak {memory(one.peak_bytes)}: {parts}"

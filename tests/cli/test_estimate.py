@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +57,19 @@ def test_a_card_that_is_too_small_is_exit_code_1(rlhf: Rlhf) -> None:
     assert "dpo: does not fit on 512MiB (512 MiB), peak" in done.stdout
     assert "no change of its options fits: it needs a card such as" in done.stdout
     assert "train " in done.stdout
+
+
+def test_a_card_is_refused_before_anything_heavy_is_imported() -> None:
+    code = (
+        "import sys\nfrom rlhf_plugins.cli.app import app\n"
+        "app(['estimate', 'no.yaml', '--gpu', 'rtx490'], standalone_mode=False)"
+    )
+    ends = (
+        "import atexit, sys; atexit.register(lambda: print({'torch', 'yaml'} & sys.modules.keys(), file=sys.stderr))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", ends + code], capture_output=True, text=True)
+    assert "unknown GPU 'rtx490'" in done.stderr + done.stdout
+    assert done.stderr.splitlines()[-1] == "set()"
 
 
 def test_fit_changes_nothing_without_a_gpu_and_says_so(rlhf: Rlhf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from rlhf_plugins.engine.out_of_memory import out_of_memory
 from rlhf_plugins.engine.room import cached_at_once, generated
 from rlhf_plugins.errors import RunError
 
@@ -39,6 +40,15 @@ class Limited:
     def all(self, **more: Any) -> list[int]:
         found = [each for _, made in generated(self.model, self.lengths, 8, self, **more) for each in made]
         return [place for place, _ in found]
+
+
+RUN_OUT = ["CUDA error", "CUDA driver error", "Triton Error [CUDA]"]
+
+
+@pytest.mark.parametrize("who", RUN_OUT)
+def test_whoever_says_it_memory_ran_out(who: str) -> None:
+    assert out_of_memory(RuntimeError(f"{who}: out of memory"))
+    assert not out_of_memory(RuntimeError(f"{who}: invalid argument"))
 
 
 def test_fewer_rows_at_a_time_until_they_fit_and_later_too(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from marks import slow
 
 from rlhf_plugins import Features, Resources, RlhfError, RunError, Situation, component, estimate
 from rlhf_plugins.forecast import advice, cards
-from rlhf_plugins.forecast.cards import Card, card, smallest
+from rlhf_plugins.forecast.cards import STARTED, Card, card, smallest
 from rlhf_plugins.forecast.forecast import CONTEXT, RESERVED, Forecast, StageForecast
+from rlhf_plugins.forecast.traces import ADAMW, STATES
 from rlhf_plugins.forecast.words import lines, warnings
 from rlhf_plugins.recipe.check import load_recipe
 
@@ -146,9 +148,44 @@ def test_fewer_responses_are_sampled_at_once_where_an_evaluation_is_too_large() 
 def test_cards_by_name_and_by_memory() -> None:
     assert card("RTX 4090") == card("NVIDIA GeForce RTX 4090") == cards.CARDS["rtx4090"]
     assert card("12GB").bytes == card("12GiB").bytes == card("12288MiB").bytes == 12 * GIB
+    assert card("NVIDIA RTX 6000 Ada Generation").bytes == 48 * GIB
+    assert (card("RTX 4090").bytes, card("GeForce RTX 4090 Laptop GPU").bytes) == (24564 * 2**20, 16 * GIB)
+    assert [card(f"rtx{name}").bytes // GIB for name in ("4070ti", "4080super", "5070ti", "a2000")] == [12, 16, 16, 6]
     assert not card("rtx2080ti").bf16
+    assert not card("rtx2080super").bf16
     assert smallest(9 * GIB) == cards.CARDS["rtx3080"]
     assert smallest(1000 * GIB) is None
+
+
+def test_a_card_has_what_is_free_and_what_this_process_holds_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 12 GiB, a screen holds 2 and this process 1 GiB beside its context."""
+    free = 12 * GIB - 2 * GIB - GIB - STARTED
+    stand_ins: dict[str, Any] = {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "mem_get_info": lambda place: (free, 12 * GIB) if place == 0 else (12 * GIB, 12 * GIB),
+        "memory_reserved": lambda place: GIB if place == 0 else 0,
+        "is_bf16_supported": lambda including_emulation: True,
+        "get_device_properties": lambda place: SimpleNamespace(name=f"card {place}"),
+    }
+    for name, value in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    found = cards.present()
+    assert found == Card("card 0", 10 * GIB, bf16=True, taken=2 * GIB)
+    of_11 = StageForecast("s", {"train": {"activations": round((11 * GIB - CONTEXT) / RESERVED)}}, found)
+    assert "on card 0 (10.0 GiB free of 12.0 GiB)" in next(lines(Forecast([of_11], found), {}))
+    (line,) = warnings(Forecast([of_11], found))
+    assert "may need 11.0 GiB of the GPU's 10.0 GiB free of 12.0 GiB" in line
+    monkeypatch.setenv("LOCAL_RANK", "1")  # of several processes, the second has the second card
+    assert cards.present() == Card("card 1", 12 * GIB)
+
+
+def test_an_optimizers_bytes_are_those_of_its_name() -> None:
+    """By names of transformers: two moments of AdamW, three of AdEMAMix, in 4, 8 or 32 bits."""
+    known = {"adamw_torch_4bit": 1, "adamw_torch_8bit": 2, "paged_adamw_8bit": 2, "paged_ademamix_8bit": 3}
+    known |= {"adamw_torch": 8, "adamw_torch_fused": 8, "paged_adamw_32bit": 8, "paged_ademamix_32bit": 12, "sgd": 0}
+    assert {name: STATES.get(name, ADAMW) for name in known} == known
 
 
 @pytest.mark.slow
@@ -159,7 +196,9 @@ def test_a_card_that_emulates_bfloat16_holds_frozen_weights_in_float16() -> None
 
 
 BAD = [
-    ({}, "rtx490", "unknown GPU 'rtx490' (did you mean rtx4090?"),
+    ({}, "rtx490", "unknown GPU 'rtx490'; its memory will do, such as 12GB (did you mean rtx4090?"),
+    ({}, "12", "unknown GPU '12': write 12GB for its memory"),
+    ({}, "0GB", "a GPU of 0GB has no memory"),
     ({"base": "Qwen/Qwen3-9B"}, "12GB", "did you mean Qwen/Qwen3-8B?"),
     ({"stages": [{**DPO, "trainer": {"bf16": True}}]}, "rtx2080ti", "does not compute in bfloat16; leave it out"),
     ({"adapter": {"target_modules": ["q_prj"]}}, "12GB", "did you mean q_proj?"),

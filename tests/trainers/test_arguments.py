@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,6 +41,15 @@ def test_a_recipes_word_is_the_last() -> None:
     args = arguments(trl.DPOConfig, Path("here"), 7, {"logging_steps": 3, "gradient_checkpointing": True, "seed": 1})
     assert (args.logging_steps, args.gradient_checkpointing, args.seed, args.output_dir) == (3, True, 7, "here")
     assert arguments(trl.DPOConfig, Path("here"), 7, {}).gradient_checkpointing is torch.cuda.is_available()
+
+
+def test_what_spares_memory_reaches_trls_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    spares = {"optim": "paged_adamw_8bit", "activation_offloading": True}
+    assert spares.keys() <= {field.name for field in fields(trl.DPOConfig)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # without one, offloading is refused
+    monkeypatch.setattr("rlhf_plugins.engine.precision.computes_in_bf16", lambda: True)
+    made = arguments(lambda **given: SimpleNamespace(n_gpu=1, **given), Path("here"), 0, spares)  # type: ignore[arg-type]
+    assert {name: getattr(made, name) for name in spares} == spares
 
 
 def test_no_deprecation_that_nobody_can_act_on() -> None:
