@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rlhf_plugins.testing import tiny_base
 from rlhf_plugins.testing.tiny import ASKED, BAD, GOOD
@@ -51,6 +51,12 @@ stages:
     trainer: {optim: sgd, learning_rate: 0.5, max_steps: 4, logging_steps: 1, lr_scheduler_type: constant,
       per_device_train_batch_size: BATCH, gradient_accumulation_steps: 2, steps_per_generation: 4, num_generations: 2,
       num_iterations: 2, max_completion_length: 8}
+"""
+ENSEMBLE = f"""\
+  - stage: reward_ensemble
+    members: 2
+    from: base
+    trainer: {{{TRAINER}, per_device_train_batch_size: BATCH}}
 """
 ADAM = "learning_rate: 0.01, adam_epsilon: 1.0e-4"  # whose usual epsilon would make steps of rounding
 SAMPLED = f"""\
@@ -105,6 +111,12 @@ def prepared(folder: Path, recipe: str = RECIPE, pairs: int = PAIRS, **words: in
     return folder
 
 
+def in_float64(folder: Path) -> None:
+    """Makes its base one in float64."""
+    file = folder / "base/model.safetensors"
+    save_file({name: each.double() for name, each in load_file(file).items()}, file, {"format": "pt"})
+
+
 def logged(folder: Path) -> list[dict[str, Any]]:
     (file,) = folder.glob("runs/*/metrics.jsonl")
     return [json.loads(line) for line in file.read_text().splitlines()]
@@ -136,6 +148,13 @@ def assert_same(one: Path, two: Path, near: float = 1e-6, names: tuple[str, ...]
     for name, tensor in known.items():
         torch.testing.assert_close(other[name], tensor, rtol=min(1e-5, rel), atol=near)
 
+
+IN_FLOAT64 = """\
+import torch
+import rlhf_plugins.engine
+torch.set_default_dtype(torch.float64)
+torch.float32, torch.Tensor.float = torch.float64, torch.Tensor.double
+"""
 
 DIES = """\
 import os, signal, sys, transformers

@@ -31,14 +31,14 @@ class Examples:
 
 
 class Draws(TorchSampler[int]):
-    """n examples an epoch, as many as there are, drawn by a component; the last batch of an epoch may be smaller.
+    """n examples an epoch, as many as there are, drawn by a component; the last ones of an epoch may be fewer.
 
     The same seed, component and observations give the same draws, epoch by epoch.
 
     Args:
-        sampler: draws each batch.
+        sampler: draws them.
         examples: what the sampler may know of them.
-        batch_size: of the data loader, which must not drop the last batch.
+        at_once: drawn together, those that an optimizer step learns from; the data loader must not drop the last batch.
         planned: examples that the whole training will draw; progress is measured against them.
         seed: of the draws.
 
@@ -46,7 +46,7 @@ class Draws(TorchSampler[int]):
         DataError: the columns of `examples` differ in length, or a difficulty is infinite.
     """
 
-    def __init__(self, sampler: Sampler, examples: Examples, batch_size: int, planned: int, seed: int) -> None:
+    def __init__(self, sampler: Sampler, examples: Examples, at_once: int, planned: int, seed: int) -> None:
         columns = {name: len(values) for name, values in vars(examples).items()}
         if len(set(columns.values())) != 1:
             raise DataError(f"examples of unequal number: {columns}")
@@ -55,7 +55,7 @@ class Draws(TorchSampler[int]):
         self._difficulty = _frozen(standardised(examples.difficulty))
         self._topic = _frozen(_codes(examples.topic))
         self._loss = np.full(len(self._length), np.nan)
-        self._batch_size, self._planned, self._seed = batch_size, planned, seed
+        self._at_once, self._planned, self._seed = at_once, planned, seed
         self._epoch = 0
         self._drawn_in = 0  # the epoch of the draws so far
         self._drawn: list[int] = []
@@ -84,8 +84,8 @@ class Draws(TorchSampler[int]):
         remaining = np.ones(len(self), dtype=bool)
         remaining[self._drawn] = False
         yield from list(self._drawn)
-        for start in range(len(self._drawn), len(self), self._batch_size):
-            size = min(self._batch_size, len(self) - start)
+        for start in range(len(self._drawn), len(self), self._at_once):
+            size = min(self._at_once, len(self) - start)
             rows = self._draw(size, remaining, epoch * len(self) + start)
             remaining[rows] = False
             self._drawn += rows.tolist()

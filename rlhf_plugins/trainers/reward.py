@@ -111,9 +111,9 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         prepare(self)
         if own.sampler is not None:
             known = examples(self.train_dataset)
-            batch = self._train_batch_size * processes.count()
+            step = self._train_batch_size * self.args.gradient_accumulation_steps * processes.count()
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            self._draws = Draws(own.sampler.acting(), known, batch, self._planned(), seed)
+            self._draws = Draws(own.sampler.acting(), known, step, self._planned(), seed)
 
     def _read_rows(self, own: RewardOptions) -> None:
         """Checks that TRL's rows have what components read of them, and numbers equal rows where that matters."""

@@ -16,7 +16,9 @@ from several import (
     ADAM,
     CHOOSES,
     DIES,
+    ENSEMBLE,
     FSDP2,
+    IN_FLOAT64,
     ONLINE,
     RECIPE,
     REST,
@@ -26,6 +28,7 @@ from several import (
     WRITES_THE_SAME,
     assert_chosen,
     assert_same,
+    in_float64,
     logged,
     prepared,
     weights,
@@ -289,3 +292,21 @@ def test_a_rollout_of_two_that_hold_shards_goes_on_in_one_process(python: Warm, 
     assert [each.returncode for each in found] == [0, -9, 0], "".join(each.stderr for each in found)
     assert "online goes on from step 1" in found[-1].stderr
     assert_same(one, killed, near=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", [LORA, "none"])
+def test_in_float64_shards_train_what_one_process_trains_to_a_millionth_of_a_millionth(
+    python: Warm, tmp_path: Path, adapter: str
+) -> None:
+    online = ONLINE[ONLINE.index("  - stage: online") :].replace("ADVANTAGE", "grpo")
+    recipe = RECIPE.replace(LORA, adapter) + ENSEMBLE + online
+    one, two = (prepared(tmp_path / name, recipe, BATCH=size, GA=1) for name, size in (("one", 4), ("two", 2)))
+    for folder in (one, two):
+        in_float64(folder)
+    found = [python("-c", IN_FLOAT64 + WRITES_THE_SAME, cwd=one)]
+    found += python.together("-c", SHARDS + IN_FLOAT64 + WRITES_THE_SAME, cwd=two, env=IN_SHARDS)
+    assert [each.returncode for each in found] == [0, 0, 0], "".join(each.stderr for each in found)
+    assert {each.dtype for each in weights(two).values()} == {torch.float64}
+    names = ("loss", "grad_norm", "eval_loss", "entropy", "reward", "policy_loss", "margin")
+    assert_same(one, two, near=1e-12, rel=1e-9, names=names)

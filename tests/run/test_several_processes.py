@@ -12,8 +12,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from several import DIES, ONLINE, RECIPE, REST, RUN, TRAINER, WRITES_THE_SAME, assert_same, logged, prepared, weights
+from several import (
+    DIES,
+    ENSEMBLE,
+    IN_FLOAT64,
+    ONLINE,
+    RECIPE,
+    REST,
+    RUN,
+    TRAINER,
+    WRITES_THE_SAME,
+    assert_same,
+    in_float64,
+    logged,
+    prepared,
+    weights,
+)
 from warm import Warm
 
 from rlhf_plugins.registry.discovery import DISABLED
@@ -56,20 +70,14 @@ def test_two_processes_learn_from_the_rollout_of_one(python: Warm, tmp_path: Pat
     assert_same(one, two, near=2e-5)
 
 
-IN_FLOAT64 = """\
-import torch
-import rlhf_plugins.engine
-torch.set_default_dtype(torch.float64)
-torch.float32, torch.Tensor.float = torch.float64, torch.Tensor.double
-"""
-
-
 @pytest.mark.slow
 def test_in_float64_two_processes_are_one_to_a_millionth_of_a_millionth(python: Warm, tmp_path: Path) -> None:
     online = ONLINE[ONLINE.index("  - stage: online") :].replace("ADVANTAGE", "gae")
-    one, two = (prepared(tmp_path / name, RECIPE + online, BATCH=size, GA=1) for name, size in (("a", 4), ("b", 2)))
-    for file in (one / "base/model.safetensors", two / "base/model.safetensors"):
-        save_file({name: each.double() for name, each in load_file(file).items()}, file, {"format": "pt"})
+    one, two = (
+        prepared(tmp_path / name, RECIPE + ENSEMBLE + online, BATCH=size, GA=1) for name, size in (("a", 4), ("b", 2))
+    )
+    for folder in (one, two):
+        in_float64(folder)
     words = ("-c", IN_FLOAT64 + WRITES_THE_SAME)
     found = [python(*words, cwd=one), *python.together(*words, cwd=two)]
     assert [each.returncode for each in found] == [0, 0, 0], "".join(each.stderr for each in found)
@@ -80,10 +88,8 @@ def test_in_float64_two_processes_are_one_to_a_millionth_of_a_millionth(python: 
 
 @pytest.mark.slow
 def test_accumulated_batches_of_one_process_are_those_of_two(python: Warm, tmp_path: Path) -> None:
-    # 12 rows: three batches of two and two; other numbers are means over the batches of a process. A reward model's
-    # sampler draws four rows at once, or twice two, and so other ones.
-    recipe = "".join(line for line in RECIPE.splitlines(keepends=True) if "reward_model" not in line)
-    one, two = (prepared(tmp_path / name, recipe, 12, BATCH=2, GA=ga) for name, ga in (("one", 2), ("two", 1)))
+    # 12 rows: three batches of two and two; other numbers are means over the batches of a process
+    one, two = (prepared(tmp_path / name, RECIPE, 12, BATCH=2, GA=ga) for name, ga in (("one", 2), ("two", 1)))
     found = [python(*RUN, cwd=one), *python.together(*RUN, cwd=two)]
     assert [each.returncode for each in found] == [0, 0, 0], "".join(each.stderr for each in found)
     assert_same(one, two, names=("loss", "grad_norm"))
