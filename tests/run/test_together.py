@@ -30,6 +30,7 @@ from rlhf_plugins.run.launch import launch, refuse
 from rlhf_plugins.run.nested import Ending
 from rlhf_plugins.run.stop import Ended
 from rlhf_plugins.testing import tiny_pairs, tiny_run
+from rlhf_plugins.trainers.shares import SharesBatches
 
 
 @pytest.fixture(autouse=True)
@@ -170,15 +171,19 @@ def test_a_run_goes_on_in_another_number_of_processes_with_the_same_batches(
 
 
 class Kept:
-    """A trainer whose processes each keep a part of a rollout, or which accelerate did not shard."""
+    """A trainer that knows no processes, or which accelerate did not shard."""
 
-    cuts_batches = False
     accelerator = SimpleNamespace(is_fsdp2=False)
 
 
-def test_parts_of_a_rollout_are_taken_over_by_as_many_processes(tmp_path: Path) -> None:
+class Shared(Kept, SharesBatches):
+    """One that shares its batches."""
+
+
+def test_what_shares_no_batches_goes_on_in_as_many_processes(tmp_path: Path) -> None:
     going_on._refuse_other_count(Kept(), tmp_path, 4)
-    with pytest.raises(RunError, match="was made in 2 processes, of which each has its part .* launch 2 again"):
+    going_on._refuse_other_count(Shared(), tmp_path, 2)
+    with pytest.raises(RunError, match="was made in 2 processes, and now there are 4, .* launch 2 again"):
         going_on._refuse_other_count(Kept(), tmp_path, 2)
 
 
