@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shutil
@@ -138,10 +139,12 @@ def _divided(out: Path, count: int, steps: int) -> Iterator[str]:
 def _differences(one: Path, several: Path, stages: Collection[str]) -> Iterator[str]:
     """The numbers that stages logged in one process and not in several, and the weights that they left."""
     close, theirs = _close(), _logged(several)
-    for name, far in _weights(one, several):
+    found = _weights(one, several)
+    for name, far in found.items():
         print(f"{several.name}: {name}: weights differ by {far:.1e} of the largest")
-        if name in stages and not far <= close:
-            yield f"{several.name}: {name}: weights differ by {far:.1e} of the largest"
+    for name in stages:
+        if not found.get(name, math.inf) <= close:
+            yield f"{several.name}: {name}: weights differ, by {found.get(name, math.inf):.1e} of the largest"
     for key, value in _logged(one).items():
         other = theirs.get(key)
         if key[0] in stages and (other is None or abs(other - value) > close * max(abs(value), 1e-3)):
@@ -222,12 +225,17 @@ def _logged(folder: Path) -> dict[tuple[str, int, str], float]:
     return {(row["stage"], row["step"], name): row[name] for row in rows for name in COMPARED if name in row}
 
 
-def _weights(one: Path, several: Path) -> Iterator[tuple[str, float]]:
-    """By how much of the largest weight of a stage's files any of them differs, where both have the stage."""
-    for file in sorted(several.glob("runs/r/*/model/*.safetensors")):
-        ours, theirs = load_file(one / file.relative_to(several)), load_file(file)
+def _weights(one: Path, several: Path) -> dict[str, float]:
+    """By how much of the largest weight any weight of a stage differs, where both have its files."""
+    found: dict[str, float] = {}
+    for file in sorted(one.glob("runs/r/*/model/*.safetensors")):
+        if not (other := several / file.relative_to(one)).exists():
+            continue
+        ours, theirs = load_file(file), load_file(other)
         largest = max(float(each.abs().max()) for each in ours.values())
-        yield file.parts[-3], max(float((theirs[name] - ours[name]).abs().max()) for name in ours) / largest
+        far = max(float((theirs[name] - ours[name]).abs().max()) for name in ours) / largest
+        found[file.parts[-3]] = max(far, found.get(file.parts[-3], 0.0))
+    return found
 
 
 def _seconds(one: Path, several: Path) -> dict[str, tuple[float, float]]:

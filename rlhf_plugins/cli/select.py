@@ -32,7 +32,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {  # name -> how typer reads it, and its d
     ),
     "format": (Annotated[str | None, typer.Option(help="A data_format; guessed if not given.")], None),
     "vram": (Annotated[str | None, typer.Option(help="Memory of the GPU, such as 12GB.")], None),
-    "hours": (Annotated[float | None, typer.Option(min=0.0, help="Of training.")], None),
+    "hours": (Annotated[float | None, typer.Option(min=0.01, help="Of training.")], None),
     "online": (Annotated[str | None, typer.Option(help="yes or no: sample and score while it trains.")], None),
     "live_reward": (Annotated[bool, typer.Option("--live-reward", help="The reward is a live judge.")], False),
     "staged": (Annotated[bool, typer.Option("--staged", help="Several trainings may follow one another.")], False),

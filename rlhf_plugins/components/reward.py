@@ -98,6 +98,7 @@ class Weighted(Reward):
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError as its parts do; what it builds raises ComponentError, which names the part that fails."""
+        from rlhf_plugins.reward_models.composed import Composed
         from rlhf_plugins.reward_models.handle import reward_handle
 
         weights = self.weights or [1.0] * len(self.parts)
@@ -109,7 +110,7 @@ class Weighted(Reward):
             own = {name: one.reward for name, one in zip(names, found, strict=True)}
             return replace(_sum(weights, found, samples), dimensions=own)
 
-        return score
+        return Composed(score, parts)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Guided(Reward):
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError as both do; what it builds, where the guide gives no number for each token."""
         from rlhf_plugins.arithmetic.objectives import by_potential
+        from rlhf_plugins.reward_models.composed import Composed
         from rlhf_plugins.reward_models.handle import reward_handle
 
         whole, guide = (reward_handle(part.build(run)) for part in (self.reward, self.guide))
@@ -52,7 +53,7 @@ class Guided(Reward):
             silent = [part.abstained for part in (found, said) if part.abstained is not None]
             return Prediction(found.reward, tokens=tokens, abstained=sum(silent[1:], silent[0]) if silent else None)
 
-        return score
+        return Composed(score, (whole, guide))
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Prefixes(Reward):
         """Raises RunError as the reward does."""
         from rlhf_plugins.arithmetic.objectives import by_potential
         from rlhf_plugins.engine.loading import load_tokenizer
+        from rlhf_plugins.reward_models.composed import Composed
         from rlhf_plugins.reward_models.handle import reward_handle
 
         whole, tokenizer = reward_handle(self.reward.build(run)), load_tokenizer(run.base)
@@ -109,7 +111,7 @@ class Prefixes(Reward):
             tokens = by_potential(found.reward, potentials, mask, 1.0)
             return Prediction(found.reward, tokens=tokens, abstained=found.abstained)
 
-        return score
+        return Composed(score, (whole,))
 
     def _ends(self, length: int) -> range:
         """The lengths of the prefixes of a response that are scored."""

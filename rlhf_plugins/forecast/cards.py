@@ -9,9 +9,8 @@ from typing import NamedTuple
 from rlhf_plugins.errors import RunError, nearest
 
 MIB = 2**20
-STARTED = (
-    621 * MIB
-)  # of CUDA in a process that has computed nothing, on an H200; the forecast counts it as the run's own
+# Of CUDA in a process that has computed nothing, on an H200; the forecast counts it as the run's own.
+STARTED = 621 * MIB
 
 
 class Card(NamedTuple):
@@ -53,6 +52,8 @@ _MIB = {  # as nvidia-smi shows it
     "rtxa6000": 49140,
     "l4": 23034,
     "a10": 23028,
+    "a40": 46068,
+    "l40": 46068,
     "l40s": 46068,
     "a100": 81920,
     "h100": 81559,
@@ -99,9 +100,7 @@ _GIB = {  # as the makers state it; where one name has two sizes and no ending s
     "rtxpro5000": 48,
     "rtxpro6000": 96,
     "a30": 24,
-    "a40": 48,
     "a10040gb": 40,
-    "l40": 48,
 }
 _GIB_WITHOUT_BF16 = {
     "gtx1070": 8,
@@ -133,6 +132,7 @@ _WITHOUT_BF16 = {
 }
 CARDS = {name: Card(name, mib * MIB) for name, mib in _MIB.items()}
 CARDS |= {name: Card(name, mib * MIB, bf16=False) for name, mib in _WITHOUT_BF16.items()}
+ALIAS = {"a10080gb": "a100", "h10080gb": "h100"}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(G|M)(?:i?B)?", re.IGNORECASE)
 
 
@@ -149,7 +149,8 @@ def card(words: str) -> Card:
         return Card(words, memory)
     if re.fullmatch(r"\d+(\.\d+)?", words):
         raise RunError(f"unknown GPU {words!r}: write {words}GB for its memory, or a name such as rtx4090")
-    name = re.sub(r"nvidia|geforce|generation|gpu|[^a-z0-9]", "", words.lower())
+    name = re.sub(r"nvidia|geforce|generation|gpu|sxm\d*|pcie|hbm\d\w?|[^a-z0-9]", "", words.lower())
+    name = ALIAS.get(name, name)
     if name in CARDS:
         return CARDS[name]
     raise RunError(f"unknown GPU {words!r}; its memory will do, such as 12GB {nearest(name, CARDS)}")

@@ -106,7 +106,8 @@ def traced(config: Any, work: Work, setting: Setting, layers_at_most: int | None
         layers_at_most: that are traced; None is as few as their kinds need.
     """
     one, two, more = _few(config, work, setting, layers_at_most)
-    parts = [_further(one.peaks[part], two.peaks[part], more) for part in two.peaks]
+    before = {**dict.fromkeys(two.peaks, one.peaks.get("backward", {})), **one.peaks}  # one may have no other layers
+    parts = [_further(before[part], two.peaks[part], more) for part in two.peaks]
     return max(parts, key=lambda part: sum(part.values()))
 
 
@@ -191,7 +192,7 @@ def _resident(model: Any, meter: Meter, setting: Setting) -> list[Tensor]:
             name = f"weights {NAMES.get(weights.dtype, 'other')}"
             frozen[weights.dtype] += weights.nbytes
         meter.count(weights, name)
-    per_weight = STATES.get((setting.optimizer or "").removesuffix("_torch"), ADAMW) if setting.optimizer else 0
+    per_weight = state_bytes(setting.optimizer) if setting.optimizer else 0
     with allocating(OPTIMIZER):
         kept.append(torch.empty(trained * per_weight, dtype=torch.uint8, device=DEVICE))
     with allocating(ADAPTERS):
@@ -204,6 +205,11 @@ def _resident(model: Any, meter: Meter, setting: Setting) -> list[Tensor]:
             with allocating(f"weights {NAMES.get(dtype, 'other')}"):
                 kept.append(torch.empty(count, dtype=torch.uint8, device=DEVICE))
     return kept
+
+
+def state_bytes(optimizer: str) -> int:
+    """Of an optimizer's state, for each trained weight, by its name in transformers; of an unknown one AdamW's."""
+    return STATES.get(optimizer.removesuffix("_torch"), ADAMW)
 
 
 def _run(

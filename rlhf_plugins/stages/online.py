@@ -198,7 +198,7 @@ class Online(
         return self.learning(
             works,
             adapters=1 + judges + (own == "adapter"),
-            models=beside * ((self.kl is not None) + judges) + (own == "own"),
+            models=beside * (1 + judges) + (own == "own"),
         )
 
     def course(self, known: Known) -> Course:
@@ -262,7 +262,7 @@ class Online(
                 train_dataset=train,
                 eval_dataset=held_out(args, unseen, prompt_dataset),
                 processing_class=encoder.tokenizer,
-                reference=None if self.kl is None else _reference(run.weights("reference"), backbone),
+                reference=_reference(run.weights("reference"), backbone),
                 oversight=Oversight(self.table, run.data.gold, built_monitors(self, run), run.log_samples),
                 **self._parts(run.sharing(backbone) if backbone else run),
             )

@@ -23,6 +23,7 @@ from rlhf_plugins.engine.packing import set_weights, weights_of
 from rlhf_plugins.engine.partitions import fetch_what_is_read
 from rlhf_plugins.engine.shards import like, optimizer_state, take_main_ones, whole, writing
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.reward_models.composed import has_state
 from rlhf_plugins.trainers import zero
 
 PICKLE, BEST = "training_args.bin", "trained.safetensors"  # files of a model that may be the best
@@ -240,12 +241,7 @@ def _parts(trainer: Any) -> Iterator[tuple[str, Any]]:
     every = {**named, **{f"regularizer {name}": each for name, each in regularizers.items()}}
     if hasattr(trainer, "monitors"):
         every["monitors"] = trainer.monitors
-    yield from ((name, part) for name, part in every.items() if _has_state(part))
-
-
-def _has_state(part: Any) -> bool:
-    """Whether a part has a state; a reward that is a model has none, since it is not trained."""
-    return hasattr(part, "state_dict") and not isinstance(getattr(part, "function", None), torch.nn.Module)
+    yield from ((name, part) for name, part in every.items() if has_state(part))
 
 
 def _watched(monitors: Any) -> State:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ import torch
 from renumbered import renumbered
 
 from rlhf_plugins.components.reward import Gold, Implicit, Model, Python, Weighted, register_reward
+from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Data, GoldReward, Samples
 from rlhf_plugins.contract.run import Base, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Generator, Reward
 from rlhf_plugins.engine.policy import open_policy
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.reward_models.handle import reward_handle
 from rlhf_plugins.run.stage_run import StageRun
 from rlhf_plugins.testing import tiny_base
 
@@ -67,6 +69,42 @@ def test_weighted_sources_are_summed_each_on_its_own_scale() -> None:
     run = run_with(lambda prompt, _: {"total": len(prompt)})
     assert Weighted(parts=(Gold(), Length())).build(run)(SAMPLES).reward.tolist() == [2 + 4, 3 + 0]
     assert Weighted(parts=(Gold(), Length()), weights=[2.0, -0.5]).build(run)(SAMPLES).reward.tolist() == [4 - 2, 6 - 0]
+
+
+@dataclass(frozen=True)
+class Counting(Reward):
+    """A reward whose state is how often it was asked."""
+
+    def build(self, run: Run) -> Any:
+        """It gives that number."""
+        return Counted()
+
+
+class Counted:
+    """What it builds."""
+
+    asked = 0
+
+    def __call__(self, samples: Samples) -> Prediction:
+        self.asked += 1
+        return Prediction(torch.full((len(samples.responses),), float(self.asked)))
+
+    def state_dict(self) -> dict[str, int]:
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.asked = state["asked"]
+
+
+@pytest.mark.parametrize(
+    "made", [Weighted(parts=(Length(), Counting())), Weighted(parts=(Weighted(parts=(Counting(), Length())),))]
+)
+def test_a_weighted_reward_keeps_the_state_of_its_parts(made: Reward) -> None:
+    first, second = (reward_handle(made.build(run_with(None))) for _ in range(2))
+    for _ in range(3):
+        last = first(SAMPLES).reward
+    second.load_state_dict(first.state_dict())
+    assert second(SAMPLES).reward.tolist() == (last + 1).tolist()
 
 
 def test_each_weighted_source_is_known_by_its_own_name() -> None:

@@ -15,7 +15,7 @@ from rlhf_plugins import Features, Resources, RlhfError, RunError, Situation, co
 from rlhf_plugins.forecast import advice, cards
 from rlhf_plugins.forecast.cards import STARTED, Card, card, smallest
 from rlhf_plugins.forecast.forecast import CONTEXT, RESERVED, Forecast, StageForecast
-from rlhf_plugins.forecast.traces import ADAMW, STATES
+from rlhf_plugins.forecast.traces import state_bytes
 from rlhf_plugins.forecast.words import lines, warnings
 from rlhf_plugins.recipe.check import load_recipe
 
@@ -149,6 +149,9 @@ def test_cards_by_name_and_by_memory() -> None:
     assert card("RTX 4090") == card("NVIDIA GeForce RTX 4090") == cards.CARDS["rtx4090"]
     assert card("12GB").bytes == card("12GiB").bytes == card("12288MiB").bytes == 12 * GIB
     assert card("NVIDIA RTX 6000 Ada Generation").bytes == 48 * GIB
+    assert card("NVIDIA A100-SXM4-40GB") == card("A100 40GB PCIe") == cards.CARDS["a10040gb"]
+    assert card("NVIDIA A100 80GB PCIe") == card("a100")
+    assert card("NVIDIA H100 80GB HBM3") == card("h100")
     assert (card("RTX 4090").bytes, card("GeForce RTX 4090 Laptop GPU").bytes) == (24564 * 2**20, 16 * GIB)
     assert [card(f"rtx{name}").bytes // GIB for name in ("4070ti", "4080super", "5070ti", "a2000")] == [12, 16, 16, 6]
     assert not card("rtx2080ti").bf16
@@ -185,7 +188,7 @@ def test_an_optimizers_bytes_are_those_of_its_name() -> None:
     """By names of transformers: two moments of AdamW, three of AdEMAMix, in 4, 8 or 32 bits."""
     known = {"adamw_torch_4bit": 1, "adamw_torch_8bit": 2, "paged_adamw_8bit": 2, "paged_ademamix_8bit": 3}
     known |= {"adamw_torch": 8, "adamw_torch_fused": 8, "paged_adamw_32bit": 8, "paged_ademamix_32bit": 12, "sgd": 0}
-    assert {name: STATES.get(name, ADAMW) for name in known} == known
+    assert {name: state_bytes(name) for name in known} == known
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,20 @@ import pytest
 from rlhf_plugins import RunError
 from rlhf_plugins.forecast.cards import card
 from rlhf_plugins.forecast.forecast import forecast
-from rlhf_plugins.forecast.several import BESIDE, BUCKETS, GATHERED, WHOLE, Bytes, Cards, Shape, per_card, sent, spread
+from rlhf_plugins.forecast.several import (
+    BESIDE,
+    BUCKETS,
+    GATHERED,
+    STRATEGIES,
+    WHOLE,
+    Bytes,
+    Cards,
+    Shape,
+    _refused,
+    per_card,
+    sent,
+    spread,
+)
 from rlhf_plugins.recipe.assemble import Assembled
 from rlhf_plugins.recipe.check import load_recipe
 
@@ -83,6 +97,20 @@ def test_what_a_run_refuses_has_no_verdict() -> None:
     found, traffic = spread(forecast(recipe, card("24GB")), recipe, Cards(2, "fsdp"))
     assert [one.verdict for one in found.stages] == ["a run refuses a quantized base under fsdp", "fits"]
     assert not traffic
+
+
+@pytest.mark.parametrize(
+    ("shards", "zero", "refused"),
+    [
+        (True, False, ["zero2", "zero3"]),
+        (False, True, ["fsdp", "zero3"]),
+        (False, False, ["fsdp", "zero2", "zero3"]),
+        (True, True, []),
+    ],
+)
+def test_what_a_stage_was_not_tried_with_is_refused(shards: bool, zero: bool, refused: list[str]) -> None:
+    stage = SimpleNamespace(shards=shards, zero=zero)
+    assert [strategy for strategy in STRATEGIES if _refused(stage, False, Cards(2, strategy))] == refused
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import trl
 from datasets import Dataset
 from marks import slow
 from torch.profiler import ProfilerActivity, profile
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Lfm2Config, Qwen3Config, Qwen3ForCausalLM
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.contract.workload import Work
@@ -116,6 +116,17 @@ def test_layers_are_extrapolated_exactly(
     setting = Setting(build, torch.bfloat16 if trains else None, "adamw" if trains else None)
     whole, extrapolated = (traced(config, work, setting, few) for few in (10, None))
     assert sum(extrapolated.values()) == pytest.approx(sum(whole.values()), rel=0.002)
+
+
+def test_a_first_trace_without_other_layers_that_learn_is_extrapolated() -> None:
+    """Of three layers the last alone is attention, which the adapter is on; of six the backward pass reaches others."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    kinds = ["conv", "conv", "full_attention"] * 4
+    config = Lfm2Config(**sizes, num_hidden_layers=12, layer_types=kinds, vocab_size=500)
+    build = Build(None, Adapter(target_modules=["q_proj", "v_proj"]), torch.bfloat16, trains=True, checkpointing=False)
+    setting = Setting(build, torch.bfloat16, "adamw")
+    whole, extrapolated = (traced(config, TRAINED, setting, few) for few in (12, None))
+    assert sum(extrapolated.values()) == pytest.approx(sum(whole.values()), rel=0.02)
 
 
 def test_a_step_of_all_tensors_at_once_has_roots_of_moments_beside() -> None:

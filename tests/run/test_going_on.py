@@ -47,7 +47,7 @@ KINDS = ("PPO", "preference", "reward model")  # of trainers; the other stages v
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """In the place of the end of the process."""
 
 
 def kill_at(step: int, patch: pytest.MonkeyPatch) -> None:
