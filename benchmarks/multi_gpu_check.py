@@ -234,7 +234,8 @@ def _weights(one: Path, several: Path) -> dict[str, float]:
         ours, theirs = load_file(file), load_file(other)
         largest = max(float(each.abs().max()) for each in ours.values())
         far = max(float((theirs[name] - ours[name]).abs().max()) for name in ours) / largest
-        found[file.parts[-3]] = max(far, found.get(file.parts[-3], 0.0))
+        stage = file.parts[-3].partition("-")[2]
+        found[stage] = max(far, found.get(stage, 0.0))
     return found
 
 
