@@ -261,10 +261,7 @@ def test_the_launcher_names_a_process_that_was_killed(tmp_path: Path, place: str
 
 
 PACKED = f"""\
-base: base
-adapter: {{r: 2, target_modules: [q_proj, v_proj]}}
-data: {{format: preference, source: pairs.jsonl, test_source: held_out.jsonl}}
-stages:
+{RECIPE.partition("  - stage")[0]}\
   - stage: sft
     from: base
     trainer: {{{TRAINER}, per_device_train_batch_size: BATCH, packing: true, max_length: 24}}
