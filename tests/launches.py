@@ -1,22 +1,64 @@
-"""Counts what would be launched on a GPU."""
+"""Counts what would be launched on a GPU, and the bytes that it would move."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "_scaled_dot_product")  # how their names begin
+UNWRITTEN = ("empty", "new_empty")
+WRITES_OVER = {"copy_", "fill_", "zero_"}
+PICKS = {"embedding", "gather", "index", "index_select"}
 
 
 class Launches(TorchDispatchMode):
-    """Counts operations that compute anything, and the casts of floating-point numbers among them."""
+    """Counts operations that compute anything, the casts of floating-point numbers among them, and bytes.
+
+    `bytes` are those that operations other than matrix products and attention read and write: each tensor that an
+    operation is given, once, and each that it makes or changes. An expanded dimension is read once, rows that an
+    index picks are read as often as they are picked, and what is only written over is not read. Views, and tensors
+    that are made without being written, move nothing. On a GPU caches may save some of it; nothing else does.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.all, self.casts = 0, 0
+        self.all, self.casts, self.bytes = 0, 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.all += not func.is_view
         if func is torch.ops.aten._to_copy.default:
             self.casts += args[0].is_floating_point() and (kwargs or {}).get("dtype") not in (None, args[0].dtype)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        self.bytes += _moved(func, _tensors((args, kwargs)), _tensors(result))
+        return result
+
+
+def _moved(func: Any, given: list[Tensor], made: list[Tensor]) -> int:
+    name = func.overloadpacket.__name__
+    if name.startswith((*PRODUCTS, *UNWRITTEN)) or _is_view(func, given, made):
+        return 0
+    if name in PICKS:
+        given = [*given[1:], *made]
+    elif name in WRITES_OVER:
+        given = given[1:]
+    return sum(map(_bytes, given)) + sum(map(_bytes, made))
+
+
+def _is_view(func: Any, given: list[Tensor], made: list[Tensor]) -> bool:
+    """Also of operations that are not declared to be one, such as `_unsafe_view`."""
+    storages = {each.untyped_storage()._cdata for each in given}
+    return not func._schema.is_mutable and any(each.untyped_storage()._cdata in storages for each in made)
+
+
+def _tensors(found: Any) -> list[Tensor]:
+    return list({id(each): each for each in tree_leaves(found) if isinstance(each, Tensor)}.values())
+
+
+def _bytes(tensor: Tensor) -> int:
+    """That have an address of their own."""
+    own = [size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride]
+    return tensor.element_size() * torch.Size(own).numel() * bool(tensor.numel())
