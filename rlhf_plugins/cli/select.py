@@ -45,6 +45,10 @@ OPTIONS: dict[str, tuple[Any, Any]] = {  # name -> how typer reads it, and its d
         Annotated[bool, typer.Option("--no-sampling", help="Load no base to see if it would write the responses.")],
         False,
     ),
+    "trial": (
+        Annotated[float | None, typer.Option(min=1.0, help="Seconds for each training, to time it on this machine.")],
+        None,
+    ),
     "out": (Annotated[Path, typer.Option(help="The recipe to write.")], Path("selected.yaml")),
     "as_json": (Annotated[bool, typer.Option("--json", help="Print the answer for other programs.")], False),
 }
@@ -54,12 +58,14 @@ RESOURCES = ("vram", "hours", "online", "live_reward", "staged", "latency", "upd
 def select(**given: Any) -> None:
     """Rank DPO, IPO and PPO for preferences and resources, with reasons and costs, and write the recipe of the first.
 
-    Costs are of the trainings of each algorithm on the base: steps, tokens and peak memory. Nothing is trained;
-    the base that is named is sampled, to see whether the rows' responses are its own.
+    Costs are of the trainings of each algorithm on the base: steps, tokens and peak memory. Nothing is trained but for
+    --trial, which says how long they take; the base that is named is sampled, to see whether the rows' responses are
+    its own.
     """
     from rlhf_plugins.run import selecting
 
-    found = selecting.select(_data(given), _resources(given), given["selector"], given["base"], not given["unsampled"])
+    words = (given["selector"], given["base"], not given["unsampled"], given["trial"])
+    found = selecting.select(_data(given), _resources(given), *words)
     selecting.write(found.recipe, found.choices[0], given["out"])
     if given["as_json"]:
         echo_whole(json.dumps(found.json(), indent=2))

@@ -70,7 +70,8 @@ class Situation:
         algorithms: by name.
         stages: of each, where it may be trained.
         costs: of each, so far as they are known before it trains: `steps` of its optimizers, `sequences` (prompts with
-            a response, trained on or sampled), their `tokens` and `flops`, all about, and the forecast `peak_bytes`.
+            a response, trained on or sampled), their `tokens` and `flops`, all about, the forecast `peak_bytes`, and
+            `seconds` where a trial timed them.
     """
 
     features: Features

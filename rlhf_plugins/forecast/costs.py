@@ -15,7 +15,7 @@ from rlhf_plugins.forecast.cards import Card
 from rlhf_plugins.forecast.forecast import flops_of_stage, of_stage
 from rlhf_plugins.forecast.shapes import configuration
 from rlhf_plugins.recipe.course import of_stages
-from rlhf_plugins.report.words import count, flops, memory
+from rlhf_plugins.report.words import count, duration, flops, memory
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
@@ -124,5 +124,6 @@ def in_words(cost: Mapping[str, float]) -> str:
     counts = [f"{count(cost[name])} {name}" for name in ("steps", "sequences", "tokens") if name in cost]
     peak = [f"a forecast peak of {memory(int(cost['peak_bytes']))}"] if "peak_bytes" in cost else []
     counts += [f"{flops(cost['flops'])} FLOPs"] if "flops" in cost else []
+    taken = [f"{duration(cost['seconds'])} by a trial on this machine"] if "seconds" in cost else []
     spent = [f"{flops(cost['spent_flops'])} FLOPs spent on choosing"] if "spent_flops" in cost else []
-    return ", ".join([*(["about " + ", ".join(counts)] if counts else []), *peak, *spent]) or "not known"
+    return ", ".join([*(["about " + ", ".join(counts)] if counts else []), *peak, *taken, *spent]) or "not known"

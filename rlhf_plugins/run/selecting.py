@@ -18,17 +18,19 @@ from rlhf_plugins.data.features import features
 from rlhf_plugins.engine.progress import line
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.off_policy import off_policy, tried
-from rlhf_plugins.forecast.costs import card_of, in_words
+from rlhf_plugins.forecast.costs import Costs, card_of, in_words
 from rlhf_plugins.forecast.ranking import ranked
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.candidates import ALGORITHMS, candidates, in_a_recipe, with_trainer, within
 from rlhf_plugins.registry.registry import registry
-from rlhf_plugins.run.pricing import memory_warnings, priced
+from rlhf_plugins.run.pricing import Priced, memory_warnings, priced
+from rlhf_plugins.run.timing import timed
 from rlhf_plugins.sandbox import POLICY
 
 SANDBOX = "sandbox"
 DEFAULT = "Qwen/Qwen3-0.6B"
 TRAINER = {"learning_rate": 1e-5, "per_device_train_batch_size": 8}
+UNTIMED = "seconds: nothing was timed; --base NAME --trial 20 makes each training for 20 s on this machine"
 OF_SANDBOX = {"learning_rate": 5e-4, "per_device_train_batch_size": 64}
 
 
@@ -60,6 +62,7 @@ def select(
     selector: str | Mapping[str, Any] = "rules",
     base: str | None = None,
     samples: bool = True,
+    trial: float | None = None,
 ) -> Selected:
     """Ranks the algorithms for the rows of a recipe's `data` block.
 
@@ -70,12 +73,13 @@ def select(
         base: of the recipe, of whose shape and tokens the costs are; None: the sandbox's policy for its own rows, else
             the one of the bundled recipes, of which nothing is loaded.
         samples: of the base, where it is known, to see whether the rows are its own.
+        trial: seconds for which each training is made on this machine, to know how long all of it takes; None: none.
 
     Raises:
         DataError: the rows cannot be read, or nothing is preferred.
         PluginError: the selector, or one of its options, is unknown.
         RecipeError: the recipe would have a fault, such as a base that is not there.
-        RunError: the selector needs a run, or no algorithm can do what is asked.
+        RunError: the selector needs a run, a trial a base, or no algorithm can do what is asked.
     """
     own = data.get("format") == SANDBOX
     loader = component("data_format", {"use": data["format"], **{k: v for k, v in data.items() if k != "format"}})
@@ -89,20 +93,34 @@ def select(
         each["stages"] += evaluate if own or any(s["stage"] == "reward_model" for s in each["stages"]) else []
     card = card_of(asked.vram)
     reads_base = bool(base) or own
+    if trial is not None and not reads_base:
+        raise RunError("--trial: trains the base, and none is named; add --base")
     found = priced(recipes, rows, card, reads_base)
     seen, unseen = features(rows), ["not seen: off_policy: the base was not asked"]
     if samples and reads_base:
         seen, unseen = with_own(seen, recipes["dpo"], rows)
-    costs = {algorithm: one.costs for algorithm, one in found.items()}
+    costs = _with_seconds(found, rows, trial)
     choices = ranked(judge, Situation(seen, asked, tuple(ALGORITHMS)), costs)
     if not choices[0].possible:
         raise RunError("\n".join(f"{c.algorithm}: {'; '.join(c.reasons)}" for c in choices))
-    unknown = dict.fromkeys(f"not known: {why}" for one in found.values() for why in one.costs.unknown)
+    unknown = dict.fromkeys(f"not known: {why}" for one in costs.values() for why in one.unknown)
     recipe = found[choices[0].algorithm].recipe
     if evaluate and recipe["stages"][-1]["stage"] != "evaluate":
         recipe = {**recipe, "stages": [*recipe["stages"], *evaluate]}
     notes = (*unseen, *unknown, *_endings(recipe), *unevaluated, *memory_warnings(recipe, card))
     return Selected(seen, choices, recipe, notes)
+
+
+def _with_seconds(found: Mapping[str, Priced], rows: Data, trial: float | None) -> dict[str, Costs]:
+    """The costs of each algorithm, with seconds where a trial times them, and else with why there are none."""
+    if trial is None:
+        return {name: replace(one.costs, unknown=(*one.costs.unknown, UNTIMED)) for name, one in found.items()}
+    sound = {name: one.recipe for name, one in found.items() if not one.costs.refused}
+    took, costs = timed(sound, rows, trial), {name: one.costs for name, one in found.items()}
+    for name, own in took.items():
+        known = {**costs[name].known, **({} if own.seconds is None else {"seconds": own.seconds})}
+        costs[name] = replace(costs[name], known=known, unknown=(*costs[name].unknown, *[own.why] * bool(own.why)))
+    return costs
 
 
 def with_own(seen: Features, recipe: Mapping[str, Any], rows: Data) -> tuple[Features, list[str]]:
@@ -151,9 +169,7 @@ def _selector(given: str | Mapping[str, Any]) -> Selector:
     name = given if isinstance(given, str) else given.get("use")
     if name in registry().names("selector") and hasattr(registry().get("selector", str(name)), "build"):
         asked = f"{{stage: auto, selector: {{use: {name}, ...}}}}"
-        raise RunError(
-            f"selector {name!r} trains to find out, and `rlhf select` trains nothing: run a recipe of {asked}"
-        )
+        raise RunError(f"selector {name!r} trains to find out, which only a run does: run a recipe of {asked}")
     found: Selector = component("selector", given)
     return found
 

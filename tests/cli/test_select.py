@@ -11,6 +11,8 @@ from typer.testing import CliRunner, Result
 
 from rlhf_plugins import Run, Selector, check_recipe
 from rlhf_plugins.cli.app import app
+from rlhf_plugins.run import selecting
+from rlhf_plugins.run.timing import Timed
 
 
 @pytest.fixture
@@ -95,10 +97,28 @@ def test_the_answer_for_programs_has_the_costs_and_what_is_not_known(pairs: str,
     assert "counting the cost of ppo, 3 of 4" in done.stderr
     found = json.loads(done.stdout)
     assert found["choices"][0]["cost"].keys() == {"steps", "sequences", "peak_bytes"}
-    unseen = "not seen: off_policy: the base was not asked"
-    assert found["notes"] == [unseen, "not known: tokens and FLOPs: the tokenizer was not loaded; name a base"]
+    assert found["notes"] == [
+        "not seen: off_policy: the base was not asked",
+        "not known: tokens and FLOPs: the tokenizer was not loaded; name a base",
+        "not known: seconds: nothing was timed; --base NAME --trial 20 makes each training for 20 s on this machine",
+    ]
     assert found["recipe"]["stages"][0]["name"] == "dpo"
     assert found["features"]["noise"] is None
+
+
+def test_a_trial_says_how_long_each_algorithm_takes(
+    pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = {"dpo": Timed(75.0), "ipo": Timed(None, "seconds of ipo: no"), "ppo": Timed(8040.0)}
+    monkeypatch.setattr(selecting, "timed", lambda recipes, rows, seconds: took if seconds == 20 else {})
+    out = tmp_path / "mine.yaml"
+    done = select(pairs, "--base", "sandbox", "--no-sampling", "--trial", "20", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    assert done.output.count(" by a trial on this machine\n") == 2
+    assert ", 2 h 14 min by a trial on this machine\n" in done.output
+    assert "not known: seconds of ipo: no\n" in done.output
+    assert "nothing was timed" not in done.output
+    assert ", 1 min 15 s by a trial on this machine\n" in out.read_text()
 
 
 def test_hours_end_the_trainings_of_the_recipe_and_an_evaluation_follows(pairs: str, tmp_path: Path) -> None:
@@ -155,6 +175,7 @@ def test_a_recipe_computes_fewer_tokens_at_once_where_only_that_fits(pairs: str,
     [
         (("--vram", "1GB"), "is above the GPU's 1 GB"),
         (("--priority", "qualty"), "--priority: unknown 'qualty' (did you mean quality?"),
+        (("--trial", "20"), "--trial: trains the base, and none is named; add --base"),
         (("--online", "maybe"), "--online: yes or no, got 'maybe'"),
         (("--vram", "much"), "--vram: gigabytes such as 12GB, got 'much'"),
         (("--selector", "rule"), "unknown selector 'rule' (did you mean rules?"),

@@ -137,6 +137,7 @@ def test_words() -> None:
     said = "about 1,200 steps, 9,600 sequences, 72,000 tokens, 1.50e12 FLOPs, a forecast peak of 3.0 GiB"
     assert in_words({**counts, "peak_bytes": 3 * 2**30}) == said
     assert in_words({"peak_bytes": 2**20, "spent_flops": 1e9}).endswith(" 1 MiB, 1.00e9 FLOPs spent on choosing")
+    assert in_words({"steps": 3, "seconds": 75.0}) == "about 3 steps, 1 min 15 s by a trial on this machine"
     assert in_words({}) == "not known"
 
 
