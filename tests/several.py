@@ -179,7 +179,8 @@ def generate(self, prompts):
         first = sum(one) * 7 + 5 * seen[tuple(one)] + self.state.global_step
         seen[tuple(one)] += 1
         written.append([3 + (first + 3 * i) % 12 for i in range(1 + first % 5)] + [1] * (first % 2))
-    return ids, written, None, [" ".join(map(str, one)) for one in written]
+    unknown = [[None] * len(one) for one in written]
+    return ids, written, None, [" ".join(map(str, one)) for one in written], unknown
 online.OnlineTrainer._generate = generate
 sys.argv = ["rlhf", "run", "r.yaml", *sys.argv[1:]]
 from rlhf_plugins.cli import main

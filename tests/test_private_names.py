@@ -354,9 +354,9 @@ def test_every_private_name_that_the_engine_uses_is_here() -> None:
 
 def test_generation_returns_what_we_unpack() -> None:
     returned = inspect.getsource(trl.GRPOTrainer._generate).rstrip().rpartition("return ")[2]
-    first = [name.strip() for name in returned.split(",")][:4]
-    assert first == ["prompt_ids", "completion_ids", "tool_mask", "completions"], (
-        f"GRPOTrainer._generate returns {first}..., but `ppo.rollout` unpacks prompts, responses, a mask and texts"
+    first = [name.strip() for name in returned.split(",")][:5]
+    assert first == ["prompt_ids", "completion_ids", "tool_mask", "completions", "logprobs"], (
+        f"GRPOTrainer._generate returns {first}..., but `ppo.rollout` unpacks prompts, responses, texts, nats"
     )
 
 

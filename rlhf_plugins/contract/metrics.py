@@ -48,6 +48,13 @@ LOGGED = {
     "rewards/chosen": Logged("", "beta times the log-ratio to the reference, of chosen responses"),
     "rewards/margins": Logged("", "mean difference of the implicit rewards of a pair"),
     "rewards/rejected": Logged("", "beta times the log-ratio to the reference, of rejected responses"),
+    "sampling/kl": Logged("nats", "KL from what sampled to the policy that learns, per token", "lower"),
+    "sampling/sampling_logp_difference/max": Logged(
+        "nats", "largest difference of what sampled to the policy, of a token"
+    ),
+    "sampling/sampling_logp_difference/mean": Logged(
+        "nats", "mean difference of what sampled to the policy, of a token"
+    ),
     "shaped_reward": Logged("", "mean reward after shaping, and in conversations with that of later turns"),
     "too_few_siblings": Logged("responses", "left out because too few responses to their prompt have a reward"),
     "update_share": Logged("share", "of an update that a constraint of the KL kept", "higher"),

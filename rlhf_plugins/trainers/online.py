@@ -29,6 +29,7 @@ from rlhf_plugins.data.tokens import RowEncoder, encode_prompt, turn_end
 from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.engine.loading import positions, use_fast_paths
+from rlhf_plugins.engine.sampler_log_probs import noted_log_probs
 from rlhf_plugins.engine.sampling import end_tokens
 from rlhf_plugins.engine.shards import gathered
 from rlhf_plugins.errors import DataError, PluginError, RunError
@@ -92,7 +93,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
             asked = ForTRL(handle_of(own.reward), name_of(own.reward), lambda: self._prompt_ids)
             theirs["reward_funcs"] = asked
         self._prompt_ids: list[list[int]] = []  # of what was generated last
-        self._sampler_log_probs: Sequence[Sequence[float | None]] = ()  # of its tokens, where vLLM generated
+        self.sampler_log_probs: list[Sequence[float | None]] = []  # of a rollout's responses, under what sampled them
         super().__init__(**theirs)
         self._policy_tokens = RowEncoder(self._tokenizer, None)  # a reward model that has others reads texts
         if asked is not None:
@@ -272,9 +273,15 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         return self._part(self._place())
 
     def _generate(self, prompts: list[Any]) -> Any:
-        found = super()._generate(prompts)
-        self._prompt_ids, self._sampler_log_probs = found[0], found[4]
-        return found
+        if self.obstacle is not None or not self.model.training:
+            found = super()._generate(prompts)
+            self._prompt_ids = found[0]
+            return found
+        with noted_log_probs(self.model, self.temperature) as noted:
+            found = super()._generate(prompts)
+        self._prompt_ids, ids = found[0], found[1]
+        nats = noted or found[4] or [[None] * len(each) for each in ids]
+        return (*found[:4], [row[: len(each)] for row, each in zip(nats, ids, strict=True)], *found[5:])
 
     def prediction_step(self, *given: Any, **options: Any) -> tuple[Any, Any, Any]:
         """TRL's evaluation of a batch; where components say what is maximised, TRL's loss would be another one."""
@@ -287,6 +294,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         Raises:
             RunError: a monitor stops the training.
         """
+        self.sampler_log_probs.clear()
         with gathered(self.model):
             samples = self._rollouts.sample(self, prompts, dict(columns))
             talks = self._rollouts.conversations(self, samples)
@@ -305,8 +313,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         if self._critic:
             take_over_weights(self)  # of its head, which learned the unit of the returns
         numbers |= self._log.add(rollout, self.state.global_step)
-        if self.use_vllm:
-            numbers |= oversight.of_sampler(processes.joined(processes.gathered(self._sampler_log_probs)), rollout)
+        numbers |= oversight.of_sampler(self.sampler_log_probs, rollout)
         self._note(**(self._theirs.without_these(numbers) if self._theirs else numbers))
         note_completions(self, rollout, self._asked.each[list(rollout.rewards.places)], self.reward_func_names)
         if self._objective.kl is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
@@ -352,12 +353,15 @@ def test_percentiles_by_hand() -> None:
 def test_how_far_another_sampler_is_by_hand() -> None:
     """Of three sampled responses the second was left out; one token has no number, and one row is padded."""
     rollout: Any = SimpleNamespace(
-        policy=torch.tensor([[-1.0, -2.0], [-0.5, 0.0]]),
+        log_probs=torch.tensor([[-1.0, -2.0], [-0.5, 0.0]]),
         mask=torch.tensor([[True, True], [True, False]]),
         rewards=SimpleNamespace(places=(0, 2)),
     )
-    found = oversight.of_sampler([[-1.25, None], [-9.0], [-0.75]], rollout)
-    assert found == {f"{oversight.SAMPLER}/mean": 0.25, f"{oversight.SAMPLER}/max": 0.25}
+    found = oversight.of_sampler([[-1.25, None], [-9.0], [-1.25]], rollout)
+    kl = (math.exp(0.25) - 1 - 0.25 + math.exp(0.75) - 1 - 0.75) / 2
+    assert found == pytest.approx(
+        {"sampling/kl": kl, f"{oversight.SAMPLER}/mean": 0.5, f"{oversight.SAMPLER}/max": 0.75}
+    )
     assert oversight.of_sampler([[None, None], [-9.0], [None]], rollout) == {}
 
 

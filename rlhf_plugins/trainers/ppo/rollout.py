@@ -175,10 +175,11 @@ class Rollouts:
                 found = in_parts.generated_for(trainer, own, prompts[0])
         except TemplateError as error:
             raise RunError(f"the chat template refuses a prompt of this rollout: {error}") from error
-        written = tuple([row for each in found for row in each[i]] for i in (0, 1, 3))
+        written = tuple([row for each in found for row in each[i]] for i in (0, 1, 3, 4))
         cost.add(generated_tokens=sum(map(len, written[1])))
         every = processes.gathered(written)
-        prompt_ids, response_ids, completions = (processes.joined([one[i] for one in every]) for i in range(3))
+        prompt_ids, response_ids, completions, nats = (processes.joined([one[i] for one in every]) for i in range(4))
+        trainer.sampler_log_probs += nats
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         return Samples(prompts, texts, prompt_ids, response_ids, columns)
 
