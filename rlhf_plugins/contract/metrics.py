@@ -48,6 +48,9 @@ LOGGED = {
     "rewards/chosen": Logged("", "beta times the log-ratio to the reference, of chosen responses"),
     "rewards/margins": Logged("", "mean difference of the implicit rewards of a pair"),
     "rewards/rejected": Logged("", "beta times the log-ratio to the reference, of rejected responses"),
+    "sampling/importance_sampling_ratio/max": Logged("", "largest weight of what vLLM sampled"),
+    "sampling/importance_sampling_ratio/mean": Logged("", "mean weight of what vLLM sampled"),
+    "sampling/importance_sampling_ratio/min": Logged("", "smallest weight of what vLLM sampled"),
     "sampling/kl": Logged("nats", "KL from what sampled to the policy that learns, per token", "lower"),
     "sampling/sampling_logp_difference/max": Logged(
         "nats", "largest difference of what sampled to the policy, of a token"

@@ -50,9 +50,5 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
         "vespo_lambda_neg",
         "vespo_lambda_pos",
         "vllm_importance_sampling_cap",
-        "vllm_importance_sampling_clip_max",
-        "vllm_importance_sampling_clip_min",
-        "vllm_importance_sampling_correction",
-        "vllm_importance_sampling_mode",
     }
 )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.trainers.online import OnlineTrainer
     from rlhf_plugins.trainers.ppo.config import OnlineConfig
 
+CORRECTION = "vllm_importance_sampling_correction"
 CONFIG = "rlhf_plugins.trainers.ppo.config.OnlineConfig"
 AS_THEY_ARE = (
     "advantage",
@@ -111,6 +112,7 @@ class Online(
         if (self.abstained == "fallback") != (self.fallback is not None):
             raise ValueError("fallback: a second reward goes with `abstained: fallback`; write both or neither")
         self._check_turns()
+        self._check_correction()
         cut = [name for name, plain in PLAIN.items() if self.trainer.get(name, plain) != plain]
         if self.exploration and cut:
             raise ValueError(f"exploration: with trainer.{cut[0]} something else is sampled; leave one of them out")
@@ -124,6 +126,15 @@ class Online(
             )
         if self.environment and (reason := no_conversations(self.advantage, bool(self.trainer.get("use_vllm")))):
             raise ValueError(f"environment: {reason}")
+
+    def _check_correction(self) -> None:
+        given = [name for name in self.trainer if name.startswith(CORRECTION.removesuffix("correction"))]
+        if given and not self.trainer.get("use_vllm"):
+            raise ValueError(
+                f"trainer.{given[0]}: corrects for what vLLM samples; write use_vllm: true, or leave it out"
+            )
+        if given and not self.trainer.get(CORRECTION):
+            raise ValueError(f"trainer.{given[0]}: nothing is corrected; write {CORRECTION}: true, or leave it out")
 
     def missing(self) -> dict[str, str]:
         """The base of a critic of its own, where it is not there, and a discount of turns that are not."""

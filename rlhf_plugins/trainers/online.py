@@ -43,7 +43,7 @@ from rlhf_plugins.trainers.online_metrics import Updates, note_completions, of_c
 from rlhf_plugins.trainers.online_rewards import ForTRL, OneReward, RewardFunctions, columns_of, name_of
 from rlhf_plugins.trainers.online_state import KeepsRollout
 from rlhf_plugins.trainers.online_way import OnlineOptions, check, objective_of, obstacle_of
-from rlhf_plugins.trainers.ppo import oversight, step
+from rlhf_plugins.trainers.ppo import importance, oversight, step
 from rlhf_plugins.trainers.ppo.constraint import constrain
 from rlhf_plugins.trainers.ppo.critic import Critic, without_critic
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
@@ -313,7 +313,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         if self._critic:
             take_over_weights(self)  # of its head, which learned the unit of the returns
         numbers |= self._log.add(rollout, self.state.global_step)
-        numbers |= oversight.of_sampler(self.sampler_log_probs, rollout)
+        numbers |= importance.compared(self.sampler_log_probs, rollout, self._objective.correction)
         self._note(**(self._theirs.without_these(numbers) if self._theirs else numbers))
         note_completions(self, rollout, self._asked.each[list(rollout.rewards.places)], self.reward_func_names)
         if self._objective.kl is not None:

@@ -15,6 +15,7 @@ from rlhf_plugins.data.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import unusual_launch
 from rlhf_plugins.trainers.ppo.dropout import dropout
+from rlhf_plugins.trainers.ppo.importance import Correction
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,
     Exploration,
@@ -137,6 +138,7 @@ def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback:
         alike=own.reduction is None and args.loss_type == "dapo",
         kl=own.kl or term,
         weighs_kl=own.kl is None and args.use_bias_correction_kl,
+        correction=Correction.of(args),
         shaping=[shape.acting() for shape in own.shaping],
         value=own.value or Value(),
         entropy_coef=args.entropy_coef,
@@ -176,8 +178,6 @@ def _obstacles(trainer: Any, given: Mapping[str, Any], own: OnlineOptions) -> It
         yield "the auxiliary loss of a mixture of experts"
     yield from _of_the_loss(args, own)
     yield from (f"{k}={getattr(args, k)!r}" for k, off in THEIRS_ALONE.items() if getattr(args, k) not in (off, None))
-    if args.use_vllm and args.vllm_importance_sampling_correction:
-        yield "vllm_importance_sampling_correction=True"
     if args.steps_per_generation % args.gradient_accumulation_steps:
         yield "an optimizer step that learns from several rollouts"
     yield from unusual_launch(trainer)

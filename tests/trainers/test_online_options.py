@@ -13,6 +13,7 @@ import trl
 
 from rlhf_plugins.stages.online import UNREAD
 from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.ppo.importance import Correction
 from rlhf_plugins.trainers.ppo.rollout import Rollouts
 
 GRPO, MADE = trl.GRPOTrainer, trl.GRPOTrainer.__init__
@@ -40,6 +41,10 @@ READ: dict[str, tuple[Callable[..., Any], str]] = {  # by what, in which words
     "vllm_enable_sleep_mode": (MADE, "args.vllm_enable_sleep_mode"),
     "vllm_gpu_memory_utilization": (MADE, "args.vllm_gpu_memory_utilization"),
     "vllm_group_port": (MADE, "args.vllm_group_port"),
+    "vllm_importance_sampling_clip_max": (Correction.of, "args.vllm_importance_sampling_clip_max"),
+    "vllm_importance_sampling_clip_min": (Correction.of, "args.vllm_importance_sampling_clip_min"),
+    "vllm_importance_sampling_correction": (Correction.of, "args.vllm_importance_sampling_correction"),
+    "vllm_importance_sampling_mode": (Correction.of, "args.vllm_importance_sampling_mode"),
     "vllm_max_model_length": (MADE, "args.vllm_max_model_length"),
     "vllm_mode": (MADE, "args.vllm_mode"),
     "vllm_model_impl": (MADE, "args.vllm_model_impl"),

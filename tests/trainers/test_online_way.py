@@ -63,8 +63,7 @@ def test_the_page_has_each_argument_and_each_field_once() -> None:
 def test_the_page_names_what_goes_trls_way() -> None:
     own = {f.name for f in dataclasses.fields(trl.GRPOConfig)} - {f.name for f in dataclasses.fields(TrainingArguments)}
     theirs = {name for name, way in WAYS.items() if way == "TRL's way"}
-    vllm = {name for name in own if name.startswith("vllm_importance_sampling")}
-    assert theirs & own == TRLS_ALONE.keys() | NOT_HERE | vllm
+    assert theirs & own == TRLS_ALONE.keys() | NOT_HERE
     assert theirs >= LAUNCHED.keys() | {"tools", "rollout_func", "environment_factory", "deepspeed", "fsdp"}
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
 from math import log
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +25,6 @@ from rlhf_plugins.engine.loading import load_causal
 from rlhf_plugins.errors import ComponentError, PluginError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.online import OnlineTrainer
-from rlhf_plugins.trainers.ppo import oversight
 from rlhf_plugins.trainers.ppo.models import mixed
 from rlhf_plugins.trainers.ppo.options import Exploration, Oversight, Table
 from rlhf_plugins.trainers.ppo.oversight import percentiles
@@ -348,21 +345,6 @@ def test_percentiles_by_hand() -> None:
     assert found == pytest.approx(
         {"length_p5": 0.2, "length_p25": 1, "length_p50": 2, "length_p75": 3, "length_p95": 3.8}
     )
-
-
-def test_how_far_another_sampler_is_by_hand() -> None:
-    """Of three sampled responses the second was left out; one token has no number, and one row is padded."""
-    rollout: Any = SimpleNamespace(
-        log_probs=torch.tensor([[-1.0, -2.0], [-0.5, 0.0]]),
-        mask=torch.tensor([[True, True], [True, False]]),
-        rewards=SimpleNamespace(places=(0, 2)),
-    )
-    found = oversight.of_sampler([[-1.25, None], [-9.0], [-1.25]], rollout)
-    kl = (math.exp(0.25) - 1 - 0.25 + math.exp(0.75) - 1 - 0.75) / 2
-    assert found == pytest.approx(
-        {"sampling/kl": kl, f"{oversight.SAMPLER}/mean": 0.5, f"{oversight.SAMPLER}/max": 0.75}
-    )
-    assert oversight.of_sampler([[None, None], [-9.0], [None]], rollout) == {}
 
 
 def test_a_chat_template_that_refuses_gives_one_line(bases: Bases, tmp_path: Path) -> None:

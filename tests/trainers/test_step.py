@@ -57,7 +57,8 @@ def micro_batch(rows: list[int], mask: Tensor) -> Any:
 def test_the_loss_by_hand() -> None:
     """Three tokens with A = 1, 1 and -1 and ratios 2, 1 and 1/2 at epsilon = 1/2: the first is cut off at 3/2."""
     mask, ones = tensor([[True, True], [True, False]]), torch.ones(2, 2)
-    known = {"log_probs": 0 * ones, "reference": 0 * ones, "values": 0 * ones, "returns": ones, "kl_coef": 0.1}
+    known: dict[str, Any] = {"log_probs": 0 * ones, "reference": 0 * ones, "values": 0 * ones, "returns": ones}
+    known |= {"kl_coef": 0.1, "importance": None}
     rollout: Any = SimpleNamespace(advantages=tensor([[1.0, 1], [-1, 0]]), **known)
     rollout.value_unit = Unit(0.5, 2.0)
     rollout.token_weights = token_weights([tensor([0, 1])], mask)

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 
 import trl
 
+from rlhf_plugins.trainers.ppo.importance import Correction
+
 
 @dataclass
 class OnlineConfig(trl.GRPOConfig):
     """GRPOConfig that allows `num_generations: 1`, since not every estimator compares responses to one prompt.
 
-    TRL raises near the end of its checks, after everything else is set; the checks after it are about vLLM's own
-    log-probabilities, which are not used here.
+    TRL raises near the end of its checks, after everything else is set; the checks after it are about corrections for
+    vLLM, which are checked here.
     """
 
-    vllm_importance_sampling_correction: bool = False  # log-probabilities are the policy's own
+    vllm_importance_sampling_correction: bool = False  # True in TRL
 
     def __post_init__(self) -> None:
         self._check()
@@ -35,6 +37,7 @@ class OnlineConfig(trl.GRPOConfig):
                 f"gradient_accumulation_steps: {self.gradient_accumulation_steps} does not divide "
                 f"steps_per_generation: {self.steps_per_generation}, but an optimizer step learns from one rollout"
             )
+        Correction.of(self)
 
     def _check(self) -> None:
         """Raises ValueError for a number that TRL would accept, and fail on later without naming the option."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples
     from rlhf_plugins.contract.run_kinds import EnvironmentFunction
     from rlhf_plugins.trainers.monitoring import Monitors
+    from rlhf_plugins.trainers.ppo.importance import Correction
 
 PLAIN = {  # options of sampling that leave the policy's distribution as it is
     "top_p": 1.0,
@@ -124,6 +125,7 @@ class Objective:
     abstains: bool = True  # whether the reward may abstain; the responses are then left out
     fallback: Callable[[Samples], Prediction] | None = None  # scores the responses for which `score` abstains
     weighs_kl: bool = False  # whether KL in the loss is times r, which makes it unbiased (DeepSeek-AI 2025, V3.2)
+    correction: Correction | None = None  # for another sampler than the policy
     alike: bool = False  # tokens weigh alike in all minibatches of a rollout: 1 / their mean number in a minibatch
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.rollout import Experience
 
 SAMPLES = "samples.jsonl"
-SAMPLER, SAMPLER_KL = "sampling/sampling_logp_difference", "sampling/kl"
 
 
 def rows(samples: Samples, places: Sequence[int], **numbers: Tensor | None) -> list[Row]:
@@ -122,31 +121,6 @@ def percentiles(name: str, values: Tensor) -> dict[str, float]:
         percentile(name, rank): value
         for rank, value in zip(PERCENTILES, values.float().quantile(ranks).tolist(), strict=True)
     }
-
-
-def of_sampler(log_probs: Sequence[Sequence[float | None]], rollout: Experience) -> dict[str, float]:
-    """How far what sampled is from what learns: their KL per token in nats, and how far log-probabilities are apart.
-
-    KL(q || p) is the mean of p/q - 1 - log p/q over the tokens (k3 of Schulman 2020), with q under what sampled and p
-    as the learning pass computes it. Differences have the names that TRL gives them.
-
-    Args:
-        log_probs: of the tokens of all responses that were sampled, in nats; None where it gave none.
-        rollout: of those that are learned from.
-    """
-    own, pairs = rollout.log_probs.tolist(), zip(rollout.rewards.places, rollout.mask.sum(1).tolist(), strict=True)
-    apart = [
-        ours - theirs
-        for row, (place, length) in enumerate(pairs)
-        for ours, theirs in zip(own[row][:length], log_probs[place], strict=True)
-        if theirs is not None
-    ]
-    if not apart:
-        return {}
-    log_ratio = torch.tensor(apart, dtype=torch.float64)
-    found = {SAMPLER_KL: (log_ratio.expm1() - log_ratio).mean()}
-    found |= {f"{SAMPLER}/mean": log_ratio.abs().mean(), f"{SAMPLER}/max": log_ratio.abs().max()}
-    return {name: number.item() for name, number in found.items()}
 
 
 def step_of(rollout: Experience, updates: Mapping[str, Sequence[float]], numbers: Mapping[str, float]) -> Step:

@@ -107,6 +107,7 @@ class Experience:
     loss_weights: Tensor | None  # (B, T) the same in the reduction; None where it is no weighted sum
     steps: tuple[Tensor, ...]  # rows (b,) of each training step of an epoch, of all processes
     parts: tuple[tuple[MicroBatch, ...], ...]  # what each training step computes, of this one
+    importance: Tensor | None = None  # (B, T) or (B, 1) weights of losses, where what sampled is corrected for
     first: Outputs | None = None  # of the only micro-batch, with their graph, until its first loss used them
 
     @property

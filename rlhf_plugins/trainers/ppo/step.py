@@ -28,8 +28,9 @@ FAR = 100.0  # larger than losses of tokens usually are
 def loss(outputs: Outputs, part: MicroBatch, rollout: Experience, aim: Objective) -> tuple[Tensor, dict[str, float]]:
     """What a micro-batch adds to the loss of its minibatch, and to the numbers that are logged of it.
 
-    policy loss (+ coef KL, where it is in the loss) - entropy_coef entropy + value.coef value loss, whose values and
-    returns are in deviations of all returns so far: the loss has the same gradient whatever the reward's unit.
+    policy loss (times the importance weight, where another policy sampled) (+ coef KL, where it is in the loss)
+    - entropy_coef entropy + value.coef value loss, whose values and returns are in deviations of all returns so far:
+    the loss has the same gradient whatever the reward's unit.
     """
     mask = part.batch.response_mask()  # (b, t)
 
@@ -42,6 +43,8 @@ def loss(outputs: Outputs, part: MicroBatch, rollout: Experience, aim: Objective
     log_ratio, advantages = outputs.log_probs - known(rollout.log_probs), known(rollout.advantages)
     losses = aim.policy_loss(log_ratio, advantages)  # (b, t)
     cut_off = without_gradient(losses, log_ratio) & (advantages != 0)
+    if rollout.importance is not None:
+        losses = losses * known(rollout.importance)
     kl = None
     if aim.kl is not None and rollout.reference is not None:
         kl = aim.kl(outputs.log_probs - known(rollout.reference)).on_loss
