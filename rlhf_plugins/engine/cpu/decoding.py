@@ -1,4 +1,4 @@
-"""A loop of generation that never copies the cache, and draws one random number per token. It knows no prompts."""
+"""A loop of generation that computes a prompt once, never copies the cache, and draws one number a token."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.generation import GenerationMode
 
 from rlhf_plugins.engine import DECODING
+from rlhf_plugins.engine.cpu.shared_prompts import compute_shared
 from rlhf_plugins.errors import RunError
 
 
@@ -52,9 +53,9 @@ def decode(
     `generate(custom_generate=decode)` calls it, and prepares all its arguments.
     """
     inputs = {name: given for name, given in inputs.items() if name not in ("synced_gpus", "streamer")}
+    new_tokens = 1 if compute_shared(model, input_ids, inputs) else None  # that the model has not computed; None: all
     _preallocate(inputs.get("past_key_values"), stopping_criteria.max_length)
     unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
-    new_tokens = None  # tokens that the model has not computed: at first all
     while unfinished.any():
         given = model.prepare_inputs_for_generation(
             input_ids, next_sequence_length=new_tokens, is_first_iteration=new_tokens is None, **inputs
@@ -87,6 +88,8 @@ def draw_tokens(scores: Tensor, generator: torch.Generator | None = None) -> Ten
 class PreallocatedLayer(DynamicLayer):
     """Keys and values (B, heads, tokens, width) in memory allocated for all tokens, which transformers copies."""
 
+    keys: Tensor
+    values: Tensor
     capacity = 0  # tokens
     _memory: tuple[Tensor, ...] = ()
 
@@ -96,7 +99,11 @@ class PreallocatedLayer(DynamicLayer):
         end = start + key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if not self._memory:
             self._memory = tuple(_allocated(new, max(end, self.capacity)) for new in (key_states, value_states))
+            for memory, known in zip(self._memory, (self.keys, self.values), strict=True):
+                if start:
+                    memory[..., :start, :] = known
         for memory, new in zip(self._memory, (key_states, value_states), strict=True):
             memory[..., start:end, :] = new
         self.keys, self.values = (memory[..., :end, :] for memory in self._memory)
@@ -110,6 +117,6 @@ def _allocated(like: Tensor, tokens: int) -> Tensor:
 def _preallocate(cache: Any, tokens: int | None) -> None:
     """Gives the layers of a cache that would be copied at every token memory for all tokens."""
     for layer in getattr(cache, "layers", ()):
-        if type(layer) is DynamicLayer and not layer.is_initialized and tokens:
+        if type(layer) is DynamicLayer and tokens:
             layer.__class__ = PreallocatedLayer
             layer.capacity = tokens
