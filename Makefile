@@ -77,6 +77,8 @@ bench-pages: $(READY)  ## run the scripts of docs/benchmarks that need no GPU an
 	$(BIN)/python plugins/rlhf-watch/benchmarks/alarms.py --clean 300 --fresh 100 --seed 0
 	$(BIN)/python plugins/rlhf-watch/benchmarks/gap_variants.py --clean 300 --hacked 100 --seed 0
 	$(BIN)/python plugins/rlhf-watch/benchmarks/trained_alarms.py --clean 7 --hacked 14
+	$(BIN)/python -m rlhf_bench.trained runs/trained.json runs/trained
+	cp runs/trained.json docs/benchmarks/trained.json
 	$(BIN)/python -m rlhf_bench.facts docs/benchmarks
 
 SUITES := three_ways more_ways strengths overfit stability frontier hybrids more_hybrids

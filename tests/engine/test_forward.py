@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from torch import Tensor
 from rlhf_plugins.data.branches import Layout, PromptBranches
 from rlhf_plugins.engine import probing
 from rlhf_plugins.engine.attention import packed_mask
-from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
+from rlhf_plugins.engine.forward import probe_ids, sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
 
@@ -310,3 +311,14 @@ def test_what_is_saved_loads_without_us(causal: Causal, tmp_path: Path) -> None:
     assert layout_of(model) is Layout.PACKED
     model.save_pretrained(tmp_path)
     assert "rlhf" not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize(("size", "first"), [(3, [0, 1, 0]), (4, [0, 1, 2]), (7, [0, 1, 2]), (9, [5, 6, 7])])
+def test_a_trial_has_tokens_of_a_small_vocabulary_and_its_last_differs_from_its_first(
+    size: int, first: list[int]
+) -> None:
+    config = SimpleNamespace(vocab_size=size)
+    ids = probe_ids(SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: config)), 8)
+    assert ids[:3] == first
+    assert max(ids) < size
+    assert ids[-1] != ids[0]

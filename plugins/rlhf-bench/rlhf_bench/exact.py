@@ -18,6 +18,7 @@ from rlhf_plugins import PairLogps, component
 
 Loss = Callable[[Tensor], Tensor]  # of log-probabilities, (answers,)
 Pair = tuple[int, int]  # the preferred answer, the other one
+REFERENCE, REWARDS = (0.4, 0.3, 0.2, 0.1), (0.0, 1.0, 0.5, 2.0)  # of four answers
 
 
 @dataclass(frozen=True)

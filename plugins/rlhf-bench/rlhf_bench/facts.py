@@ -14,17 +14,26 @@ from pathlib import Path
 
 import torch
 
-from rlhf_bench import figures
-from rlhf_bench.exact import bradley_terry, certain, descended, kl, objective, optimal, preference, solved, uniform
+from rlhf_bench import figures, trained
+from rlhf_bench.exact import (
+    REFERENCE,
+    REWARDS,
+    bradley_terry,
+    certain,
+    descended,
+    kl,
+    objective,
+    optimal,
+    preference,
+    solved,
+    uniform,
+)
 from rlhf_bench.measured import OF_SEEDS, by_task, ensembles, frontiers, kept, over_optimisation, seeds
 
 TAUS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 CASES = {"a > b > c": [(0, 1), (1, 2), (0, 2)], "a > b > c > a": [(0, 1), (1, 2), (2, 0)], "a > b, c unseen": [(0, 1)]}
 STEPS = (100, 1_000, 10_000)
 DRAWN = tuple(round(10 ** (power / 4)) for power in range(17))  # 1 to 10,000, STEPS among them
-REFERENCE = (0.4, 0.3, 0.2, 0.1)
-REWARDS = (0.0, 1.0, 0.5, 2.0)
-BETAS = (0.25, 0.5, 1.0)
 
 
 def main() -> None:
@@ -49,6 +58,8 @@ def page(folder: Path) -> Iterator[str]:
         "the ensembles are compared as reward models.",
     )
     yield from (*bandits(), *enumerable())
+    if rows := kept(folder, "trained.json"):
+        yield from trained.section(rows["rows"])
     for part in (over_optimisation, frontiers, ensembles, seeds):
         yield from part(folder)
 
@@ -121,7 +132,7 @@ def enumerable() -> Iterator[str]:
         "| beta | algorithm | policy | KL to pi* | lost of E[r] - beta KL |",
         "| --- | --- | --- | --- | --- |",
     )
-    for beta in BETAS:
+    for beta in trained.BETAS:
         star = optimal(reference, rewards, beta)
         best = float(objective(star, reference, rewards, beta))
         found = {
@@ -135,8 +146,7 @@ def enumerable() -> Iterator[str]:
             lost = best - float(objective(policy, reference, rewards, beta))
             yield f"| {beta:g} | {name} | {_shown(policy)} | {abs(kl(policy, star)):.4f} | {abs(lost):.4f} |"
     yield ""
-    yield "These are minima of the losses, and of the objective of RL, over a table of probabilities, and say nothing"
-    yield "of the trainers: how far PPO, DPO and IPO get as they train is in the suites."
+    yield "These are minima of the losses, and of the objective of RL, over a table of probabilities."
     yield ""
     yield "RL and DPO meet pi*, as the derivation of DPO says: its assumption, Bradley-Terry preferences, holds here by"
     yield "construction. IPO maximises preference, not this reward, so that it goes elsewhere."
