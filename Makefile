@@ -87,6 +87,8 @@ bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchma
 	  $(BIN)/rlhf bench $$suite; \
 	  for end in md json; do cp runs/bench/$$suite/bench.$$end docs/benchmarks/suite_$$suite.$$end; done; done
 	$(BIN)/rlhf bench selection
+	$(BIN)/python -m rlhf_bench.bandits runs/bench/bandits.json runs/bench/bandits
+	cp runs/bench/bandits.json docs/benchmarks/bandits.json
 	$(BIN)/python -m rlhf_bench.study docs/benchmarks/selection.md runs/bench plugins/rlhf-bench/rlhf_bench/history.json
 	$(BIN)/python -m rlhf_bench.guide docs/benchmarks docs/benchmarks/which_algorithm.md
 	$(BIN)/python -m rlhf_bench.facts docs/benchmarks

@@ -57,31 +57,36 @@ class Bandit(Selector):
 
     def choose(self, run: Run, situation: Situation) -> list[Choice]:
         """The best first. Raises RunError outside the stage `auto`, or with fewer trainings than algorithms."""
+        tried = self.tried(run, situation)
+        lost = regret(self.below(tried))
+        return [self.choice(name, of, lost) for name, of in tried.items()]
+
+    def tried(self, run: Run, situation: Situation) -> Tried:
+        """Trains, and scores. Raises RunError as `choose` does."""
         names, count = situation.algorithms, self.pulls or EACH * len(situation.algorithms)
         if not situation.stages:
             raise RunError("selector bandit: nothing says what each algorithm trains; use it in the stage `auto`")
         if self.by == "halving":
-            tried = halving(lambda name, n: self.pulled(run, f"try{n}-{name}", situation.stages[name], 2**n), names)
-            best, costs = max(map(max, tried.values())), {name: 2.0 ** (len(of) - 1) for name, of in tried.items()}
-        else:
-            if count < len(names):
-                raise RunError(f"selector bandit: pulls: {count}, fewer than the {len(names)} algorithms")
-            tried = ucb(
-                lambda name, n: self.pulled(run, f"pull{n}-{name}", situation.stages[name], 1, drawn(run, n)),
-                names,
-                count,
-            )
-            best, costs = max(map(fmean, tried.values())), {name: float(len(of)) for name, of in tried.items()}
-        lost = regret([score for of in tried.values() for score in of], best)
-        return [self.choice(name, of, lost, costs[name]) for name, of in tried.items()]
+            return halving(lambda name, n: self.pulled(run, f"try{n}-{name}", situation.stages[name], 2**n), names)
+        if count < len(names):
+            raise RunError(f"selector bandit: pulls: {count}, fewer than the {len(names)} algorithms")
+        return ucb(
+            lambda name, n: self.pulled(run, f"pull{n}-{name}", situation.stages[name], 1, drawn(run, n)), names, count
+        )
 
-    def choice(self, name: str, scores: Sequence[float], lost: str, times: float) -> Choice:
+    def below(self, tried: Tried) -> list[float]:
+        """How far each training was below the best: the highest score of halving, the highest mean of UCB."""
+        best = max(map(max if self.by == "halving" else fmean, tried.values()))
+        return [best - score for of in tried.values() for score in of]
+
+    def choice(self, name: str, scores: Sequence[float], lost: str) -> Choice:
         """One algorithm's place in words. Trainings that chose which is trained have no interval."""
-        flops = self.flops * times
-        why = f"scored {scores[-1]:.3f} in round {len(scores)}, after {flops:.3g} FLOPs"
+        last = self.flops * 2 ** (len(scores) - 1)
+        why, spent = f"scored {scores[-1]:.3f} in round {len(scores)}, after {last:.3g} FLOPs", 2 * last - self.flops
         if self.by == "ucb":
             why = f"scored {fmean(scores):.3f} in the mean of {len(scores)} trainings of {self.flops:.3g} FLOPs"
-        return Choice(name, (why, lost), cost={"spent_flops": flops})
+            spent = self.flops * len(scores)
+        return Choice(name, (why, lost), cost={"spent_flops": spent})
 
     def pulled(
         self, run: Run, label: str, stages: Sequence[Mapping[str, Any]], times: int, data: Data | None = None
@@ -148,11 +153,16 @@ def drawn(run: Run, number: int) -> Data:
     return replace(run.data, train=tuple(rows[place] for place in places))
 
 
-def regret(scores: Sequence[float], best: float) -> str:
+def order(trainings: int) -> float:
+    """sqrt(T log T), the order of a bandit's regret."""
+    return sqrt(trainings * log(trainings))
+
+
+def regret(below: Sequence[float]) -> str:
     """How far all trainings together were below the best, beside the order of a bandit's regret, in words."""
-    count = len(scores)
-    bound = f"sqrt(T log T) = {sqrt(count * log(count)):.2f}" if count > 1 else "one training"
-    return f"regret {sum(best - score for score in scores):.3f} over {count} trainings, {bound}"
+    count = len(below)
+    bound = f"sqrt(T log T) = {order(count):.2f}" if count > 1 else "one training"
+    return f"regret {sum(below):.3f} over {count} trainings, {bound}"
 
 
 @hookimpl

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rlhf_plugins import RunError, nearest
 
+SPLIT = Path(__file__).parent / "split.yaml"  # of the suite `selection`
+
 
 def find(suite: str) -> Path:
     """The file of a suite, given as a path or as the name of a bundled one. Raises RunError where there is neither."""

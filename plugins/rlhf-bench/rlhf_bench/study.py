@@ -2,8 +2,9 @@
 
     python -m rlhf_bench.study PAGE.md [RUNS HISTORY.json]
 
-The page is written from PAGE.json beside it, the scores of every task, and runs nothing. RUNS is the folder in which
-`rlhf bench selection` ran: PAGE.json is made of it first, and the history of the tasks that `learned` may learn from.
+The page is written from PAGE.json beside it, the scores of every task, and from bandits.json, where
+`python -m rlhf_bench.bandits` wrote it; it runs nothing. RUNS is the folder in which `rlhf bench selection` ran:
+PAGE.json is made of it first, and the history of the tasks that `learned` may learn from.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from rlhf_bench.bundled import find
+from rlhf_bench import bandits
+from rlhf_bench.bundled import SPLIT, find
 from rlhf_bench.intervals import Estimate, holm, resampled
 from rlhf_bench.learned import BUNDLED
 from rlhf_bench.markup import Table, markdown, shown
@@ -26,17 +28,18 @@ from rlhf_bench.measures import Row, measure
 from rlhf_bench.suite import Suite, read
 from rlhf_plugins import Base, Features, Resources, RunError, Situation, component, features
 
-SPLIT = Path(__file__).parent / "split.yaml"
 ALWAYS = "always dpo"  # what selectors are compared with
 COMPARED = (("learned", "rules"), ("rules", ALWAYS), ("learned", ALWAYS), ("learned", "always ipo"))
+Pairs = Sequence[tuple[str, str]]
 Kept = dict[str, Any]  # a PAGE.json
 
 
 class Tried(NamedTuple):
-    """What a selector chose on each held-out task: its regrets, (tasks,), and how often it chose the best."""
+    """What a selector chose on each held-out task: its regrets, (tasks,), and how many of its choices were the best."""
 
     regrets: np.ndarray
     hits: int
+    choices: int
 
 
 def main() -> None:
@@ -60,7 +63,11 @@ def main() -> None:
     chosen = {name: choose(name, suite, seen, history) for name in ("rules", "learned")}
     chosen |= {f"always {name}": dict.fromkeys(held_out, name) for name in suite.algorithms}
     notes = [note for note in (split.get("note"), found.get("note")) if note]
-    page.write_text("\n".join(text(suite, found, chosen, notes)) + "\n", encoding="utf-8")
+    own = page.with_name("bandits.json")
+    rows = json.loads(own.read_text(encoding="utf-8"))["rows"] if own.is_file() else []
+    learned_from = {row["task"] for row in json.loads(history.read_text(encoding="utf-8"))}
+    lines = text(suite, found, chosen, notes, len(learned_from), bandits.whole(rows, held_out))
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def kept(suite: Suite, rows: Sequence[Row]) -> Kept:
@@ -117,13 +124,34 @@ def regrets(scores: Mapping[str, Mapping[str, float]], chosen: Mapping[str, str]
     return np.array([max(scores[task].values()) - scores[task][name] for task, name in chosen.items()])
 
 
-def text(suite: Suite, found: Kept, chosen: Mapping[str, Mapping[str, str]], notes: Sequence[str]) -> Iterator[str]:
-    """The page."""
+def outcome(found: Kept, choices: Sequence[Mapping[str, str]]) -> Tried:
+    """Of a selector that chose once on each task or, under several seeds, several times: the mean regret of each."""
+    hits = sum(found["best"][task] == name for chosen in choices for task, name in chosen.items())
+    lost = np.mean([regrets(found["scores"], chosen) for chosen in choices], axis=0)
+    return Tried(lost, hits, sum(map(len, choices)))
+
+
+def text(
+    suite: Suite,
+    found: Kept,
+    chosen: Mapping[str, Mapping[str, str]],
+    notes: Sequence[str],
+    learned_from: int,
+    ways: Mapping[str, Sequence[bandits.Row]],
+) -> Iterator[str]:
+    """The page.
+
+    Args:
+        suite: that ran.
+        found: its scores.
+        chosen: by selector, by held-out task.
+        notes: sentences of their own.
+        learned_from: tasks of the history.
+        ways: the rows of each way of the bandit, on the same tasks.
+    """
     scores, best, machine = found["scores"], found["best"], found["hardware"]
-    tried = {
-        name: Tried(regrets(scores, picks), sum(best[task] == pick for task, pick in picks.items()))
-        for name, picks in chosen.items()
-    }
+    tried = {name: outcome(found, [picks]) for name, picks in chosen.items()}
+    of_bandits = {f"bandit, {by}": outcome(found, bandits.choices(rows)) for by, rows in ways.items()}
     ((unit, amount),) = suite.budget.items()
     tasks = list(next(iter(chosen.values())))
     others = [task for task in scores if task not in tasks]
@@ -132,38 +160,44 @@ def text(suite: Suite, found: Kept, chosen: Mapping[str, Mapping[str, str]], not
     yield (
         f"By `rlhf bench selection` and `python -m rlhf_bench.study` on {machine['cores']} cores ({machine['cpu']}), "
         f"seeds {', '.join(map(str, suite.seeds))}, {amount:.3g} {unit} for all trainings of an algorithm. `learned` "
-        f"was fitted on the {len(others)} other tasks of the suite; which tasks are held out was "
+        f"was fitted on {learned_from} other tasks of the suite; which tasks are held out was "
         "committed before the first run. Regret is the distance in gold reward from the best algorithm of a task, "
         "which is the best of means that are themselves noisy; intervals are 95%, by resampling tasks."
     )
     for note in (*notes, *[f"Left out, since not every algorithm ran on it: {', '.join(missing)}."] * bool(missing)):
         yield from ("", note)
-    yield from ("", *markdown(_selectors(tried)), "", *markdown(_comparisons(tried)), "", *failures(tried))
+    yield from ("", *markdown(_selectors(tried | of_bandits)), "", *markdown(_comparisons(tried)), "", *failures(tried))
     picks = [[chosen[name][task] for name in ("rules", "learned")] for task in tasks]
     names = [*suite.algorithms]
     rows = [[task, *_cells(scores[task], best[task], names), *own] for task, own in zip(tasks, picks, strict=True)]
     yield from ("", *markdown(Table("", "", ["held-out task", *names, "rules", "learned"], rows)))
     rows = [[task, *_cells(scores[task], None, names)] for task in others]
     yield from ("", *markdown(Table("", "", ["learned from", *names], rows)))
+    if of_bandits:
+        asked = [(name, other) for name in of_bandits for other in ("learned", ALWAYS)]
+        whole = (amount, len(names)) if unit == "flops" else None
+        yield from (*bandits.section(ways, whole), "", *markdown(_comparisons(tried | of_bandits, asked)))
+        chance = np.mean([tried[f"always {name}"].regrets.mean() for name in names])
+        yield from ("", f"An algorithm drawn by chance loses {chance:.2f}, the mean over those that are always taken.")
 
 
 def _selectors(tried: Mapping[str, Tried]) -> Table:
     """A row per selector."""
-    rows = [[name, shown(resampled(own.regrets)), f"{own.hits} of {len(own.regrets)}"] for name, own in tried.items()]
+    rows = [[name, shown(resampled(own.regrets)), f"{own.hits} of {own.choices}"] for name, own in tried.items()]
     return Table("", "", ["selector", "mean regret", "best choice"], rows)
 
 
-def compared(tried: Mapping[str, Tried]) -> dict[str, tuple[Estimate, float | None]]:
+def compared(tried: Mapping[str, Tried], pairs: Pairs = COMPARED) -> dict[str, tuple[Estimate, float | None]]:
     """The differences of mean regret that are asked about, each with its p-value corrected for their number."""
-    found = {f"`{one}` less `{other}`": resampled(tried[one].regrets - tried[other].regrets) for one, other in COMPARED}
+    found = {f"`{one}` less `{other}`": resampled(tried[one].regrets - tried[other].regrets) for one, other in pairs}
     corrected = holm({name: difference.p for name, difference in found.items()})
     return {name: (difference, corrected[name]) for name, difference in found.items()}
 
 
-def _comparisons(tried: Mapping[str, Tried]) -> Table:
+def _comparisons(tried: Mapping[str, Tried], pairs: Pairs = COMPARED) -> Table:
     rows = [
         [name, shown(found, sign="+"), "-" if found.p is None else f"{found.p:.3f}", "-" if p is None else f"{p:.3f}"]
-        for name, (found, p) in compared(tried).items()
+        for name, (found, p) in compared(tried, pairs).items()
     ]
     return Table("", "", ["mean regret", "difference", "p", f"p, corrected for {len(rows)} (Holm)"], rows)
 

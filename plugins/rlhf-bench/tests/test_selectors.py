@@ -133,7 +133,20 @@ def test_a_file_that_is_no_history_and_a_feature_that_is_none(tmp_path: Path) ->
 
 
 def test_regret_is_how_far_trainings_were_below_the_best() -> None:
-    assert regret([1.0, 3.0, 2.5], 3.0) == "regret 2.500 over 3 trainings, sqrt(T log T) = 1.82"
+    assert regret([2.0, 0.0, 0.5]) == "regret 2.500 over 3 trainings, sqrt(T log T) = 1.82"
+    halved = {"b": [3.0, 2.0], "c": [2.0, 1.0], "a": [1.0]}
+    assert component("selector", "bandit", flops=1.0).below(halved) == [0.0, 1.0, 1.0, 2.0, 2.0]  # from the score 3
+    assert component("selector", "bandit", flops=1.0, by="ucb").below(halved) == [-0.5, 0.5, 0.5, 1.5, 1.5]  # from 2.5
+
+
+def test_what_was_spent_on_an_algorithm_is_that_of_all_its_trainings() -> None:
+    """By halving the second training takes twice the FLOPs of the first: 10, then 20."""
+    halved = component("selector", "bandit", flops=10.0).choice("b", [3.0, 2.0], "")
+    assert halved.reasons[0] == "scored 2.000 in round 2, after 20 FLOPs"
+    assert halved.cost == {"spent_flops": 30.0}
+    assert component("selector", "bandit", flops=10.0, by="ucb").choice("b", [3.0, 2.0], "").cost == {
+        "spent_flops": 20.0
+    }
 
 
 def test_halving_trains_the_better_half_again() -> None:

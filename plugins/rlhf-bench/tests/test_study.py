@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from rlhf_bench.bundled import find
+from rlhf_bench.bundled import SPLIT, find
 from rlhf_bench.intervals import resampled
 from rlhf_bench.learned import BUNDLED
-from rlhf_bench.study import ALWAYS, SPLIT, Tried, compared, failures, gold, kept, looked_at, main, regrets
+from rlhf_bench.study import ALWAYS, Tried, compared, failures, gold, kept, looked_at, main, outcome, regrets, text
 from rlhf_bench.suite import read
 
 
@@ -64,7 +64,7 @@ def test_what_is_kept_of_runs_is_the_mean_of_each_whole_task_and_its_best() -> N
 
 def test_where_selectors_fail_is_said_and_differences_are_corrected_for_their_number() -> None:
     lost = {"rules": (0.2, 4), "learned": (0.1, 6), ALWAYS: (0.3, 2), "always ipo": (0.1, 6)}
-    tried = {name: Tried(np.full(12, regret), hits) for name, (regret, hits) in lost.items()}
+    tried = {name: Tried(np.full(12, regret), hits, 12) for name, (regret, hits) in lost.items()}
     said = list(failures(tried))
     both = "`rules` take the best algorithm on 4 of 12 held-out tasks, `learned` on 6"
     assert said[0] == f"{both}, and `always ipo`, which looks at nothing, on 6."
@@ -74,12 +74,30 @@ def test_where_selectors_fail_is_said_and_differences_are_corrected_for_their_nu
     assert p == pytest.approx(4 / 4001)  # four comparisons; the last of them is 1
 
 
+def test_the_regret_of_several_seeds_is_the_mean_of_each_task() -> None:
+    found = {"scores": {"t": {"dpo": 2.0, "ipo": 1.0}, "u": {"dpo": 1.0, "ipo": 4.0}}, "best": {"t": "dpo", "u": "ipo"}}
+    tried = outcome(found, [{"t": "dpo", "u": "dpo"}, {"t": "ipo", "u": "ipo"}])
+    assert (tried.regrets.tolist(), tried.hits, tried.choices) == ([0.5, 1.5], 2, 4)
+
+
+def test_the_page_counts_the_tasks_of_the_history_and_not_those_on_which_every_algorithm_ran() -> None:
+    """`learned` learns from what finished, also of a task on which another algorithm did not."""
+    suite = read(find("selection"))
+    scores = {"dpo": 2.0, "ipo": 1.0, "ppo": 1.5}
+    found = {"scores": {"held_tiny": scores, "learn_clean": scores}, "best": {"held_tiny": "dpo"}}
+    chosen = {name: {"held_tiny": "dpo"} for name in ("rules", "learned", "always dpo", "always ipo", "always ppo")}
+    page = "\n".join(text(suite, found | {"hardware": {"cores": 2, "cpu": "x"}}, chosen, [], 8, {}))
+    assert "`learned` was fitted on 8 other tasks of the suite" in page
+    assert "## What the bandit takes" not in page
+
+
 @pytest.mark.slow
 def test_the_page_is_written_again_from_the_scores_that_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = Path(__file__).parents[3] / "docs" / "benchmarks"
-    (tmp_path / "selection.json").write_bytes((docs / "selection.json").read_bytes())
+    for name in ("selection.json", "bandits.json"):
+        (tmp_path / name).write_bytes((docs / name).read_bytes())
     monkeypatch.setattr(sys, "argv", ["study", str(tmp_path / "selection.md")])
     main()
     assert (tmp_path / "selection.md").read_text() == (docs / "selection.md").read_text()
