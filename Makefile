@@ -62,7 +62,6 @@ bench-pages: $(READY)  ## run the scripts of docs/benchmarks that need no GPU an
 	$(BIN)/python benchmarks/reward_sandbox.py
 	$(BIN)/python benchmarks/reward_unit.py
 	$(BIN)/python benchmarks/online.py
-	$(BIN)/python benchmarks/over_optimisation.py
 	$(BIN)/python benchmarks/best_of_n.py
 	$(BIN)/python benchmarks/certificates.py --seeds 5
 	$(BIN)/python benchmarks/conversations.py --seeds 5
@@ -81,7 +80,7 @@ bench-pages: $(READY)  ## run the scripts of docs/benchmarks that need no GPU an
 	cp runs/trained.json docs/benchmarks/trained.json
 	$(BIN)/python -m rlhf_bench.facts docs/benchmarks
 
-SUITES := three_ways more_ways strengths overfit stability frontier hybrids more_hybrids
+SUITES := three_ways more_ways strengths overfit stability frontier over_optimisation ensembles hybrids more_hybrids
 bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_*, which_algorithm.md, selection.md and facts.md (14 hours and more)
 	set -e; for suite in $(SUITES); do \
 	  $(BIN)/rlhf bench $$suite; \

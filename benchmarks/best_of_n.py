@@ -2,9 +2,11 @@
 
     python benchmarks/best_of_n.py [--seeds 11 12] [--runs runs/best_of_n] [--plot]
 
-The reward models are those of `over_optimisation.py`. 128 responses to each of 64 held-out prompts are sampled once;
-proxy and gold of the best of n are means over all choices of n among them. What a seed has finished is not run again.
-Writes docs/benchmarks/best_of_n.md and a plot of its tables; --plot runs nothing and draws the page that there is.
+One reward model, and members joined in several ways: where the judgements are few, so that models err in ways of their
+own, and where the bias is strong, so that all err in the same way. 128 responses to each of 64 held-out prompts are
+sampled once; proxy and gold of the best of n are means over all choices of n among them. What a seed has finished is
+not run again. Writes docs/benchmarks/best_of_n.md and a plot of its tables; --plot runs nothing and draws the page
+that there is.
 
 The curve of Gao et al. 2022 for best-of-n is R(d) = d (a - b d), d = sqrt(KL) and KL = log n - (n - 1) / n.
 """
@@ -13,20 +15,49 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass, replace
 from math import comb, log
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from over_optimisation import JOINED, OUT, ROOT, SETTINGS, error, judges, machine, world
 
+from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.contract.run import Adapter, Base, StageResult
 from rlhf_plugins.run.stage_run import StageRun
 
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "docs" / "benchmarks"
+ADAPTER = Adapter(r=16, lora_alpha=32, target_modules=["o_proj", "down_proj"])
+DATA = {"use": "sandbox", "test_prompts": 64, "responses": 4, "pairs": 6}
+MEMBERS = 4
+JOINED = ("single", "mean", "uncertainty_weighted", "worst_case")
+REWARD = {"learning_rate": 1e-3, "per_device_train_batch_size": 32, "num_train_epochs": 2}
 PROMPTS, POOL = 64, 128
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
 KL = np.array([log(n) - (n - 1) / n for n in COUNTS])
 PLOT = "![the gain in gold over sqrt(KL) by judge, and Gao's form](best_of_n.png)"
 Found = dict[str, dict[str, list[float]]]  # judge -> proxy and gold of the best of each of COUNTS
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Who judges how much."""
+
+    title: str
+    prompts: int  # of which six pairs each are judged
+    length_bias: float  # what an annotator likes each word by, in units of gold
+
+    @property
+    def about(self) -> str:
+        """As the page says it."""
+        return f"{self.prompts} prompts, annotators who like each word by {self.length_bias}"
+
+
+SETTINGS = {
+    "few": Setting("Few judgements", 60, 0.05),
+    "biased": Setting("A strong bias", 150, 0.15),
+}
 
 
 def best(proxy: np.ndarray, worth: np.ndarray, n: int) -> float:
@@ -73,6 +104,37 @@ def measured(seed: int, setting: str, folder: Path) -> Found:
     return found
 
 
+def world(seed: int, setting: Setting) -> tuple[Base, Data]:
+    """The sandbox's policy, and pairs that length-biased annotators judged."""
+    from rlhf_plugins.recipe.assemble import component
+    from rlhf_plugins.sandbox import POLICY
+
+    base = Base(str(POLICY), adapter=ADAPTER)
+    options = {"prompts": setting.prompts, "annotator": {"length_bias": setting.length_bias}}
+    data: Data = component("data_format", {**DATA, **options}).load(base, seed)
+    return base, data
+
+
+def judges(run: StageRun, name: str) -> StageResult:
+    """One reward model, or an ensemble joined by the aggregation `name`; members are trained once a seed."""
+    from transformers import set_seed
+
+    from rlhf_plugins.recipe.assemble import component
+
+    model = run.folder / "ensemble" / "model"
+    if not (model / "reward_ensemble.json").exists():
+        model.parent.mkdir(parents=True, exist_ok=True)
+        set_seed(run.seed)
+        stage = component("stage", {"use": "reward_ensemble", "members": MEMBERS, "trainer": {**REWARD}})
+        stage.run(replace(run, folder=model.parent))
+    if name == "single":
+        return StageResult(rewards={"reward": {"use": "saved", "path": str(model / "0")}})
+    described = json.loads((model / "reward_ensemble.json").read_text())
+    described["aggregation"] = {"use": name}
+    (model / "reward_ensemble.json").write_text(json.dumps(described))
+    return StageResult(rewards={"reward": {"use": "saved", "path": str(model)}})
+
+
 def fitted(gain: np.ndarray) -> tuple[float, float, float]:
     """a and b of R = d (a - b d) by least squares, and R squared."""
     d = np.sqrt(KL)
@@ -82,15 +144,23 @@ def fitted(gain: np.ndarray) -> tuple[float, float, float]:
     return float(a), float(b), float(1 - left.var() / gain.var())
 
 
+def error(values: Any) -> float:
+    """The standard error of a mean; 0 of one value."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
 def page(found: dict[str, list[Found]], seeds: tuple[int, int]) -> str:
     """Everything in words."""
-    where: dict[str, Any] = machine()
+    from rlhf_plugins.report.machine import hardware
+
+    where = hardware()
     lines = [
         "# Best-of-n against a reward model",
         "",
-        f"By `python benchmarks/best_of_n.py` on {where['cores']} cores ({where['cpu']}), seeds {seeds[0]} to "
-        f"{seeds[1]}: the settings and reward models of [over_optimisation.md](over_optimisation.md), and a policy "
-        f"that is not trained. Means over seeds, {PROMPTS} held-out prompts and all choices of n of {POOL} responses. "
+        f"By `python benchmarks/best_of_n.py` on {where.cores} cores ({where.cpu}), seeds {seeds[0]} to "
+        f"{seeds[1]}. Length-biased annotators judge six pairs of each prompt's responses, and a policy that is not "
+        f"trained takes the best by one reward model, or by {MEMBERS} of resampled groups joined in three ways. Means "
+        f"over seeds, {PROMPTS} held-out prompts and all choices of n of {POOL} responses. "
         "The fit is of the gain in gold over n = 1, R(d) = d (a - b d) with d = sqrt(KL) and KL = log n - (n - 1) / n "
         "(Gao et al. 2022).",
     ]

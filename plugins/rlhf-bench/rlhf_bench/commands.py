@@ -17,6 +17,8 @@ SUITES = (
     "overfit",
     "stability",
     "frontier",
+    "over_optimisation",
+    "ensembles",
     "hybrids",
     "more_hybrids",
     "people",

@@ -28,7 +28,7 @@ from rlhf_bench.exact import (
     solved,
     uniform,
 )
-from rlhf_bench.measured import OF_SEEDS, by_task, ensembles, frontiers, kept, over_optimisation, seeds
+from rlhf_bench.measured import OF_SEEDS, by_task, climbed, ensembles, frontiers, kept, over_optimisation, seeds
 
 TAUS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 CASES = {"a > b > c": [(0, 1), (1, 2), (0, 2)], "a > b > c > a": [(0, 1), (1, 2), (2, 0)], "a > b, c unseen": [(0, 1)]}
@@ -52,10 +52,9 @@ def page(folder: Path) -> Iterator[str]:
         "",
         "By `python -m rlhf_bench.facts docs/benchmarks`, from what the commands wrote that are named.",
         "",
-        "A suite compares what policies reach by the end of an equal budget. Reward against KL is one, and so are two",
-        "of the three tables of ten seeds. The others are scripts: bandits and the optimal policy are solved exactly",
-        "and train nothing, over-optimisation needs proxy and gold at every rollout, best-of-n trains no policy, and",
-        "the ensembles are compared as reward models.",
+        "What trains a policy is a suite, but for the first table of ten seeds, which is at equal episodes. Bandits",
+        "and the optimal policy are solved exactly and train nothing, best-of-n trains no policy, and one of the",
+        "tables of ensembles is of reward models.",
     )
     yield from (*bandits(), *enumerable())
     if rows := kept(folder, "trained.json"):
@@ -69,15 +68,14 @@ def draw(folder: Path) -> None:
     certainly = certain(CASES["a > b > c"])
     at_minimum = {tau: _first(solved(preference(certainly, uniform(3), "ipo", tau), uniform(3))) for tau in TAUS}
     figures.bandits(at_minimum, {beta: _drift(beta) for beta in TAUS[:4]}, folder / "facts_bandits.png")
-    if curves := kept(folder, "over_optimisation.json"):
-        figures.over_optimisation(curves["curves"], folder / "facts_over_optimisation.png")
+    for name in ("over_optimisation", "ensembles"):
+        if suite := kept(folder, f"suite_{name}.json"):
+            figures.over_optimisation(climbed(suite), folder / f"facts_{name}.png")
     if suite := kept(folder, "suite_frontier.json"):
         figures.frontiers(suite, folder / "facts_frontier.png")
     if (models := kept(folder, "reward_sandbox.json")) and "flips" in models:
         of_models = {row["model"]: row["gold_by_seed"] for row in models["flips"]["rows"]}
-        figures.dots(
-            {"a quarter of all votes turned round": of_models}, "accuracy by gold", folder / "facts_ensembles.png"
-        )
+        figures.dots({"a quarter of all votes turned round": of_models}, "accuracy by gold", folder / "facts_noise.png")
     if online := kept(folder, "online.json"):
         panels = {"equal episodes": {row["policy"]: row["gold"] for row in online["rows"]}}
         suites = [suite for name in OF_SEEDS if (suite := kept(folder, f"suite_{name}.json"))]

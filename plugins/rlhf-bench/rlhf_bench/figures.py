@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_bench.laws import fit, mean_curve
+from rlhf_bench.laws import Curve, fit, mean_curve
 from rlhf_bench.suite import BASE
 
 DPI = 90
@@ -27,17 +27,19 @@ def bandits(by_tau: Mapping[float, float], by_steps: Mapping[float, Mapping[int,
     figure.savefig(file, dpi=DPI)
 
 
-def over_optimisation(curves: Mapping[str, Mapping[str, Any]], file: Path) -> None:
-    """A panel a setting: the mean gain in gold of each judge at the same KL, and Gao's form."""
-    figure, panels = _panels(len(curves))
-    for axes, (setting, judges) in zip(panels, curves.items(), strict=True):
-        for place, (judge, seeds) in enumerate(judges.items()):
+def over_optimisation(curves: Mapping[tuple[str, str], Sequence[Curve]], file: Path) -> None:
+    """A panel a task: the mean gain in gold of each algorithm at the same KL, and Gao's form."""
+    tasks = list(dict.fromkeys(task for task, _ in curves))
+    figure, panels = _panels(len(tasks))
+    for axes, task in zip(panels, tasks, strict=True):
+        of_task = {name: seeds for (own, name), seeds in curves.items() if own == task}
+        for place, (name, seeds) in enumerate(of_task.items()):
             kl, gain = mean_curve(seeds)
             found, d = fit("rl", kl, gain), np.linspace(0.1, np.sqrt(kl[-1]), 100)
             axes.plot(np.sqrt(kl), gain, ".", color=f"C{place}")
-            axes.plot(d, d * (found.a - found.b * np.log(d)), color=f"C{place}", label=judge.replace("_", " "))
+            axes.plot(d, d * (found.a - found.b * np.log(d)), color=f"C{place}", label=name.replace("_", " "))
         axes.axhline(0, color="gray", linewidth=0.5)
-        axes.set(title=setting, xlabel="sqrt(KL)")
+        axes.set(title=task, xlabel="sqrt(KL)")
     panels[0].set_ylabel("gain in gold (dots), form (lines)")
     panels[0].legend()
     figure.savefig(file, dpi=DPI)

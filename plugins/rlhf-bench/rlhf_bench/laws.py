@@ -6,7 +6,7 @@ d (a - b log d) for reinforcement learning, with its top at d = exp(a / b - 1). 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ class Fit(NamedTuple):
 FORMS = ("best_of_n", "rl")
 LEAST_KL = 0.01  # nats: below it sqrt(KL) is noise
 STEPS = 20  # of a mean curve
+Curve = Mapping[str, Sequence[float]]  # "kl" and "gold" of each point, in the order of training
 
 
 def fit(form: str, kl: Sequence[float], gain: Sequence[float]) -> Fit:
@@ -59,12 +60,12 @@ def _peak(form: str, a: float, b: float) -> float | None:
     return d * d if d > 0 else None
 
 
-def mean_curve(curves: Sequence[Sequence[dict[str, Any]]], reach: float = 0.5) -> tuple[list[float], list[float]]:
+def mean_curve(curves: Sequence[Curve], reach: float = 0.5) -> tuple[list[float], list[float]]:
     """KL and gain of several seeds' curves as one: their means at 20 equal steps of sqrt(KL).
 
-    Curves are moving means in the order of training, as on the page of the curves. A seed counts as far as its own
-    KL goes. The steps end at the KL that a share of 1 - `reach` of the seeds does: 0 is that of the shortest curve,
-    0.5 the median, 1 that of the longest.
+    Curves are moving means in the order of training. A seed counts as far as its own KL goes. The steps end at the KL
+    that a share of 1 - `reach` of the seeds does: 0 is that of the shortest curve, 0.5 the median, 1 that of the
+    longest.
     """
     seeds = [_by_kl(curve) for curve in curves]
     top = float(np.quantile([kl[-1] for kl, _ in seeds], reach))
@@ -73,15 +74,19 @@ def mean_curve(curves: Sequence[Sequence[dict[str, Any]]], reach: float = 0.5) -
     return grid.tolist(), np.nanmean(gains, axis=0).tolist()
 
 
-def _by_kl(curve: Sequence[dict[str, Any]]) -> tuple[Any, Any]:
-    """KL, ascending, and gain over the curve's start, each (points,)."""
-    kl = _moving_mean([row["kl"] for row in curve])
-    gain = _moving_mean([row["gold"] - curve[0]["gold"] for row in curve])
+def gains(curve: Curve) -> tuple[list[float], list[float]]:
+    """The KL of each point, and its gold over the curve's start."""
+    return list(curve["kl"]), [gold - curve["gold"][0] for gold in curve["gold"]]
+
+
+def _by_kl(curve: Curve) -> tuple[Any, Any]:
+    """KL, ascending, and gain over the curve's start, each (points,), as moving means."""
+    kl, gain = map(moving_mean, gains(curve))
     order = np.argsort(kl)
     return kl[order], gain[order]
 
 
-def _moving_mean(values: Sequence[float], width: int = 5) -> Any:
+def moving_mean(values: Sequence[float], width: int = 5) -> Any:
     """Over `width` values, fewer at the ends."""
     half = width // 2
     return np.array([np.mean(values[max(0, at - half) : at + half + 1]) for at in range(len(values))])

@@ -14,9 +14,9 @@ from scipy.stats import levene
 
 from rlhf_bench import frontier
 from rlhf_bench.frontier import Frontier
-from rlhf_bench.intervals import holm
-from rlhf_bench.laws import Fit, fit, mean_curve
-from rlhf_bench.markup import Table, markdown
+from rlhf_bench.intervals import Estimate, holm
+from rlhf_bench.laws import Curve, Fit, fit, gains, mean_curve
+from rlhf_bench.markup import Table, markdown, shown
 
 GOOD = 0.9
 OF_SEEDS = ("overfit", "stability")  # suites of ten seeds
@@ -44,51 +44,48 @@ def _prose(text: str) -> list[str]:
 # ---- over-optimisation -----------------------------------------------------------------------------------
 def over_optimisation(folder: Path) -> Iterator[str]:
     """The fits to each seed's curve and to the mean curve."""
-    title, command = "Over-optimisation (Gao et al. 2022)", "python benchmarks/over_optimisation.py"
-    opening, data = _opened(folder, "over_optimisation.json", title, command)
+    title, command = "Over-optimisation (Gao et al. 2022)", "rlhf bench over_optimisation"
+    opening, suite = _opened(folder, "suite_over_optimisation.json", title, command)
     yield from opening
-    if data is None:
+    if suite is None:
         return
     yield from _prose(
-        "PPO against reward models of biased annotators. Each form is fitted to each seed's curve, and to their mean "
-        "at the same KL (moving means over 5 rollouts, 20 equal steps of sqrt(KL), as far as the median seed goes)."
+        "PPO against reward models of biased annotators, without a KL penalty ([page](suite_over_optimisation.md)). "
+        "Each form is fitted to each seed's curve, and to their mean at the same KL (moving means over 5 rollouts, 20 "
+        "equal steps of sqrt(KL), as far as the median seed goes)."
     )
-    means, rows = [], []
-    for setting, judges in data["curves"].items():
-        for judge, curves in judges.items():
-            for form in ("rl", "best_of_n"):
-                of_seeds = [fit(form, *_gains(curve)) for curve in curves]
-                means.append(fit(form, *mean_curve(curves)))
-                rows.append(_fit_row(setting, judge, means[-1], of_seeds))
+    curves = climbed(suite)
+    forms = ("rl", "best_of_n")
+    means = {(*who, form): fit(form, *mean_curve(of)) for who, of in curves.items() for form in forms}
+    rows = [_fit_row(who, law, [fit(who[-1], *gains(one)) for one in curves[who[:2]]]) for who, law in means.items()]
     yield from ("", *markdown(Table("", "", ("data", "judge", "form", "a", "b", *SQUARES, "top at KL"), rows)))
     yield from ("", "![mean curves of gold over sqrt(KL), and Gao's form](facts_over_optimisation.png)", "")
-    yield from _fits_in_words(means, data["curves"])
+    yield from _fits_in_words(list(means.values()), list(curves.values()))
 
 
-def _fits_in_words(means: Sequence[Fit], curves: Mapping[str, Any]) -> Iterator[str]:
+def climbed(suite: Found) -> dict[tuple[str, str], list[Curve]]:
+    """The curves of each task and algorithm, one a seed."""
+    found: dict[tuple[str, str], list[Curve]] = {}
+    for run in suite["runs"]:
+        if run["status"] == "finished" and run["climb"]:
+            found.setdefault((run["task"], run["algorithm"]), []).append(run["climb"])
+    return found
+
+
+def _fits_in_words(means: Sequence[Fit], curves: Sequence[Sequence[Curve]]) -> Iterator[str]:
     rl, others = ([one.r_squared for one in means if (one.form == "rl") is wanted] for wanted in (True, False))
     good = sum(value > GOOD for value in rl)
     better = sum(one > other for one, other in zip(rl, others, strict=True))
-    shortest, longest = (_squares(curves, reach) for reach in (0.0, 1.0))
-    turned, short = sum(one.turns for one in means if one.form == "rl"), [_missing(*each) for each in _curves(curves)]
+    shortest, longest = ([fit("rl", *mean_curve(of, reach)).r_squared for of in curves] for reach in (0.0, 1.0))
+    turned, short = sum(one.turns for one in means if one.form == "rl"), [_missing(*mean_curve(of)) for of in curves]
     yield from _prose(
         f"Gold rises, turns and falls in {turned} of {len(rl)} settings, and the form of reinforcement learning fits "
         f"better than that of best-of-n in {better}. Its R squared on the mean curve is above {GOOD} in {good}, and "
-        f"{_span(rl)} in all. How far the mean curve goes was chosen knowing the numbers: as far as every seed goes, "
-        f"the form has {_span(shortest)}, and as far as the last one goes, where single seeds are left, "
-        f"{_span(longest)}. Single seeds fit less well, and so do [the points of all](over_optimisation.md). Where the "
-        f"mean curve is highest, the form is too low by {_span(short)}. Best-of-n itself has [a page of its "
-        "own](best_of_n.md), where its own form fits. Standard errors take points to be independent, which neighbours "
-        "on a curve are not."
+        f"{_span(rl)} in all. As far as every seed goes it is {_span(shortest)}, and as far as the last one goes, "
+        f"where single seeds are left, {_span(longest)}. Single seeds fit less well. Where the mean curve is highest, "
+        f"the form is too low by {_span(short)}. Best-of-n itself has [a page of its own](best_of_n.md), where its own "
+        "form fits. Standard errors take points to be independent, which neighbours on a curve are not."
     )
-
-
-def _squares(curves: Mapping[str, Any], reach: float) -> list[float]:
-    return [fit("rl", *curve).r_squared for curve in _curves(curves, reach)]
-
-
-def _curves(curves: Mapping[str, Any], reach: float = 0.5) -> list[tuple[list[float], list[float]]]:
-    return [mean_curve(of_seeds, reach) for judges in curves.values() for of_seeds in judges.values()]
 
 
 def _missing(kl: Sequence[float], gain: Sequence[float]) -> float:
@@ -101,16 +98,12 @@ def _span(values: Sequence[float]) -> str:
     return f"{min(values):.2f} to {max(values):.2f}"
 
 
-def _fit_row(setting: str, judge: str, whole: Fit, of_seeds: Sequence[Fit]) -> list[str]:
+def _fit_row(who: tuple[str, str, str], whole: Fit, of_seeds: Sequence[Fit]) -> list[str]:
     good = sum(one.r_squared > GOOD for one in of_seeds)
     peak = "none" if whole.peak_kl is None or not whole.turns else f"{whole.peak_kl:.1f}"
     pair = [f"{whole.a:.3f} ± {whole.a_error:.3f}", f"{whole.b:.3f} ± {whole.b_error:.3f}"]
     squares = [f"{whole.r_squared:.2f}", f"{median(one.r_squared for one in of_seeds):.2f}"]
-    return [setting, judge, whole.form, *pair, *squares, f"{good} of {len(of_seeds)}", peak]
-
-
-def _gains(curve: Sequence[Mapping[str, float]]) -> tuple[list[float], list[float]]:
-    return [point["kl"] for point in curve], [point["gold"] - curve[0]["gold"] for point in curve]
+    return [*who, *pair, *squares, f"{good} of {len(of_seeds)}", peak]
 
 
 # ---- frontiers -------------------------------------------------------------------------------------------
@@ -146,11 +139,70 @@ def _order(task: str, areas: Mapping[str, float]) -> str:
 
 # ---- noisy labels ----------------------------------------------------------------------------------------
 def ensembles(folder: Path) -> Iterator[str]:
-    """Reward models where a quarter of all votes is turned round."""
-    title = "Ensembles under label noise (Coste et al. 2023)"
-    opening, data = _opened(folder, "reward_sandbox.json", title, "python benchmarks/reward_sandbox.py --only flips")
+    """Policies, then reward models, where a quarter of all labels is wrong."""
+    title, command = "Ensembles under label noise (Coste et al. 2023)", "rlhf bench ensembles"
+    opening, suite = _opened(folder, "suite_ensembles.json", title, command)
     yield from opening
-    if data is None or "flips" not in data:
+    if suite is not None:
+        yield from _policies(suite)
+    yield from _reward_models(kept(folder, "reward_sandbox.json") or {})
+
+
+def _policies(suite: Found) -> Iterator[str]:
+    """What PPO reaches against each judge, and what it loses by the end."""
+    yield from _prose(
+        "PPO without a KL penalty, where a quarter of all judgements is turned round ([page](suite_ensembles.md)). "
+        "Gold in training, and on held-out prompts at the end; intervals are of the difference from the single model, "
+        "seed by seed."
+    )
+    lines = {line["algorithm"]: line for line in suite["lines"]}
+    climbs = {one["algorithm"]: one for one in suite["climbs"]}
+    rows = [
+        [
+            name,
+            *(f"{one['course'][key]:.2f}" for key in ("start", "highest", "end", "kl_end")),
+            shown(_estimate(one["highest"]), "+"),
+            shown(_estimate(one["end"]), "+"),
+            f"{lines[name]['gold']['mean']:.2f}",
+            shown(_estimate(lines[name]["gain"]), "+"),
+        ]
+        for name, one in climbs.items()
+    ]
+    header = ("judge", "gold at the start", "highest", "at the end", "at KL", "highest less single", "end less single")
+    yield from ("", *markdown(Table("", "", (*header, "held out", "held out less single"), rows)), "")
+    yield from ("![mean curves of gold over sqrt(KL), and Gao's form](facts_ensembles.png)", "")
+    joined = [name for name in climbs if name != suite["baseline"]]
+    clear = {name: [_side(climbs[name][key]) for key in ("highest", "end")] for name in joined}
+    clear = {name: [*sides, _side(lines[name]["gain"])] for name, sides in clear.items()}
+    above, below = ([name for name in joined if side in clear[name]] for side in (1, -1))
+    lost = {name: one["course"]["highest"] - one["course"]["end"] for name, one in climbs.items()}
+    yield from _prose(
+        "The paper has policies over-optimise less against an ensemble, least against `worst_case` and "
+        f"`uncertainty_weighted`. From its top to the end gold falls by {_each(lost)}. With an interval clear of 0, "
+        f"not corrected, above the single model in one of the three: {', '.join(above) or 'none'}; below: "
+        f"{', '.join(below) or 'none'}."
+    )
+
+
+def _each(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:.2f} ({name})" for name, value in values.items())
+
+
+def _estimate(found: Mapping[str, Any] | None) -> Estimate | None:
+    return None if found is None else Estimate(**found)
+
+
+def _side(found: Mapping[str, Any] | None) -> int:
+    """1 above 0 and -1 below it where the interval leaves 0 out."""
+    value = _estimate(found)
+    return 0 if value is None or not value.clear else 1 if value.mean > 0 else -1
+
+
+def _reward_models(data: Found) -> Iterator[str]:
+    """Accuracy of reward models where a quarter of all votes is turned round."""
+    command = "python benchmarks/reward_sandbox.py --only flips"
+    yield from ("", f"As reward models alone, by `{command}`." if "flips" in data else f"Not run: `{command}`.")
+    if "flips" not in data:
         return
     yield "A quarter of all votes is turned round, three votes a pair. Accuracy by the true reward on held-out pairs:"
     models = {row["model"]: row for row in data["flips"]["rows"]}
@@ -162,12 +214,11 @@ def ensembles(folder: Path) -> Iterator[str]:
     single, whole = models["bradley_terry"], models["ensemble of 4 models"]
     higher = sum(a > b for a, b in zip(whole["gold_by_seed"], single["gold_by_seed"], strict=True))
     heads, resampled = (_less(models, f"ensemble of {name}") for name in ("5 heads", "4 models, resampled"))
-    yield from ("![accuracy by seed](facts_ensembles.png)", "")
+    yield from ("![accuracy by seed](facts_noise.png)", "")
     yield from _prose(
         f"Four models are above one in {higher} of {len(whole['gold_by_seed'])} seeds, by "
         f"{whole['gold'] - single['gold']:+.3f}; five heads on one trunk differ from it by {heads}, four models of "
-        f"resampled groups, which see fewer rows, by {resampled}. The paper is about policies, which over-optimise "
-        "less against an ensemble: that is the part above, where annotators have another fault."
+        f"resampled groups, which see fewer rows, by {resampled}."
     )
 
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench import judges
+from rlhf_bench import climbs, judges
 from rlhf_bench.ratings import Ratings
 from rlhf_bench.runs import folder_of
 from rlhf_bench.suite import BASE, Cell, Suite
@@ -73,6 +73,7 @@ def measured(cell: Cell, root: Path, budget: Mapping[str, float], known: dict[st
         "out_of_distribution": policy.out_of_distribution.mean if policy.out_of_distribution else None,
         **_cost(results, budget),
         **_convergence(results),
+        "climb": climbs.read(results[-1]),
         "tasks": {task: of[name]["mean"] for task, of in tasks.items()},
         "versions": report.versions,
         "hardware": report.hardware.model_dump(),

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench import changes, frontier, judges
+from rlhf_bench import changes, climbs, frontier, judges
 from rlhf_bench.columns import COST, of_lines, quality
 from rlhf_bench.markup import Table, as_html
 from rlhf_bench.markup import markdown as as_markdown
@@ -46,6 +46,7 @@ def write(suite: Suite, rows: Sequence[Row], folder: Path) -> list[Path]:
         "lines": [line.record() for line in found],
         "changes": [one.record() for one in changes.changes(suite, rows)],
         "frontiers": [asdict(one) for one in frontier.frontiers(suite, found)],
+        "climbs": [one.record() for one in climbs.climbs(suite, rows)],
         "runs": list(rows),
     }
     pages = {
@@ -71,7 +72,7 @@ def _listed(value: Any) -> str:
 
 
 def tables(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[Table]:
-    """What is reached, then what it costs, and what changes from task to task and with a knob."""
+    """What is reached, then what it costs, what changes from task to task and with a knob, and gold over training."""
     trained = [line for line in found if line.algorithm != BASE]
     score = judges.scored(rows)
     made = (
@@ -79,6 +80,7 @@ def tables(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[Tab
         of_lines("Cost", OF_COST, COST, trained),
         changes.table(suite, changes.changes(suite, rows), score),
         frontier.table(frontier.frontiers(suite, found), score),
+        climbs.table(climbs.climbs(suite, rows)),
     )
     return [table for table in made if table]
 

@@ -102,12 +102,13 @@ def read(file: Path, quick: bool = False, overrides: Sequence[str] = ()) -> Suit
     if unread := [text for text in values if text.partition("=")[0].partition(".")[0] == "quick"]:
         raise RunError(f"{unread[0]}: is read by nobody: with --quick, set the option itself, without `quick.`")
     words = overridden({**words, **{key: value for key, value in block.items() if key not in lists}}, values)
+    every = frozenset(map(str, words["tasks"])) if isinstance(words.get("tasks"), dict) else frozenset()
     words = _picked(file, words, overridden(lists, picks))
     if unfelt := [text for text in values if not _has(words, text.partition("=")[0].split("."))]:
         raise RunError("\n".join(f"{text}: sets what is not among the tasks and algorithms to run" for text in unfelt))
     if said := [text for text in overrides if not text.startswith("about=")]:
         words = {**words, "about": f"{words.get('about', '')} With {', '.join(said)}.".lstrip()}
-    return _Reader(file, words, _named(file, quick, overrides), tuple(overrides)).suite()
+    return _Reader(file, words, every, _named(file, quick, overrides), tuple(overrides)).suite()
 
 
 def _named(file: Path, quick: bool, overrides: Sequence[str]) -> str:
@@ -154,8 +155,9 @@ def _within(one: Any, names: Iterable[str]) -> Any:
 class _Reader:
     """Reads one suite, and collects its faults."""
 
-    def __init__(self, file: Path, words: Recipe, name: str, overrides: tuple[str, ...]) -> None:
+    def __init__(self, file: Path, words: Recipe, every: frozenset[str], name: str, overrides: tuple[str, ...]) -> None:
         self.file, self.words, self.name, self.overrides = file, words, name, overrides
+        self.every = every  # its tasks, those that are not run among them
         self.faults: list[str] = []
         self.unfit: dict[str, list[str]] = {}  # a fault of recipes -> the algorithms and tasks that have it
 
@@ -297,19 +299,22 @@ class _Reader:
         for name, one in algorithms.items():
             left_out = one.get("not_on", [])
             named = isinstance(left_out, list) and all(isinstance(each, str) for each in left_out)
-            if not named or not set(tasks) - set(left_out):
+            if not named or not self.every - set(left_out):
                 self.fault(f"algorithms.{name}.not_on", f"should be a list of some of the tasks, got {left_out!r}")
                 continue
-            for other in set(left_out) - tasks.keys():
-                self.fault(f"algorithms.{name}.not_on", f"no task {other!r} {nearest(other, tasks)}")
+            for other in set(left_out) - self.every:
+                self.fault(f"algorithms.{name}.not_on", f"no task {other!r} {nearest(other, self.every)}")
+            if not (own := [task for task in tasks if task not in left_out]):
+                self.fault(f"algorithms.{name}.not_on", f"is on none of {', '.join(tasks)}: select other algorithms")
             stages = self.stages(name, one["stages"], budget)
-            for task in [task for task in tasks if task not in left_out]:
+            for task in own:
                 recipe = self.recipe(stages, tasks[task]["data"])
                 if made := self.made(task, name, recipe, len(stages)):
                     whole = judging.with_wins(recipe, made) if judging.is_given(self.words) else recipe
                     for seed in seeds:
-                        own = {**whole, "seed": seed}
-                        yield Cell(task, name, seed, own, recipe_digest(own), tuple(stage.name for stage in made))
+                        seeded = {**whole, "seed": seed}
+                        trained = tuple(stage.name for stage in made)
+                        yield Cell(task, name, seed, seeded, recipe_digest(seeded), trained)
 
     def stages(self, name: str, written: Any, budget: Mapping[str, float]) -> list[Recipe]:
         """The stages of an algorithm, each with its share of the budget."""

@@ -34,13 +34,13 @@ def test_two_points_are_too_few_for_two_coefficients() -> None:
         fit("rl", [0.001, 1.0, 2.0], [0.0, 1.0, 2.0])
 
 
-def curve(golds: list[float], step: float) -> list[dict[str, float]]:
-    return [{"kl": step * n, "gold": gold} for n, gold in enumerate(golds)]
+def curve(golds: list[float], step: float) -> dict[str, list[float]]:
+    return {"kl": [step * n for n in range(len(golds))], "gold": golds}
 
 
 def test_seeds_are_joined_at_the_same_kl_and_leave_where_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlhf_bench.laws.STEPS", 2)
-    monkeypatch.setattr("rlhf_bench.laws._moving_mean", np.array)
+    monkeypatch.setattr("rlhf_bench.laws.moving_mean", np.array)
     curves = [curve([1, 2, 3], 2.0), curve([0, 4, 8], 4.0)]  # gain KL / 2 up to 4, and KL up to 8
     assert mean_curve(curves, reach=1) == ([2.0, 8.0], [1.5, 8.0])
     assert mean_curve(curves, reach=0) == ([1.0, 4.0], [0.75, 3.0])

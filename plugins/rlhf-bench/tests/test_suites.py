@@ -104,6 +104,14 @@ def test_a_suite_that_cannot_be_run_is_refused_with_its_reason(case: str, suite:
     assert message in str(refused.value)
 
 
+def test_an_algorithm_is_left_out_of_a_task_that_is_not_run(suite: Write) -> None:
+    rows = {"clean": {"data": {"format": "sandbox"}}, "noisy": {"data": {"format": "sandbox", "prompts": 20}}}
+    file = suite(tasks=rows, algorithms={"a": {"stages": [STAGE], "not_on": ["noisy"]}}, baseline="base")
+    assert {cell.task for cell in read(file, overrides=["tasks=[clean]"]).cells} == {"clean"}
+    with pytest.raises(RunError, match="algorithms.a.not_on: is on none of noisy: select other algorithms"):
+        read(file, overrides=["tasks=[noisy]"])
+
+
 def test_a_task_without_options_is_refused_where_quick_picks_it(suite: Write) -> None:
     with pytest.raises(RunError, match="tasks.clean: needs `data`"):
         read(suite(tasks={"clean": None}, quick={"tasks": ["clean"]}), quick=True)

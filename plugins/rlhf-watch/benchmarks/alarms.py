@@ -4,7 +4,7 @@
 
 Thresholds are fitted on `--clean` runs; `--fresh` other clean runs and as many hacked ones measure. `simulated.py` says
 what is simulated. Two rules of thumb are tried on the same runs, and the proxy-minus-gold CUSUM also on the measured
-curves of docs/benchmarks/over_optimisation.json, with audits drawn around their means.
+curves of docs/benchmarks/suite_over_optimisation.json, with audits drawn around their means.
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ def table(clean: Sequence[Times], hacked: Sequence[Times], peaks: Sequence[int])
 
 def means() -> Iterator[tuple[Numbers, Numbers]]:
     """Reward and true worth of real trainings of the sandbox without a KL, at each of 80 rollouts."""
-    settings = json.loads((ROOT / "docs/benchmarks/over_optimisation.json").read_text())["curves"]
-    for curve in (curve for judges in settings.values() for curve in judges["single"]):
-        both = (np.array([point[name] for point in curve]) for name in ("proxy", "gold"))
+    runs = json.loads((ROOT / "docs/benchmarks/suite_over_optimisation.json").read_text())["runs"]
+    for curve in (run["climb"] for run in runs if run["algorithm"] == "single"):
+        both = (curve[name] for name in ("proxy", "gold"))
         proxy, gold = (np.interp(np.arange(80), np.linspace(0, 79, len(each)), each) for each in both)
         yield proxy, gold
 
@@ -194,9 +194,9 @@ still rises; the lead is the median, in rollouts; intervals are of 95% (Clopper 
 Thresholds: {limits}.
 
 Replayed on the {replayed.hacked} measured curves of single reward models in
-[over_optimisation.md](over_optimisation.md), of 80 rollouts, with audits drawn around their means with deviation 1 and
-correlation 0.6, `reward_gap` finds {replayed.found}, {replayed.early} before the peak, lead {lead}: there the true
-worth follows the reward until shortly before its peak, and then falls at once.
+[suite_over_optimisation.md](suite_over_optimisation.md), of 80 rollouts, with audits drawn around their means
+with deviation 1 and correlation 0.6, `reward_gap` finds {replayed.found}, {replayed.early} before the peak, lead
+{lead}: there the true worth follows the reward until shortly before its peak, and then falls at once.
 """
 
 

@@ -3,8 +3,8 @@
     python plugins/rlhf-watch/benchmarks/gap_variants.py [--clean 300] [--hacked 100] [--seed 0]
 
 Writes a part of docs/benchmarks/watch_alarms.md. Each statistic alone has a threshold that 1% of clean simulated
-runs exceed. On the measured curves of docs/benchmarks/over_optimisation.json the best that is possible is counted too:
-the likelihood ratio of somebody who knows the regression and the whole course of the gap beforehand, and alarms at
+runs exceed. On the measured curves of docs/benchmarks/suite_over_optimisation.json the best that is possible is counted
+too: the likelihood ratio of somebody who knows the regression and the whole course of the gap beforehand, and alarms at
 log(1 / 1%). Its mean by the peak is the information on which any statistic has to live.
 """
 
