@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_bench.commands import SUITES
 from rlhf_bench.intervals import Estimate, estimate
 from rlhf_bench.judges import scored
 from rlhf_bench.markup import Table, markdown, number, shown
@@ -79,10 +80,15 @@ def text(suites: Mapping[str, Bench]) -> Iterator[str]:
     yield "that makes its numbers again."
     for suite in suites.values():
         table = of_knobs(suite) if suite["frontiers"] else of_tasks(suite)
-        yield from ("", *markdown(table), "", f"`rlhf bench {suite['suite']}`: {machine(suite)}")
+        yield from ("", *markdown(table), "", f"`{command(suite)}`: {machine(suite)}")
         if suite["suite"] == OVERFIT:
             yield from ("", *directions(suite), "", WHY)
     yield from ("", *markdown(properties(suites)))
+
+
+def command(suite: Bench) -> str:
+    """What runs it: a bundled suite has a name, another one a file."""
+    return f"rlhf bench {suite['suite']}{'' if suite['suite'] in SUITES else '.yaml'}"
 
 
 def machine(suite: Bench) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from math import log, sqrt
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rlhf_bench.facts import main, page
-from rlhf_bench.measured import ensembles, frontiers, seeds
+from rlhf_bench.measured import ensembles, frontiers, over_optimisation, seeds
 
 BENCHMARKS = Path(__file__).parents[3] / "docs" / "benchmarks"
 
@@ -24,9 +26,43 @@ def test_it_says_how_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
         main()
 
 
-@pytest.mark.parametrize("part", [frontiers, ensembles, seeds])
+@pytest.mark.parametrize("part", [over_optimisation, frontiers, ensembles, seeds])
 def test_a_part_without_its_runs_names_the_command(part: Callable[[Path], Iterator[str]], tmp_path: Path) -> None:
     assert list(part(tmp_path))[-1].startswith("Not run: `")
+
+
+def test_gaos_form_is_fitted_to_what_a_suite_climbed(tmp_path: Path) -> None:
+    """Gains of d (0.8 - 0.4 log d), which are 0 at d = e^2 and highest at d = e, a KL of 7.4."""
+    kl = [0.0, *(0.01 * n * n for n in range(2, 80))]
+    gold = [2.0, *(2 + sqrt(k) * (0.8 - 0.4 * log(sqrt(k))) for k in kl[1:])]
+    runs = [{"task": "few", "algorithm": "single", "status": "finished", "climb": {"kl": kl, "gold": gold}}]
+    runs += [{**runs[0], "status": "failed"}, {**runs[0], "algorithm": "dpo", "climb": None}]
+    (tmp_path / "suite_over_optimisation.json").write_text(json.dumps({"runs": runs}))
+    text = " ".join(over_optimisation(tmp_path))
+    a, b = (text.split("| few | single | rl | ")[1].split(" | ")[place].split(" ±")[0] for place in (0, 1))
+    assert (float(a), float(b)) == pytest.approx((0.8, 0.4), abs=0.02)
+    assert "Gold rises, turns and falls in 1 of 1 settings, and the form of reinforcement learning fits better" in text
+    assert "dpo" not in text
+
+
+def test_policies_are_compared_with_the_one_that_climbs_a_single_model(tmp_path: Path) -> None:
+    course = {"start": 2.0, "highest": 2.9, "end": 2.4, "kl_end": 9.0}
+    clear, chance = ({"mean": 0.2, "low": low, "high": 0.4, "p": 0.5} for low in (0.1, -0.1))
+    climbs = [climb("single", course, None, None), climb("mean", course, chance, chance)]
+    climbs += [climb("worst_case", {**course, "end": 2.7}, chance, clear)]
+    gold = {"mean": 2.5, "low": 2.4, "high": 2.6, "p": None}
+    gains = {"single": None, "mean": chance, "worst_case": chance}
+    lines = [{"algorithm": name, "gold": gold, "gain": gain} for name, gain in gains.items()]
+    found = {"baseline": "single", "lines": lines, "climbs": climbs}
+    (tmp_path / "suite_ensembles.json").write_text(json.dumps(found))
+    text = " ".join(ensembles(tmp_path))
+    assert "| mean | 2.00 | 2.90 | 2.40 | 9.00 | +0.20 [-0.10, +0.40] |" in text
+    assert "gold falls by 0.50 (single), 0.50 (mean), 0.20 (worst_case)." in text
+    assert "above the single model in one of the three: worst_case; below: none." in text
+
+
+def climb(name: str, course: dict[str, float], highest: Any, end: Any) -> dict[str, Any]:
+    return {"algorithm": name, "course": course, "highest": highest, "end": end}
 
 
 def test_four_models_are_compared_with_one_seed_by_seed(tmp_path: Path) -> None:
