@@ -17,10 +17,10 @@ CURVES = {"kl": "kl", "gold": "gold_reward", "proxy": "reward"}  # of an online 
 DIGITS = 4
 ABOUT = (
     "Of what online stages sampled as they trained, those that end an algorithm and start from their reference: the "
-    "reward that is climbed (proxy) and the true one (gold), as moving means over 5 logged steps. Beside is the "
-    "difference from the baseline, seed by seed, not corrected for their number. Gao's form, d (a - b log d) with d = "
-    "sqrt(KL), is fitted to the mean curve of the seeds at the same KL, as far as the median seed goes; its top is "
-    "named where it lies within (Gao et al. 2022)."
+    "reward that is climbed (proxy) and the true one (gold), at the first logged step and then as moving means over "
+    "5. Beside is the difference from the baseline, seed by seed, not corrected for their number. Gao's form, d (a - b "
+    "log d) with d = sqrt(KL), is fitted to the mean curve of the seeds at the same KL, as far as the median seed "
+    "goes; its top is named where it lies within (Gao et al. 2022)."
 )
 HEADER = (
     "task", "algorithm", "proxy, start to end", "gold at the start", "highest", "beside", "at KL", "at the end",
@@ -29,7 +29,7 @@ HEADER = (
 
 
 class Course(NamedTuple):
-    """One seed's, of moving means: gold at its start, where it is highest and at its end, with the KL there."""
+    """One seed's gold at its first point, and of moving means where it is highest and at its end, with the KL there."""
 
     start: float
     highest: float
@@ -79,8 +79,11 @@ def climbs(suite: Suite, rows: Sequence[Mapping[str, Any]]) -> list[Climb]:
             found.setdefault((row["task"], row["algorithm"]), {})[row["seed"]] = row["climb"]
     whole = {who: {seed: curve for seed, curve in of.items() if curve} for who, of in found.items()}
     known = {who: of for who, of in whole.items() if len(of) == len(found[who])}
-    beside = {task: known.get((task, suite.baseline), {}) for task in suite.tasks}
-    return [_climb(who, of, {} if who[1] == suite.baseline else beside[who[0]]) for who, of in known.items()]
+    order = list(suite.tasks)
+    return [
+        _climb(who, known[who], {} if who[1] == suite.baseline else known.get((who[0], suite.baseline), {}))
+        for who in sorted(known, key=lambda who: order.index(who[0]))
+    ]
 
 
 def _climb(who: tuple[str, str], curves: Mapping[int, Curve], baseline: Mapping[int, Curve]) -> Climb:
@@ -94,7 +97,7 @@ def course(curve: Curve) -> Course:
     """What one seed's curve comes to."""
     kl, gold, proxy = (moving_mean(curve[name]).tolist() for name in CURVES)
     top = gold.index(max(gold))
-    return Course(gold[0], gold[top], gold[-1], kl[top], kl[-1], proxy[0], proxy[-1])
+    return Course(curve["gold"][0], gold[top], gold[-1], kl[top], kl[-1], curve["proxy"][0], proxy[-1])
 
 
 def _beside(own: Mapping[int, Course], other: Mapping[int, Course], name: str) -> Estimate | None:
