@@ -46,19 +46,26 @@ def test_gaos_form_is_fitted_to_what_a_suite_climbed(tmp_path: Path) -> None:
 
 
 def test_policies_are_compared_with_the_one_that_climbs_a_single_model(tmp_path: Path) -> None:
+    """The single model's curve goes to 4 nats and gains 1, the other to 9, and gains 2 there and 4/3 at sqrt(4)."""
     course = {"start": 2.0, "highest": 2.9, "end": 2.4, "kl_end": 9.0}
     clear, chance = ({"mean": 0.2, "low": low, "high": 0.4, "p": 0.5} for low in (0.1, -0.1))
-    climbs = [climb("single", course, None, None), climb("mean", course, chance, chance)]
-    climbs += [climb("worst_case", {**course, "end": 2.7}, chance, clear)]
-    gold = {"mean": 2.5, "low": 2.4, "high": 2.6, "p": None}
-    gains = {"single": None, "mean": chance, "worst_case": chance}
-    lines = [{"algorithm": name, "gold": gold, "gain": gain} for name, gain in gains.items()]
-    found = {"baseline": "single", "lines": lines, "climbs": climbs}
+    climbs = [climb("single", course, None, None), climb("worst_case", {**course, "end": 2.7}, clear, chance)]
+    runs = [
+        {"task": "flips", "algorithm": name, "status": "finished", "climb": line(far, gain)}
+        for name, far, gain in (("single", 2.0, 1.0), ("worst_case", 3.0, 2.0))
+    ]
+    found = {"baseline": "single", "climbs": climbs, "runs": runs}
     (tmp_path / "suite_ensembles.json").write_text(json.dumps(found))
     text = " ".join(ensembles(tmp_path))
-    assert "| mean | 2.00 | 2.90 | 2.40 | 9.00 | +0.20 [-0.10, +0.40] |" in text
-    assert "gold falls by 0.50 (single), 0.50 (mean), 0.20 (worst_case)." in text
-    assert "above the single model in one of the three: worst_case; below: none." in text
+    assert "| single | 2.00 | 2.90 | - | 2.40 | 9.00 | - | +1.00 |" in text
+    assert "| worst_case | 2.00 | 2.90 | +0.20 [+0.10, +0.40] | 2.70 | 9.00 | +0.20 [-0.10, +0.40] | +1.33 |" in text
+    assert "not corrected: worst_case; below: none. At 4.0 nats" in text
+
+
+def line(far: float, gain: float) -> dict[str, list[float]]:
+    """Gold that rises with sqrt(KL) to `far` and stays there."""
+    steps = [*(far * n / 1000 for n in range(1000)), *[far] * 5]
+    return {"kl": [step * step for step in steps], "gold": [2 + gain * step / far for step in steps]}
 
 
 def climb(name: str, course: dict[str, float], highest: Any, end: Any) -> dict[str, Any]:
