@@ -52,9 +52,9 @@ def page(folder: Path) -> Iterator[str]:
         "",
         "By `python -m rlhf_bench.facts docs/benchmarks`, from what the commands wrote that are named.",
         "",
-        "What trains a policy is a suite, but for the first table of ten seeds, which is at equal episodes. Bandits",
-        "and the optimal policy are solved exactly and train nothing, best-of-n trains no policy, and one of the",
-        "tables of ensembles is of reward models.",
+        "What trains a policy is a suite, but for the first table of ten seeds, which is at equal episodes, and the",
+        "trainers on four answers. Bandits and the optimal policy are solved exactly and train nothing, best-of-n",
+        "trains no policy, and one of the tables of ensembles is of reward models.",
     )
     yield from (*bandits(), *enumerable())
     if rows := kept(folder, "trained.json"):
