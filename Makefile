@@ -98,6 +98,7 @@ bench-speed: $(READY)  ## time our trainers beside stock TRL: docs/benchmarks/sp
 DATA = $(error say where the files are: make bench-people DATA=FOLDER)
 bench-people: $(READY)  ## measure on people's rows, which are not in the repository: DATA=FOLDER with their files
 	$(BIN)/python benchmarks/people.py dialogues_harmless_pairs=$(DATA)/dialogues_harmless_pairs.jsonl.gz
+	$(BIN)/python benchmarks/people_suite.py $(DATA)/dialogues_harmless_pairs.jsonl.gz
 	$(BIN)/python benchmarks/people_parts.py $(DATA)
 	$(BIN)/python benchmarks/reward_arguments.py $(DATA)/arguments_pairs.jsonl.gz
 
