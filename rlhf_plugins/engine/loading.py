@@ -296,6 +296,8 @@ def _dtype(base: Base) -> torch.dtype:
 
 
 def _quantization(name: str) -> BitsAndBytesConfig:
+    if name not in ("int8", "nf4"):
+        raise RunError(f"unknown quantization {name!r}; write nf4 or int8")
     if name == "int8":
         logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_no_cast)
         return BitsAndBytesConfig(load_in_8bit=True)

@@ -30,6 +30,7 @@ from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.engine.precision import computes_in_bf16, half_precision, on_one_gpu
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.limits import keeping_the_best
+from rlhf_plugins.trainers.optimizer_state import AllocatesState
 from rlhf_plugins.trainers.progress import Progress
 from rlhf_plugins.trainers.trackers import TrackerEnd, run_name
 from rlhf_plugins.trainers.zero import load_whole_models
@@ -218,6 +219,7 @@ def prepare(trainer: Any) -> None:
     if not isinstance(trainer.model, PreTrainedModel):  # which a script loaded in the precision that it wants
         train_in_float32(trainer.model)
     keep_freed_memory_of_process(trainer.args.device)
+    trainer.add_callback(AllocatesState())
 
 
 def check_one_process(trainer: Any) -> None:

@@ -1,4 +1,4 @@
-"""The state of an optimizer, kept beside a policy so that a later stage may go on with it. It knows names, no model."""
+"""The state of an optimizer: allocated before the first pass, and kept beside a policy for a later stage."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Run
 from rlhf_plugins.data.digests import OPTIMIZER
 from rlhf_plugins.errors import RunError
@@ -39,6 +40,30 @@ def hand_on(trainer: Any, stage: Any, run: Run, critics: Sequence[torch.Tensor] 
         trainer.add_callback(_Begins(trainer, file))
     if stage.keep_optimizer:
         trainer.add_callback(_Keeps(Path(run.folder) / FILE, critics))
+
+
+class AllocatesState(TrainerCallback):
+    """Has torch's Adam hold its state before the first pass: memory then runs out in a pass, which can be cut."""
+
+    def on_train_begin(self, *_: Any, optimizer: Any = None, **__: Any) -> None:
+        """Called by the trainer."""
+        own = getattr(optimizer, "optimizer", optimizer)  # accelerate's
+        if type(own) in (torch.optim.Adam, torch.optim.AdamW) and processes.count() == 1:
+            allocate(own)
+
+
+def allocate(optimizer: torch.optim.Adam) -> None:
+    """Makes the state of all weights that are trained and have none, as the first step would; no weight changes."""
+    for group in optimizer.param_groups:
+        trained = [weights for weights in group["params"] if weights.requires_grad]
+        gradients = [weights.grad for weights in trained]
+        for weights in trained:
+            weights.grad = weights.detach()  # which is looked for, and not read
+        try:
+            optimizer._init_group(group, [], [], [], [], [], [])
+        finally:
+            for weights, gradient in zip(trained, gradients, strict=True):
+                weights.grad = gradient
 
 
 class _Keeps(TrainerCallback):

@@ -31,6 +31,7 @@ from rlhf_plugins.trainers.micro_batches import (
     token_limit,
     uncounted,
 )
+from rlhf_plugins.trainers.optimizer_state import AllocatesState
 from rlhf_plugins.trainers.preference_batch import OF_PAIRS, Collator, separate
 from rlhf_plugins.trainers.preference_metrics import Means, label_sums, pair_sums, token_sums
 from rlhf_plugins.trainers.preference_reference import ReadsReference, pair_sums_of
@@ -94,6 +95,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         if isinstance(self.model, PeftModel):
             train_in_float32(self.model)
         keep_freed_memory_of_process(args.device)
+        self.add_callback(AllocatesState())
 
     def noted(self) -> list[tuple[Any, str]]:
         """See `TrainsInMicroBatches`."""

@@ -19,6 +19,7 @@ from rlhf_plugins.engine.loading import use_fast_paths
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import train_in_float32
 from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, steps_in_backward
+from rlhf_plugins.trainers.optimizer_state import AllocatesState
 from rlhf_plugins.trainers.recovery import KEPT, SHARE, Cutting, Kept, Opaque
 from rlhf_plugins.trainers.shares import IGNORED, LABELS, SharesBatches
 
@@ -74,6 +75,7 @@ class SFTTrainer(TrainsInMicroBatches, SharesBatches, trl.SFTTrainer):
             self.accelerator.gather_for_metrics = self.accelerator.gather
         use_fast_paths(self.model)
         train_in_float32(self.model)
+        self.add_callback(AllocatesState())
 
     def noted(self) -> list[tuple[Any, str]]:
         """See `TrainsInMicroBatches`."""

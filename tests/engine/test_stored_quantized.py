@@ -25,3 +25,9 @@ def test_a_base_without_linear_layers_is_refused(tmp_path: Path) -> None:
     base = tiny_base(tmp_path, num_hidden_layers=0)
     with pytest.raises(RunError, match="has no layer that could be in nf4"):
         load_trunk(Base(base.path, "nf4"))
+
+
+def test_an_unknown_quantization_is_none_of_ours(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path)
+    with pytest.raises(RunError, match="unknown quantization 'nf5'; write nf4 or int8"):
+        load_trunk(Base(base.path, "nf5"))
