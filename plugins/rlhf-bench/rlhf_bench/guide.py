@@ -18,7 +18,7 @@ import numpy as np
 
 from rlhf_bench.commands import SUITES
 from rlhf_bench.intervals import Estimate, estimate
-from rlhf_bench.judges import scored
+from rlhf_bench.judges import GOLD, scored
 from rlhf_bench.markup import Table, markdown, number, shown
 from rlhf_bench.properties import properties
 from rlhf_bench.suite import BASE
@@ -31,6 +31,11 @@ BEST = (
     "same seeds and prompts, before any correction for the number of comparisons."
 )
 
+GAINS = (
+    "The mean {0} less that of {1}, with its 95% interval: each seed has a judge with its own scale. In bold: "
+    "what is not clearly below the highest mean, that of {1} among them, on the same seeds and prompts, before any "
+    "correction for the number of comparisons."
+)
 AREAS = (
     "The mean gold reward over KL, of the best value of an algorithm's knob within each KL. In bold: the highest; "
     "areas have no interval."
@@ -102,15 +107,19 @@ def machine(suite: Bench) -> str:
 
 
 def of_tasks(suite: Bench) -> Table:
-    """A row per task, a column per algorithm, the best ones in bold."""
-    columns = [BASE, *suite["algorithms"]]
+    """A row per task, a column per algorithm, the best in bold; gains over the baseline where no gold is known."""
+    score = scored(suite["runs"])
+    key = "gold" if score == GOLD else "gain"
+    columns = [name for name in (BASE, *suite["algorithms"]) if key == "gold" or name not in (BASE, suite["baseline"])]
     rows = []
     for task, about in suite["tasks"].items():
-        golds = {line["algorithm"]: Estimate(**line["gold"]) for line in suite["lines"] if line["task"] == task}
+        mine = [line for line in suite["lines"] if line["task"] == task and line[key]]
+        found = {line["algorithm"]: shown(Estimate(**line[key]), "" if key == "gold" else "+") for line in mine}
         best = leading(scores(suite, task))
-        cells = [f"**{shown(golds[n])}**" if n in best else shown(golds.get(n)) for n in columns]
+        cells = [f"**{found[name]}**" if name in best and name in found else found.get(name, "-") for name in columns]
         rows.append([task, about, *cells])
-    return Table(suite["suite"], BEST.format(scored(suite["runs"]).capitalize()), ["task", "data", *columns], rows)
+    about = BEST.format(score.capitalize()) if key == "gold" else GAINS.format(score, suite["baseline"])
+    return Table(suite["suite"], about, ["task", "data", *columns], rows)
 
 
 def directions(suite: Bench) -> Iterator[str]:

@@ -45,6 +45,17 @@ def test_a_page_has_a_row_per_task_and_its_command() -> None:
     assert "`rlhf bench three_ways`: seeds 1, 1e+09 flops a run, 2 cores (x)." in lines
 
 
+def test_a_judge_that_each_seed_has_of_its_own_gives_gains_and_no_scores() -> None:
+    judged = bench(baseline="dpo", suite="mine")
+    judged["runs"] = [{**run, "judge": "reward model"} for run in judged["runs"]]
+    gains = {"dpo": None, "ipo": {"mean": -1.0, "low": -2.0, "high": -0.5}, "ppo": {"mean": 1.0}}
+    judged["lines"] = [{**line, "gain": gains[line["algorithm"]]} for line in judged["lines"]]
+    lines = list(text({"mine": judged}))
+    assert "| task | data | ipo | ppo |" in lines
+    assert "| clean | few errors | -1.00 [-2.00, -0.50] | **+1.00** |" in lines
+    assert "`rlhf bench mine.yaml`: seeds 1, 1e+09 flops a run, 2 cores (x)." in lines
+
+
 def test_properties_are_means_over_tasks_beside_what_textbooks_say() -> None:
     rows = {row[0]: row[1:] for row in properties({"three_ways": bench()}).rows}
     assert rows["cost: seconds"][:5] == [
