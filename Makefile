@@ -81,7 +81,7 @@ bench-pages: $(READY)  ## run the scripts of docs/benchmarks that need no GPU an
 	$(BIN)/python -m rlhf_bench.facts docs/benchmarks
 
 SUITES := three_ways more_ways strengths overfit stability frontier over_optimisation ensembles hybrids more_hybrids
-bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_*, which_algorithm.md, selection.md and facts.md (14 hours and more)
+bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_*, which_algorithm.md, selection.md and facts.md (17 hours and more)
 	set -e; for suite in $(SUITES); do \
 	  $(BIN)/rlhf bench $$suite; \
 	  for end in md json; do cp runs/bench/$$suite/bench.$$end docs/benchmarks/suite_$$suite.$$end; done; done
