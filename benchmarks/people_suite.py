@@ -2,9 +2,9 @@
 
     python benchmarks/people_suite.py FILE [--jobs 2] [--quick]
 
-FILE holds pairs with the columns prompt, chosen, rejected. The base is the one of people.py, which nothing is
-downloaded for: read the differences, not how good the policies are. `people_suite.yaml` beside this script is the
-suite; a run that has finished is not run again. --quick writes no page.
+FILE holds pairs with the columns prompt, chosen, rejected, as gzipped JSON lines. The base is the one of people.py, for
+which nothing is downloaded: read the differences, not how good the policies are. `people_suite.yaml` beside this script
+is the suite; a run that has finished is not run again. --quick writes no page.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
+    if not options.file.name.endswith(".jsonl.gz") or not options.file.is_file():
+        parser.error(f"{options.file}: no file of gzipped JSON lines, .jsonl.gz")
     prepare(options.file)
     words = ["bench", "benchmarks/people_suite.yaml", "--jobs", str(options.jobs), *["--quick"] * options.quick]
     subprocess.run([sys.executable, "-m", "rlhf_plugins.cli", *words], cwd=ROOT, check=True)
@@ -37,12 +39,13 @@ def main() -> None:
 
 
 def prepare(file: Path) -> None:
-    """The rows, and a base whose tokenizer has seen the training split alone."""
-    rows, base = ROOT / WORK / "pairs.jsonl.gz", ROOT / WORK / "base"
-    rows.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(file, rows)
-    if not (base / "tokenizer.json").exists():
-        write_base(base, load_preferences(str(rows), "train", None, 0.1, 0))
+    """The rows, and a base whose tokenizer has seen their training split alone; other rows get another one."""
+    rows = ROOT / WORK / "pairs.jsonl.gz"
+    if rows.is_file() and rows.read_bytes() == file.read_bytes():
+        return
+    rows.unlink(missing_ok=True)
+    write_base(ROOT / WORK / "base", load_preferences(str(file), "train", None, 0.1, 0))
+    shutil.copy(file, rows)  # last: they say that the base is there
 
 
 if __name__ == "__main__":
