@@ -1,10 +1,11 @@
 """Attention over groups packed into one row, computed span by span. It knows queries, keys and values, no model.
 
 It is registered with transformers under `NAME`, and computes the attention if the attention mask was made by
-`packed_mask`; every other call goes to transformers' SDPA. The prompt and the first branch of a group are one causal
-sequence; each other branch attends to the prompt and, causally, to itself, and the two results are merged by their
-log-sum-exps, forward and backward, as FlashAttention merges blocks (Dao et al. 2022, section 3.1). Neighbouring groups
-of equal lengths are computed in one call.
+`packed_mask`; a mask that brings an attention of its own is attended by that, and every other call goes to
+transformers' SDPA. The prompt and the first branch of a group are one causal sequence; each other branch attends to the
+prompt and, causally, to itself, and the two results are merged by their log-sum-exps, forward and backward, as
+FlashAttention merges blocks (Dao et al. 2022, section 3.1). Neighbouring groups of equal lengths are computed in one
+call.
 """
 
 from __future__ import annotations
@@ -147,6 +148,8 @@ def packed_attention(
     Returns:
         (1, N, heads, value width), and None in place of the attention weights.
     """
+    if (attend := getattr(attention_mask, "attend", None)) is not None:  # a mask that brings its own attention
+        return attend(query, key, value, attention_mask, **options), None
     packed: PackedRow | None = getattr(attention_mask, "packed", None)
     if packed is None:
         other = sdpa_attention_forward if options.get("softcap") is None else _softcapped_attention

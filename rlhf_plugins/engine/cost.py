@@ -198,6 +198,9 @@ def _count_trunk(trunk: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -
     add(flops=flops, trained_tokens=_tokens(mask, rows * width) if learns else 0)
 
 
+HOOKS = (_count_trunk, _count_head)  # that `counted` leaves on a model
+
+
 def _is_counting() -> bool:
     return not torch.compiler.is_compiling() and bool(_OPEN.get())
 

@@ -79,7 +79,7 @@ def _failure(trunk: Any, layout: Layout) -> str | None:
             error, reason = _disagreement(trunk, layout)
         except Exception as failure:  # an architecture may refuse the mask with any exception
             return f"it does not take a 4-D attention mask ({type(failure).__name__})"
-        if reason is None and not error < _rounding(trunk):  # also True for NaN
+        if reason is None and not error < rounding(trunk):  # also True for NaN
             reason = f"shared rows change its hidden states by {error:.2%}"
         keep.extend([True] * (reason is None))
     return reason
@@ -101,10 +101,10 @@ def _prepared(trunk: Any, layout: Layout) -> Iterator[list[bool]]:
                 config._attn_implementation = name
 
 
-def _rounding(trunk: Any) -> float:
+def rounding(model: Any) -> float:
     """The largest relative difference that counts as rounding; ignored positions may change as little as 0.1%."""
-    quantized = getattr(trunk.config, "quantization_config", None) is not None
-    return float(torch.finfo(torch.bfloat16 if quantized else trunk.dtype).eps ** 0.5)
+    quantized = getattr(model.config, "quantization_config", None) is not None
+    return float(torch.finfo(torch.bfloat16 if quantized else model.dtype).eps ** 0.5)
 
 
 def _batch(trunk: Any, layout: Layout) -> BranchBatch:
@@ -147,4 +147,4 @@ def _trims(trunk: Any, layout: Layout) -> bool:
             expected = sequence_states(trunk, batch)[torch.arange(len(batch.last)), batch.mask.sum(1) - 1].float()
     except (RuntimeError, TypeError, IndexError):
         return False
-    return float((trimmed - expected).abs().max() / expected.abs().max()) < _rounding(trunk)
+    return float((trimmed - expected).abs().max() / expected.abs().max()) < rounding(trunk)

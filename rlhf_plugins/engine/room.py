@@ -64,6 +64,11 @@ def cached_at_once(model: Any) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def note_most(model: Any, tokens: int) -> None:
+    """Has later generations of a model keep keys and values of no more tokens at once: more did not fit."""
+    _FIT[_inner(model)] = min(tokens, _FIT.get(_inner(model), tokens))
+
+
 def in_batches(lengths: Sequence[int], rows: int, tokens: int | None) -> Iterator[slice]:
     """Neighbours of at most so many rows, padded to the longest of at most so many tokens; one alone may have more."""
     start = 0
@@ -84,6 +89,7 @@ def generated(
     rows: int,
     generate: Callable[[slice], Found],
     undo: Callable[[], Callable[[], None]] = random_state,
+    refills: bool = False,
 ) -> Iterator[tuple[slice, Found]]:
     """What is generated for all rows in order, for neighbours that fit into memory together.
 
@@ -93,13 +99,15 @@ def generated(
         rows: most at once.
         generate: is called with the places of some rows; with fewer of them where they do not fit.
         undo: called before each call; what it returns takes back what the call did, where it failed.
+        refills: whether `generate` itself keeps keys of so many tokens at once as there is room for.
 
     Raises:
         RunError: one row alone does not fit, in two tries.
     """
     start, again = 0, False
     while start < len(lengths):
-        end = start + next(in_batches(lengths[start:], rows, cached_at_once(model))).stop
+        limit = None if refills else cached_at_once(model)
+        end = start + next(in_batches(lengths[start:], rows, limit)).stop
         restore, recomputed = undo(), checkpointing(model)
         found, reason = attempted(generate, slice(start, end))
         if found is not None:
@@ -112,7 +120,7 @@ def generated(
             setattr(module, CHECKPOINTING, True)
         tokens = (end - start) * max(lengths[start:end])
         if end - start > 1:
-            _FIT[_inner(model)] = tokens // 2
+            note_most(model, tokens // 2)
             warn(FEWER, tokens, tokens // 2)
         elif again:
             raise RunError(too_much(reason, f"one response of {tokens} tokens, its prompt's included, is"))

@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 
-class _Noted(StoppingCriteria):
+class Noted(StoppingCriteria):
     """Hears the model's logits and the token that was drawn from them; it ends no response."""
 
     def __init__(self, temperature: float) -> None:
-        self._temperature = temperature
+        self.temperature = temperature
         self._logits = torch.zeros(0, 0)  # (B, vocabulary) of the next token
         self.log_probs: list[Tensor] = []  # (B,) of each token so far
 
@@ -23,7 +23,7 @@ class _Noted(StoppingCriteria):
         self._logits = output.logits[:, -1]
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        logits, token = self._logits.float() / self._temperature, input_ids[:, -1:]
+        logits, token = self._logits.float() / self.temperature, input_ids[:, -1:]
         self.log_probs.append(logits.gather(1, token).squeeze(1) - logits.logsumexp(1))
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
@@ -39,7 +39,7 @@ def noted_log_probs(model: Any, temperature: float) -> Iterator[list[list[float]
     own, before, found = model.generate, vars(model).get("generate"), list[list[float]]()
 
     def generate(*args: Any, stopping_criteria: Any = None, **options: Any) -> Any:
-        noted = _Noted(temperature)
+        noted = Noted(temperature)
         hook = inner.register_forward_hook(noted.hear)
         try:
             made = own(*args, stopping_criteria=StoppingCriteriaList([*(stopping_criteria or ()), noted]), **options)

@@ -13,14 +13,16 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, TopPLogitsWa
 
 from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.tokens import RowEncoder, response_ends
-from rlhf_plugins.engine import DECODING, cost
-from rlhf_plugins.engine.cpu.decoding import decode, draw_tokens
+from rlhf_plugins.engine import cost
+from rlhf_plugins.engine.cpu.decoding import draw_tokens
 from rlhf_plugins.engine.cpu.folding import folded
+from rlhf_plugins.engine.decoding import Loop
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.engine.room import generated
 
 AT_ONCE = 512  # responses that are generated at once
+CALL = 8  # times as many are asked for in one call, where those that end make room for the next
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,16 @@ def sample(
     rows = [(prompt, encoder.encode_start(prompt)) for prompt in prompts for _ in range(per_prompt)]
     order = sorted(range(len(rows)), key=lambda row: len(rows[row][1]))  # equal lengths need no padding
     responses: list[list[int]] = [[] for _ in rows]
-    own_distribution = without_generation_defaults(model)
+    own_distribution, loop = without_generation_defaults(model), Loop(batch_size)
     with torch.random.fork_rng(), evaluating(model), torch.inference_mode(), folded(model), own_distribution:
         torch.manual_seed(decoding.seed)
         lengths = [len(rows[row][1]) + decoding.max_new_tokens for row in order]
 
         def generate(part: slice) -> list[list[int]]:
-            return _generate(model, tokenizer, [rows[row][1] for row in order[part]], decoding)
+            return _generate(model, tokenizer, [rows[row][1] for row in order[part]], decoding, loop)
 
-        found = generated(model, lengths, batch_size, generate)
+        refills = loop.refills(model)
+        found = generated(model, lengths, batch_size * (CALL if refills else 1), generate, refills=refills)
         for part, made in counted(found, "sampling", len(rows), "responses", lambda one: len(one[1])):
             for row, response in zip(order[part], made, strict=True):
                 responses[row] = response
@@ -89,7 +92,7 @@ def without_generation_defaults(model: Any) -> Iterator[None]:
 
 
 def _generate(
-    model: Any, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], decoding: Decoding
+    model: Any, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], decoding: Decoding, loop: Loop
 ) -> list[list[int]]:
     batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(model.device)
     ends = end_tokens(model, tokenizer)
@@ -101,7 +104,7 @@ def _generate(
         max_new_tokens=decoding.max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends,
-        **({"custom_generate": decode} if DECODING.active(model) else {}),
+        **loop.options(model),
     )
     return [up_to_end(row, ends) for row in out[:, batch["input_ids"].shape[1] :].tolist()]
 

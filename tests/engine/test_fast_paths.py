@@ -19,7 +19,6 @@ from rlhf_plugins import engine
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.engine import Engine, FastPath, attention, casts, head, set_engine
-from rlhf_plugins.engine import sampling as sampled
 from rlhf_plugins.engine.cpu import decoding, feed_forward, folding, linear_layer, norm, product, rotation
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
@@ -27,6 +26,7 @@ from rlhf_plugins.engine.loading import load_causal, load_policy, load_tokenizer
 from rlhf_plugins.engine.log_probs import logit_scaling, response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.engine.static import loop
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.schema import Recipe
 from rlhf_plugins.testing import tiny_base
@@ -36,6 +36,7 @@ from .test_backbone import IDS, shaken
 
 PATHS = {name: path for name, path in vars(engine).items() if isinstance(path, FastPath)}
 COMPARED_THERE = {"SHARED_ROWS", "TRIMMED_LAYER", "CHUNKED_HEAD", "CASTS"}
+ON_A_GPU = {"STATIC_CACHE", "CUDA_GRAPH"}  # alone
 ADAPTER = Adapter(r=4)
 
 
@@ -45,15 +46,15 @@ def placed(device: str, dtype: torch.dtype = torch.float32) -> Any:
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_a_path_is_active_on_the_cpu_in_float32(name: str) -> None:
-    assert PATHS[name].active(torch.empty(2))
+def test_a_path_is_active_on_the_cpu_in_float32_but_for_those_of_a_gpu(name: str) -> None:
+    assert PATHS[name].active(torch.empty(2)) == (name not in ON_A_GPU)
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps", "xpu", "meta"])
 @pytest.mark.parametrize("name", PATHS)
 def test_on_another_device_only_those_that_are_compared_there_are_active(name: str, device: str) -> None:
     tensor = placed(device) if device != "meta" else torch.empty(2, device="meta")
-    assert PATHS[name].active(tensor) == (name in COMPARED_THERE)
+    assert PATHS[name].active(tensor) == (name in COMPARED_THERE or (device == "cuda" and name in ON_A_GPU))
 
 
 def test_an_untested_precision_of_any_tensor_or_autocast_switches_a_path_off() -> None:
@@ -76,12 +77,13 @@ def test_no_other_module_of_the_engine_tests_a_device_or_a_precision() -> None:
 
 @pytest.mark.parametrize("name", PATHS)
 def test_the_plain_engine_switches_it_off(name: str) -> None:
+    tensor = placed("cuda") if name in ON_A_GPU else torch.empty(2)
     with set_engine("plain"):
-        assert not PATHS[name].active(torch.empty(2))
+        assert not PATHS[name].active(tensor)
         with set_engine("auto"):
-            assert PATHS[name].active(torch.empty(2))
-        assert not PATHS[name].active(torch.empty(2))
-    assert PATHS[name].active(torch.empty(2))
+            assert PATHS[name].active(tensor)
+        assert not PATHS[name].active(tensor)
+    assert PATHS[name].active(tensor)
 
 
 def test_it_is_a_function_too_and_comes_back_after_an_error() -> None:
@@ -165,7 +167,8 @@ KERNELS: list[tuple[Any, str]] = [
     (head._ChunkedLogps, "apply"),
     (decoding, "draw_tokens"),
     (decoding, "_preallocate"),
-    (sampled, "decode"),
+    (decoding, "decode"),
+    (loop.StaticLoop, "generate"),
 ]
 
 

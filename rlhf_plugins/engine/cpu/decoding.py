@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
-from transformers.generation import GenerationMode
 
-from rlhf_plugins.engine import DECODING
 from rlhf_plugins.engine.cpu.shared_prompts import compute_shared
+from rlhf_plugins.engine.static.drawing import tokens_at
 from rlhf_plugins.errors import RunError
 
-
-@contextmanager
-def own_decoding_loop(model: Any) -> Iterator[None]:
-    """For the block, `model.generate` runs `decode` to sample or to decode greedily, where `DECODING` is active."""
-    own, before = model.generate, vars(model).get("generate")  # which FSDP sets
-
-    def generate(*args: Any, generation_config: GenerationConfig, **options: Any) -> Any:
-        options |= {"custom_generate": decode} if DECODING.active(model) and _supported(generation_config) else {}
-        return own(*args, generation_config=generation_config, **options)
-
-    model.generate = generate
-    try:
-        yield
-    finally:
-        del model.generate
-        if before is not None:
-            model.generate = before
-
-
-def _supported(config: GenerationConfig) -> bool:
-    simple = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
-    return simple and not config.prefill_chunk_size and not config.return_dict_in_generate
+NOT_FINITE = "the probabilities of the next token are not finite: the policy's weights are no longer finite"
 
 
 def decode(
@@ -78,11 +54,11 @@ def draw_tokens(scores: Tensor, generator: torch.Generator | None = None) -> Ten
     Raises:
         RunError: a score is NaN, or all are minus infinity.
     """
-    sums = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
-    if not bool(sums[:, -1].isfinite().all()):
-        raise RunError("the probabilities of the next token are not finite: the policy's weights are no longer finite")
-    at = torch.rand(len(sums), 1, dtype=torch.float64, device=sums.device, generator=generator) * sums[:, -1:]
-    return torch.searchsorted(sums, at, right=True).squeeze(1).clamp_(max=sums.shape[1] - 1)
+    numbers = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device, generator=generator)
+    tokens, finite = tokens_at(scores, numbers)
+    if not bool(finite.all()):
+        raise RunError(NOT_FINITE)
+    return tokens
 
 
 class PreallocatedLayer(DynamicLayer):

@@ -21,6 +21,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.recovery import Before
 
 if TYPE_CHECKING:
+    from rlhf_plugins.engine.decoding import Loop
     from rlhf_plugins.trainers.ppo.models import Outputs
     from rlhf_plugins.trainers.ppo.rollout import MicroBatch, Rollouts, TokenTensors
 
@@ -32,13 +33,14 @@ SMALLER = (
 )
 
 
-def generated_for(trainer: Any, prompts: Sequence[Any], another: Any) -> list[Any]:
+def generated_for(trainer: Any, prompts: Sequence[Any], another: Any, loop: Loop) -> list[Any]:
     """What TRL's trainer generates for all prompts, but for as many at once as there is room for.
 
     Args:
         trainer: TRL's.
         prompts: of this process.
         another: prompt, which is generated for where this process has none.
+        loop: that generates.
 
     Raises:
         RunError: memory does not hold a single response.
@@ -59,8 +61,10 @@ def generated_for(trainer: Any, prompts: Sequence[Any], another: Any) -> list[An
     def generate(part: slice) -> Any:
         return trainer._generate(list(prompts[part]))
 
-    rows = len(prompts) if limit is None else AT_ONCE
-    return [found for _, found in generated(trainer.model, lengths, rows, generate, lambda: Before(noted).restore)]
+    refills = loop.refills(trainer.model, trainer.generation_config)
+    rows = len(prompts) if limit is None or refills else AT_ONCE
+    undo = lambda: Before(noted).restore  # noqa: E731
+    return [found for _, found in generated(trainer.model, lengths, rows, generate, undo, refills)]
 
 
 def _with_others(trainer: Any, prompts: Sequence[Any], another: Any) -> list[Any]:

@@ -24,8 +24,8 @@ from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.data.conversations import Conversations, converse
 from rlhf_plugins.engine import cost
-from rlhf_plugins.engine.cpu.decoding import own_decoding_loop
 from rlhf_plugins.engine.cpu.folding import folded
+from rlhf_plugins.engine.decoding import own_decoding_loop
 from rlhf_plugins.engine.sampling import (
     Decoding,
     sample,
@@ -172,8 +172,8 @@ class Rollouts:
         model, own = trainer.model, list(prompts[processes.share(len(prompts))])
         explores = self.models.exploring(self.objective.exploration)
         try:
-            with folded(model), without_generation_defaults(model), own_decoding_loop(model), explores:
-                found = in_parts.generated_for(trainer, own, prompts[0])
+            with folded(model), without_generation_defaults(model), explores, own_decoding_loop(model) as loop:
+                found = in_parts.generated_for(trainer, own, prompts[0], loop)
         except TemplateError as error:
             raise RunError(f"the chat template refuses a prompt of this rollout: {error}") from error
         written = tuple([row for each in found for row in each[i]] for i in (0, 1, 3, 4))

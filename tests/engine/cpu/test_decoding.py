@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from rlhf_plugins.engine.cpu.decoding import decode, draw_tokens, own_decoding_loop
+from rlhf_plugins.engine.cpu.decoding import decode, draw_tokens
+from rlhf_plugins.engine.decoding import own_decoding_loop
 from rlhf_plugins.errors import RunError
 
 from ..conftest import EOS, PAD

@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from rlhf_plugins.engine.cpu import decoding
-from rlhf_plugins.engine.cpu.decoding import own_decoding_loop
+from rlhf_plugins.engine.decoding import own_decoding_loop
 
 from ..conftest import EOS, PAD
 

@@ -1,0 +1,136 @@
+"""Keys and values of a fixed number of rows, in memory that stays where it is. It knows positions, no tokens.
+
+A row has a slot. Its tokens begin at place 0 of the slot and need no padding, so that rows of different lengths are
+beside one another, and a slot whose row has ended takes another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+from rlhf_plugins.engine.attention import KNOWN_OPTIONS
+
+IGNORED = KNOWN_OPTIONS - {"sliding_window", "softcap"}  # by attention to all tokens before
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer, (slots, key heads, capacity, width) each.
+
+    Args:
+        like: keys and values of the layer, (., key heads, ., width) each.
+        slots: rows at once.
+        capacity: tokens of a slot.
+        places: (slots,) where each slot's next token is written; it is read at each update.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, like: Sequence[Tensor], slots: int, capacity: int, places: Tensor) -> None:
+        super().__init__()
+        dtype = like[1].dtype  # under autocast rotated keys are in float32, which SDPA casts
+        self.keys, self.values = (
+            torch.zeros(slots, one.shape[1], capacity, one.shape[3], dtype=dtype, device=one.device) for one in like
+        )
+        self._slots, self._places = torch.arange(slots, device=places.device), places
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Writes one token of each slot, (slots, key heads, 1, width); returns the memory of all."""
+        for memory, new in ((self.keys, key_states), (self.values, value_states)):
+            memory[self._slots, :, self._places] = new.squeeze(2).to(memory.dtype)
+        return self.keys, self.values
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing: the memory is there."""
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys that a mask covers, from the first."""
+        return self.get_max_length(), 0
+
+    def get_seq_length(self) -> int:
+        """Tokens before the query's, as the cost of a step counts them: attention computes the whole capacity."""
+        return self.get_max_length() - 1
+
+    def get_max_length(self) -> int:
+        """Tokens of a slot."""
+        return self.keys.shape[2]
+
+
+class SlotCache(Cache):
+    """The layers of a model, of whose slots each step writes one token.
+
+    Args:
+        like: a cache of the model with some tokens in it, for the shapes.
+        slots: rows at once.
+        capacity: tokens of a slot.
+        places: (slots,) where each slot's next token is written.
+    """
+
+    layers: list[Any]
+
+    def __init__(self, like: Cache, slots: int, capacity: int, places: Tensor) -> None:
+        super().__init__([SlotLayer((one.keys, one.values), slots, capacity, places) for one in like.layers])
+        self._order = torch.arange(capacity, device=places.device)
+        self._places = places
+
+    def mask(self) -> Tensor:
+        """Which keys each slot's token attends to, its own and those before: 0 or -inf, (slots, 1, 1, capacity).
+
+        A decoder passes it on to its attention unchanged, which then is `one_token_attention`.
+        """
+        visible = self._order <= self._places.view(-1, 1, 1, 1)
+        mask = torch.zeros_like(visible, dtype=self.layers[0].keys.dtype).masked_fill(~visible, -torch.inf)
+        mask.attend = one_token_attention  # type: ignore[attr-defined]
+        return mask
+
+    def write(self, slots: Tensor, made: Cache, rows: Tensor) -> None:
+        """Copies rows of another cache of the model into slots, from place 0; `slots` and `rows` are (n,) each."""
+        for own, new in zip(self.layers, made.layers, strict=True):
+            for memory, states in ((own.keys, new.keys), (own.values, new.values)):
+                memory[slots, :, : states.shape[2]] = states[rows].to(memory.dtype)
+
+    def copy(self, slots: Tensor, others: Tensor, tokens: int) -> None:
+        """Copies the first tokens of other slots into slots; `slots` and `others` are (n,) each."""
+        for own in self.layers:
+            for memory in (own.keys, own.values):
+                memory[slots, :, :tokens] = memory[others, :, :tokens]
+
+
+def one_token_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None = None, **options: Any
+) -> Tensor:
+    """Attention of one token of each slot; heads that share keys are queries of one head, so that no key is repeated.
+
+    Args:
+        query: (slots, heads, 1, width).
+        key: (slots, key heads, capacity, width).
+        value: (slots, key heads, capacity, value width).
+        mask: (slots, 1, 1, capacity).
+        scaling: of the products; None is one by the root of the width.
+        options: that the layer passes besides.
+
+    Returns:
+        (slots, 1, heads, value width).
+
+    Raises:
+        ValueError: an option is not supported.
+    """
+    unknown = {name for name, option in options.items() if name not in IGNORED and not _is_nothing(option)}
+    if unknown:
+        raise ValueError(f"its attention has the options {', '.join(sorted(unknown))}")
+    slots, heads, _, width = query.shape
+    shared = query.reshape(slots, key.shape[1], heads // key.shape[1], width).to(key.dtype)
+    output = scaled_dot_product_attention(shared, key, value, mask, scale=scaling)
+    return output.reshape(slots, 1, heads, -1)
+
+
+def _is_nothing(option: Any) -> bool:
+    return option is None or (isinstance(option, int | float) and not option)
