@@ -83,7 +83,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (BaseTunerLayer, "adapter_layer_names", "`base_weights` leaves out what it adds to a model"),
     (BaseTunerLayer, "other_param_names", "`base_weights` leaves out what it adds to a model"),
     (BaseTunerLayer, "_cast_input_dtype", "`casts` leaves out what it does"),
-    (torch.utils._python_dispatch, "_disable_current_modes", "nothing counts the trial of `casts`"),
+    (torch.utils._python_dispatch, "_disable_current_modes", "nothing counts the trials of `casts` and `compiled`"),
     (FSDPModule, "_get_fsdp_state", "`gathered` sets what it says of gathered weights back"),
     (_fsdp_state.FSDPState, "_fsdp_param_group", "`gathered` sets what it says of gathered weights back"),
     (_fsdp_param_group.FSDPParamGroup, "_reshard_after_forward", "`gathered` sets it back"),

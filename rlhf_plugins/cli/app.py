@@ -107,7 +107,7 @@ def main() -> None:
 def root(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    engine: Annotated[str, typer.Option(help="auto, or plain: without our fast paths.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto; plain: no fast paths of ours; compiled: torch.compile.")] = "auto",
 ) -> None:
     if processes.is_launched() and ctx.invoked_subcommand not in TOGETHER:
         raise RunError(f"rlhf {ctx.invoked_subcommand or ''} runs in one process, and a launcher started several")

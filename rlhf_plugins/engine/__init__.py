@@ -14,11 +14,13 @@ import torch
 
 from rlhf_plugins.errors import RunError, nearest
 
-Engine = Literal["auto", "plain"]
+Engine = Literal["auto", "plain", "compiled"]
 
 
 class set_engine:  # noqa: N801 (as torch.set_grad_enabled: a function, and a context manager)
     """Sets how this process computes: "auto" takes every fast path that fits, "plain" none.
+
+    "compiled" is "auto" with decoder layers under `torch.compile` where they are trained (`engine/compiled.py`).
 
     As a context manager it holds for its block. With "plain" a model computes by the code of transformers, PEFT and
     torch, and every response in a row of its own: for a doubt, a debugger or `torch.compile`. Load the model within it,
@@ -75,17 +77,21 @@ class FastPath:
             the plain computation on the model itself and on its device, before it is used.
         dtypes: precisions in which tests compare it; None as above.
         autocast: whether it was tested under autocast.
+        engines: that take it.
     """
 
     what: str
     devices: Collection[str] | None = ("cpu",)
     dtypes: Collection[torch.dtype] | None = (torch.float32,)
     autocast: bool = False
+    engines: Collection[str] = ("auto", "compiled")
 
     def active(self, first: Placed, *others: Placed) -> bool:
-        """Whether it may compute with these tensors of one device, or in this model."""
+        """Whether it may compute with these tensors of one device, or in this model; not in what is being compiled."""
         device = _Switch.pretended or first.device.type
-        if _Switch.engine == "plain" or not (self.devices is None or device in self.devices):
+        if _Switch.engine not in self.engines or not (self.devices is None or device in self.devices):
+            return False
+        if torch.compiler.is_compiling():  # the compiler fuses better what it can read
             return False
         if self.dtypes is not None:
             for operand in (first, *others):
@@ -110,4 +116,5 @@ FOLDING = FastPath("adapters folded into weights for generation", autocast=True)
 DECODING = FastPath("our own decoding loop", dtypes=(torch.float32, torch.bfloat16), autocast=True)
 STATIC_CACHE = FastPath("the loop of generation over a static cache", ("cuda",), None, autocast=True)
 CUDA_GRAPH = FastPath("its step as a CUDA graph", ("cuda",), None, autocast=True)
+COMPILED = FastPath("decoder layers under torch.compile", None, None, autocast=True, engines=("compiled",))
 KEPT_MEMORY = FastPath("freed memory kept for the next step", dtypes=None, autocast=True)

@@ -154,6 +154,12 @@ def packed_attention(
     if packed is None:
         other = sdpa_attention_forward if options.get("softcap") is None else _softcapped_attention
         return other(module, query, key, value, attention_mask, **options)
+    return _packed_attention(query, key, value, packed, **options), None
+
+
+@torch.compiler.disable  # each row has other groups
+def _packed_attention(query: Tensor, key: Tensor, value: Tensor, packed: PackedRow, **options: Any) -> Tensor:
+    """As `packed_attention`."""
     dropout, scale = options.pop("dropout", 0.0), options.pop("scaling", None)
     packed.unknown_options |= {name for name, option in options.items() if option is not None} - KNOWN_OPTIONS
     window, cap = options.get("sliding_window"), options.get("softcap")
@@ -166,7 +172,7 @@ def packed_attention(
     else:
         key, value = _repeat_heads(query, key, value)
         output = _by_group(query, key, value, packed, _group_attention(scale, cap, dropout, window))
-    return output.transpose(1, 2).contiguous(), None
+    return output.transpose(1, 2).contiguous()
 
 
 def _repeat_heads(query: Tensor, *shared: Tensor) -> Parts:

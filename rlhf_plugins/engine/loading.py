@@ -34,13 +34,14 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.chat import whole_template
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.tokens import RowEncoder, encodes_pairs, without_end
+from rlhf_plugins.engine.compiled import compile_layers
 from rlhf_plugins.engine.cost import counted
 from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora, use_onednn
 from rlhf_plugins.engine.cpu.norm import fuse_norms
 from rlhf_plugins.engine.cpu.rotation import fuse_rotations
 from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_misfit, refuse_pickled
-from rlhf_plugins.engine.forward import evaluating
+from rlhf_plugins.engine.forward import evaluating, trunk_of
 from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.precision import half_precision
 from rlhf_plugins.engine.progress import loading
@@ -149,6 +150,8 @@ def use_fast_paths(model: Any) -> None:
         with evaluating(model):
             with_fast_paths(inner)
     fuse_lora(model)
+    if processes.launched() == 1:  # it was not tried in several
+        compile_layers(trunk_of(model))
 
 
 def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:

@@ -62,8 +62,11 @@ class Recipe:
         Field(description="longer rows are left out, or lose a prompt's first tokens and a response's last"),
     ] = "drop"
     engine: Annotated[
-        Literal["auto", "plain"],
-        Field(description="`plain` switches every fast path off: transformers, PEFT and torch alone compute"),
+        Literal["auto", "plain", "compiled"],
+        Field(
+            description="`plain` switches every fast path off: transformers, PEFT and torch alone compute;"
+            " `compiled` is `auto` with decoder layers under torch.compile where they are trained"
+        ),
     ] = "auto"
     data: DataFormat = uses("data_format", tag="format")
     monitors: tuple[Monitor, ...] | None = uses("monitor", optional=True)  # of stages that do not name their own

@@ -133,7 +133,7 @@ def run(
     together.refuse(assembled.stages)
     if several := [name for name in (SEEDS, SWEEP) if name in assembled.resolved]:
         raise RunError(f"a recipe with `{several[0]}` is several trainings: run it with run_recipe")
-    with set_engine("plain") if assembled.engine == "plain" else nullcontext(), ExitStack() as held:
+    with set_engine(assembled.engine) if assembled.engine != "auto" else nullcontext(), ExitStack() as held:
         processes.on_main(lambda: held.enter_context(locked(assembled.output_dir)))
         return _run(assembled, resume, overwrite, say if processes.is_main() else _nothing)
 

@@ -23,6 +23,7 @@ from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.data.branches import BranchBatch, Layout
 from rlhf_plugins.data.numeric import in_batch
 from rlhf_plugins.data.ranked import Collator, RankedRows, judged
+from rlhf_plugins.engine.compiled import compile_layers
 from rlhf_plugins.engine.loading import without_repacking
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
@@ -103,6 +104,8 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         if isinstance(made, nn.Module):
             made = install(self.model, "loss", made.to(self.args.device))
         self._reward_loss = made
+        if processes.launched() == 1:
+            compile_layers(self._scorer.trunk)
         layout = layout_of(self._scorer.trunk) if own.features is None else Layout.SEPARATE
         collator = Collator(self.processing_class.pad_token_id, layout, own.features)
         tokens, self.cuts = token_limit(own.tokens_per_batch, self.args, loss), token_limit(1, self.args, loss) == 1

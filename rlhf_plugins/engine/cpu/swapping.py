@@ -25,7 +25,7 @@ def swap_class(module: nn.Module, path: FastPath, faster: type[nn.Module], *exam
     if issubclass(own, faster) or module.training or not tested:
         return
     expected = [_output(module, example) for example in examples]
-    module.__class__ = _subclass(cast(Any, faster), own)
+    module.__class__ = subclass(cast(Any, faster), own)
     outputs = [_output(module, example) for example in examples]
     if not all(map(_equal, outputs, expected)):
         module.__class__ = own
@@ -49,6 +49,6 @@ def _equal(output: Tensor | None, expected: Tensor | None) -> bool:
 
 
 @cache
-def _subclass(faster: Any, own: Any) -> Any:
+def subclass(faster: Any, own: Any) -> Any:
     """A class with the module's own name and place, so that it saves, copies and prints as before."""
     return type(own.__name__, (faster, own), {"__module__": own.__module__, "__qualname__": own.__qualname__})
