@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import Cache
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
 from rlhf_plugins.engine.attention import KNOWN_OPTIONS
@@ -25,17 +25,17 @@ class SlotLayer(CacheLayerMixin):
 
     Args:
         like: keys and values of the layer, (., key heads, ., width) each.
-        slots: rows at once.
-        capacity: tokens of a slot.
+        dtype: of both.
+        size: slots, and tokens of each.
         places: (slots,) where each slot's next token is written; it is read at each update.
     """
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, like: Sequence[Tensor], slots: int, capacity: int, places: Tensor) -> None:
+    def __init__(self, like: Sequence[Tensor], dtype: torch.dtype, size: tuple[int, int], places: Tensor) -> None:
         super().__init__()
-        dtype = like[1].dtype  # under autocast rotated keys are in float32, which SDPA casts
+        slots, capacity = size
         self.keys, self.values = (
             torch.zeros(slots, one.shape[1], capacity, one.shape[3], dtype=dtype, device=one.device) for one in like
         )
@@ -64,11 +64,25 @@ class SlotLayer(CacheLayerMixin):
         return self.keys.shape[2]
 
 
+class PromptCache(DynamicCache):
+    """Keys and values of whole prompts; `dtype` is that in which a model computes values.
+
+    Under autocast keys are rotated in float32, to which this cache converts values and from which SDPA converts both.
+    """
+
+    dtype: torch.dtype
+
+    def update(self, key_states: Tensor, value_states: Tensor, *given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        """Adds keys and values of a layer."""
+        self.dtype = value_states.dtype
+        return super().update(key_states, value_states, *given, **named)
+
+
 class SlotCache(Cache):
     """The layers of a model, of whose slots each step writes one token.
 
     Args:
-        like: a cache of the model with some tokens in it, for the shapes.
+        like: of the model, with some tokens in it, for the shapes.
         slots: rows at once.
         capacity: tokens of a slot.
         places: (slots,) where each slot's next token is written.
@@ -76,8 +90,9 @@ class SlotCache(Cache):
 
     layers: list[Any]
 
-    def __init__(self, like: Cache, slots: int, capacity: int, places: Tensor) -> None:
-        super().__init__([SlotLayer((one.keys, one.values), slots, capacity, places) for one in like.layers])
+    def __init__(self, like: PromptCache, slots: int, capacity: int, places: Tensor) -> None:
+        size = slots, capacity
+        super().__init__([SlotLayer((one.keys, one.values), like.dtype, size, places) for one in like.layers])
         self._order = torch.arange(capacity, device=places.device)
         self._places = places
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
 
 from rlhf_plugins.engine.attention import NAME
 from rlhf_plugins.engine.room import in_batches, tokens_at_once
+from rlhf_plugins.engine.static.cache import PromptCache
 from rlhf_plugins.engine.static.slots import Slots
 
 STEPS = 8  # between two looks of the host at which rows have ended
@@ -50,11 +50,11 @@ def our_attention(config: Any) -> Iterator[None]:
             one._attn_implementation = name
 
 
-def prefilled(model: Any, prompts: Sequence[Sequence[int]]) -> Cache:
+def prefilled(model: Any, prompts: Sequence[Sequence[int]]) -> PromptCache:
     """The keys and values of some tokens in every layer, a row for each prompt; behind a prompt they are undefined."""
     width, device = max(map(len, prompts)), model.device
     ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=device)
-    cache = DynamicCache(config=model.config)
+    cache = PromptCache(config=model.config)
     torch.clear_autocast_cache()  # of weights that have changed since
     model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)  # no token attends to those behind it
     return cache

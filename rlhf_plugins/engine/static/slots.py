@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
-from rlhf_plugins.engine.static.cache import SlotCache
+from rlhf_plugins.engine.static.cache import PromptCache, SlotCache
 from rlhf_plugins.engine.static.drawing import Drawing
 
 
@@ -28,7 +27,7 @@ class Slots:
         drawing: of the tokens.
     """
 
-    def __init__(self, model: Any, like: Cache, count: int, capacity: int, drawing: Drawing) -> None:
+    def __init__(self, model: Any, like: PromptCache, count: int, capacity: int, drawing: Drawing) -> None:
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=model.device)
 
