@@ -83,7 +83,8 @@ def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words
 def _evaluations(record: RunRecord, folder: str) -> tuple[Words, Words]:
     """How the last `evaluate` of a run sampled and judged, for new rows and for the run's own.
 
-    Where it named no judge, that is the run's latest reward model, but on own rows whose true reward judged.
+    Where it named no judge, that is the run's latest reward model, but on own rows whose true reward judged. Its tasks
+    are part of the second: what a policy could do before.
     """
     last: Words = next((each for each in reversed(record.recipe["stages"]) if each.get("stage") == "evaluate"), {})
     sampled = {name: last[name] for name in ("max_new_tokens", "temperature") if name in last}
@@ -95,8 +96,12 @@ def _evaluations(record: RunRecord, folder: str) -> tuple[Words, Words]:
     if not judge and models:
         name, spec = models[-1]
         judge = {"reward": {"use": "saved", "path": f"{folder}#{name}"} if "path" in spec else dict(spec)}
-    judge = _with_saved_rewards(judge, lambda named: f"{folder}#{named or _reward_before(record, last)}")
-    return {**sampled, **judge}, {**sampled, **({} if truth else judge)}
+    tasks = {"tasks": last["tasks"]} if last.get("tasks") else {}
+    judge, tasks = (
+        _with_saved_rewards(words, lambda named: f"{folder}#{named or _reward_before(record, last)}")
+        for words in (judge, tasks)
+    )
+    return {**sampled, **judge}, {**sampled, **({} if truth else judge), **tasks}
 
 
 def _with_saved_rewards(words: Any, where: Callable[[str | None], str]) -> Any:

@@ -115,6 +115,7 @@ def test_an_update_asks_the_old_reward_model_and_measures_the_kl_to_its_start(
 
 
 SAVED = {"reward": {"use": "saved", "path": "old#rm"}}
+TASKS = {"tasks": [{"use": "reward_wins", "reward": {"use": "model", "stage": None}}]}
 JUDGE = {"judge": {"use": "reward", "reward": {"use": "model", "stage": None}}, "max_new_tokens": 8}
 
 
@@ -130,6 +131,7 @@ JUDGE = {"judge": {"use": "reward", "reward": {"use": "model", "stage": None}}, 
             {**JUDGE, "judge": {"use": "reward", **SAVED}},
             {**JUDGE, "judge": {"use": "reward", **SAVED}},
         ),
+        (TASKS, "gold", SAVED, {"tasks": [{"use": "reward_wins", **SAVED}]}),
     ],
 )
 def test_an_update_judges_by_what_judged_the_old_run(
