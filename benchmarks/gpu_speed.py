@@ -164,6 +164,32 @@ def _dtype(lab: Lab) -> torch.dtype:
     return (lab.cuda and half_precision()) or torch.float32
 
 
+# ---- compiled layers -------------------------------------------------------------------------------------
+def compiled(lab: Lab) -> None:
+    """Seconds per step with `engine: auto` and `engine: compiled`, where their losses agree at every step."""
+    sizes = (16, 8, 4) if lab.tiny else (384, 128, 8)
+    for stage in ("preference", "reward"):
+        lab.point(f"{stage}, {sizes[2]} x ({sizes[0]} + 2 x {sizes[1]})", partial(_compiled, lab, stage, sizes))
+
+
+def _compiled(lab: Lab, stage: str, sizes: tuple[int, int, int]) -> dict[str, Any]:
+    """The first step compiles and tries each layer; it does not count."""
+    base = random_model(lab.scratch / lab.header["shape"], lab.header["shape"], lab.device)
+    options = {**UNBOUNDED, "max_steps": 2 if lab.tiny else 6, "per_device_train_batch_size": sizes[2]}
+    data = pairs_on_disk(lab.scratch / "rows", sizes[2], *sizes[:2])
+    recipe: dict[str, Any] = {"base": str(base), "adapter": {"r": LORA.r}, "data": data}
+    recipe["stages"] = [{"stage": stage, "trainer": options}]
+    runs: list[dict[str, Any]] = []
+    start: dict[str, torch.Tensor] | None = None
+    for engine in ("auto", "compiled"):
+        start = measured(lab, runs, partial(run_quietly, lab, {**recipe, "engine": engine}), start).start
+    auto, own = runs
+    worst = max(abs(a - b) for a, b in zip(auto["losses"], own["losses"], strict=True))
+    ratio, equal = auto["step_seconds"] / own["step_seconds"], worst < (5e-2 if lab.cuda else 2e-3)
+    found = {"auto": auto, "compiled": own, "compiling_seconds": own["steps"][0] - auto["steps"][0]}
+    return {**found, "largest_difference_of_losses": worst, "ratio": ratio if equal else None, "ok": equal}
+
+
 # ---- online ----------------------------------------------------------------------------------------------
 def online(lab: Lab) -> None:
     """Episodes per second: PPO with a reward model on the same base, and GRPO beside TRL's, both with one function."""
@@ -268,4 +294,5 @@ SECTIONS = {
     "beside_trl": (beside_trl, 95.0),
     "online": (online, 55.0),
     "decoding": (decoding, 35.0),
+    "compiled": (compiled, 45.0),
 }
