@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, Qwen3Config, TrainerCallback
+
+from rlhf_plugins.data.branches import Layout
+from rlhf_plugins.engine import attention
 
 SHAPES: dict[str, dict[str, Any]] = {  # of Qwen3, as its configurations have them
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -45,6 +49,18 @@ def random_model(folder: Path, shape: str, device: str) -> Path:
         folder
     )
     return folder
+
+
+@contextmanager
+def made_for(trunk: Any, layout: Layout) -> Iterator[None]:
+    """For the block, a model computes batches of this layout, also where the engine would not choose it."""
+    before = trunk.config._attn_implementation
+    if layout is Layout.PACKED:
+        trunk.config._attn_implementation = attention.NAME
+    try:
+        yield
+    finally:
+        trunk.config._attn_implementation = before
 
 
 def text(draw: random.Random, tokens: int) -> str:

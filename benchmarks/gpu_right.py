@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from gpu_lab import Lab
-from gpu_models import Watch, pairs_on_disk, random_model, text
+from gpu_models import Watch, made_for, pairs_on_disk, random_model, text
 from torch import Tensor
 
 from rlhf_plugins import export_reward_model, load_policy, load_reward_model, open_run, run_recipe, set_engine
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
-from rlhf_plugins.engine import attention
 from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.engine.log_probs import response_logps
@@ -104,16 +103,11 @@ def _compared(
     """Relative errors of log-probabilities and gradients; the first of a model is what its others are compared with."""
     name, found = known
     trunk = trunk_of(model)
-    before = trunk.config._attn_implementation
-    if layout is Layout.PACKED:
-        trunk.config._attn_implementation = attention.NAME  # also where the engine would not choose it
-    try:
-        inputs = {k: v.to(trunk.device) for k, v in collate(groups, 0, layout).items()}
-        model.zero_grad()
+    inputs = {k: v.to(trunk.device) for k, v in collate(groups, 0, layout).items()}
+    model.zero_grad()
+    with made_for(trunk, layout):
         logps = response_logps(model, BranchBatch.from_inputs(inputs)).logps
         logps.sum().backward()
-    finally:
-        trunk.config._attn_implementation = before
     gradients = [w.grad.flatten() for w in model.parameters() if w.grad is not None]
     both = [logps.detach().double().cpu(), torch.cat(gradients).double().cpu()]
     found.setdefault("float32", both)

@@ -14,13 +14,17 @@ import torch
 import trl
 from datasets import Dataset
 from gpu_lab import Lab
-from gpu_models import Training, Watch, later, pairs, pairs_on_disk, random_model, text
+from gpu_models import Training, Watch, later, made_for, pairs, pairs_on_disk, random_model, text
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_plugins import run_recipe
 from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
+from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config, with_adapter
+from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.precision import half_precision
+from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.trainers.arguments import arguments
 
@@ -190,6 +194,50 @@ def _compiled(lab: Lab, stage: str, sizes: tuple[int, int, int]) -> dict[str, An
     return {**found, "largest_difference_of_losses": worst, "ratio": ratio if equal else None, "ok": equal}
 
 
+# ---- layouts ---------------------------------------------------------------------------------------------
+def layout_speed(lab: Lab) -> None:
+    """Forward and backward pass of the same groups in each layout, with an adapter, each layout twice in turn."""
+    folder = random_model(lab.scratch / lab.header["shape"], lab.header["shape"], lab.device)
+    model = with_adapter(load_causal(Base(str(folder), None, LORA)), LORA, "CAUSAL_LM").train()
+    lab.point("chosen", lambda: {"layout": layout_of(model).value})
+    for name, groups in _shapes(lab.tiny).items():
+        for layout in (Layout.ROWS, Layout.PACKED, Layout.SEPARATE) * (1 if lab.tiny else 2):
+            lab.point(f"{name}, {layout.value}", partial(_passed, lab, model, layout, groups))
+
+
+def _shapes(tiny: bool) -> dict[str, list[PromptBranches]]:
+    """Equal groups of 10,240 tokens in all, and ragged ones."""
+    shapes, draw, scale = {}, random.Random(0), 16 if tiny else 1
+    for prompt, responses, length in ((384, 2, 128), (1536, 2, 512), (512, 8, 256), (128, 4, 128)):
+        count = 10_240 // (prompt + responses * length)
+        name = f"{count} x ({prompt} + {responses} x {length})"
+        shapes[name] = [_group(prompt // scale, [length // scale] * responses)] * count
+
+    def drawn(most: int) -> int:
+        return draw.randint(1, most // scale)
+
+    return {**shapes, "ragged": [_group(drawn(512), [drawn(384), drawn(384)]) for _ in range(16)]}
+
+
+def _group(prompt: int, branches: list[int]) -> PromptBranches:
+    return PromptBranches([5] * prompt, [[6] * length for length in branches])
+
+
+def _passed(lab: Lab, model: Any, layout: Layout, groups: list[PromptBranches]) -> dict[str, Any]:
+    inputs = collate(groups, 0, layout)
+    batch = BranchBatch.from_inputs({name: each.to(lab.device) for name, each in inputs.items()})
+    forget_peaks(lab)
+
+    def work() -> None:
+        with torch.autocast(lab.device, _dtype(lab), enabled=lab.cuda):
+            response_logps(model, batch).logps.sum().backward()
+        model.zero_grad()
+
+    with made_for(trunk_of(model), layout):
+        seconds = _seconds(lab, work, 1 if lab.tiny else 3)
+    return {"seconds": seconds, "tokens": batch.input_ids.numel(), **peak(lab)}
+
+
 # ---- online ----------------------------------------------------------------------------------------------
 def online(lab: Lab) -> None:
     """Episodes per second: PPO with a reward model on the same base, and GRPO beside TRL's, both with one function."""
@@ -292,6 +340,7 @@ def _decoded(lab: Lab, base: Base, adapter: Adapter | None, sizes: tuple[int, in
 SECTIONS = {
     "machine": (machine, 15.0),
     "beside_trl": (beside_trl, 95.0),
+    "layout_speed": (layout_speed, 45.0),
     "online": (online, 55.0),
     "decoding": (decoding, 35.0),
     "compiled": (compiled, 45.0),

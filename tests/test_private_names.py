@@ -1,6 +1,6 @@
 """Every name of TRL, transformers, PEFT and torch that we use although nobody promises it: a failure names the change.
 
-Names that their documentation lists as public are not here.
+Names that their documentation lists as public are not here; operators of torch are in `test_private_operators.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from transformers.integrations import sdpa_attention
 from transformers.models.llama import modeling_llama
 from trl.trainer.grpo_trainer import RepeatSampler
 
-ATEN = torch.ops.aten
 ENGINE = Path(__file__).parents[1] / "rlhf_plugins" / "engine"
 
 MEMBERS: list[tuple[Any, str, str]] = [
@@ -238,38 +237,6 @@ IN_THE_SOURCE: list[tuple[Any, str, str]] = [
     (transformers.PreTrainedModel.from_pretrained, "output_loading_info", "`loading` refuses missing weights by it"),
 ]
 
-SCHEMAS: list[tuple[Any, str, str]] = [
-    (
-        ATEN._scaled_dot_product_flash_attention_for_cpu,
-        "(Tensor query, Tensor key, Tensor value, float dropout_p=0., bool is_causal=False, *, Tensor? attn_mask=None, "
-        "float? scale=None) -> (Tensor output, Tensor logsumexp)",
-        "attention by spans",
-    ),
-    (
-        ATEN._scaled_dot_product_flash_attention_for_cpu_backward,
-        "(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor logsumexp, float dropout_p, bool "
-        "is_causal, *, Tensor? attn_mask=None, float? scale=None) -> (Tensor grad_query, Tensor grad_key, "
-        "Tensor grad_value)",
-        "attention by spans",
-    ),
-    (
-        ATEN.native_layer_norm_backward,
-        "(Tensor grad_out, Tensor input, SymInt[] normalized_shape, Tensor mean, Tensor rstd, Tensor? weight, Tensor? "
-        "bias, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
-        "fused norms",
-    ),
-    (
-        ATEN.silu_backward,
-        "(Tensor grad_output, Tensor self, *, Tensor(a!) grad_input) -> Tensor(a!)",
-        "fused gated blocks",
-    ),
-    (
-        torch.ops.mkldnn._linear_pointwise,
-        "(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm) -> Tensor Y",
-        "products by oneDNN",
-    ),
-]
-
 LORA_ATTRIBUTES = [
     "base_layer",
     "get_base_layer",
@@ -302,12 +269,6 @@ def test_code_that_we_rely_on_is_there(function: Any, words: str, why: str) -> N
     assert words in inspect.getsource(function), f"{function.__qualname__} no longer has `{words}`, but {why}"
 
 
-@pytest.mark.parametrize(("operator", "schema", "user"), SCHEMAS, ids=lambda v: getattr(v, "__name__", None))
-def test_an_operator_of_torch_has_the_schema_that_we_use(operator: Any, schema: str, user: str) -> None:
-    schemas = [str(getattr(operator, overload)._schema) for overload in operator.overloads()]
-    assert any(known.endswith(schema) for known in schemas), f"{operator} is now {schemas}, but {user} calls it"
-
-
 def test_a_lora_layer_has_the_attributes_that_we_read() -> None:
     layer: Any = lora.Linear(nn.Linear(2, 2), "default", LoraConfig(r=1), r=1)
     assert [name for name in LORA_ATTRIBUTES if not hasattr(layer, name)] == []
@@ -337,7 +298,8 @@ def test_blocks_and_norms_have_the_attributes_that_we_read() -> None:
 
 def test_every_private_name_that_the_engine_uses_is_here() -> None:
     """Modules within transformers and PEFT, operators of torch, and attributes that begin with an underscore."""
-    listed = Path(__file__).read_text(encoding="utf-8")
+    files = (Path(__file__), Path(__file__).with_name("test_private_operators.py"))
+    listed = "".join(file.read_text(encoding="utf-8") for file in files)
     trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in ENGINE.rglob("*.py")}
     nodes = [(file, node) for file, tree in trees.items() for node in ast.walk(tree)]
     ours = {node.name for _, node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}

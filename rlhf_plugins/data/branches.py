@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 PADDING = -1  # the segment of a token that nobody reads
 ALIGNED = 8  # numbers, at whose multiples rows of a mask begin
+LONG, PADDED = 1_024, 0.1  # tokens of a group and share of padding from which on packing pays on a GPU
 TOKENS_PER_BATCH = 8_192  # laid out at once by default, padding included
 
 Ids = Sequence[int]
@@ -28,6 +30,7 @@ class Layout(Enum):
 
     PACKED = "packed"  # one row for all groups, without padding
     ROWS = "rows"  # one row per group
+    EITHER = "either"  # packed where it pays on a GPU, else one row per group
     SEPARATE = "separate"  # one row per branch, after its prompt
 
 
@@ -37,6 +40,36 @@ class PromptBranches:
 
     prompt: Ids
     branches: Sequence[Ids]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many tokens prompts and branches have, known to the host, which would have to wait for a GPU's answer."""
+
+    rows: tuple[tuple[tuple[int, ...], ...], ...]  # by row and group: of the prompt, and of each branch
+
+    def to(self, *_: Any, **__: Any) -> Sizes:
+        """Itself: it moves to no device, where the tensors of its batch are moved."""
+        return self
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest branch."""
+        return max(length for row in self.rows for _, *branches in row for length in branches)
+
+    def predicted(self, width: int) -> tuple[Tensor, Tensor]:
+        """Where in flattened rows of a width each branch token is predicted, and where it is; both (tokens,)."""
+        before, own = list[Any](), list[Any]()
+        for number, row in enumerate(self.rows):
+            start = number * width
+            for prompt, *branches in row:
+                start += prompt
+                last = [start - 1]  # of the prompt, which predicts the first token of each branch
+                for length in branches:
+                    own.append(np.arange(start, start + length))
+                    before += [last, own[-1][:-1]]
+                    start += length
+        return torch.from_numpy(np.concatenate(before)), torch.from_numpy(np.concatenate(own))
 
 
 @dataclass(frozen=True)
@@ -51,6 +84,7 @@ class BranchBatch:
     mask: Tensor  # (B, L) bool, True at the tokens of the sequence, from the left
     response: Tensor  # (B, L) bool, True at response tokens
     group: Tensor  # (B,) which group a branch belongs to
+    sizes: Sizes | None = None  # of the rows that `collate` laid out
 
     @classmethod
     def from_inputs(cls, inputs: Mapping[str, Any]) -> BranchBatch:
@@ -74,13 +108,14 @@ class BranchBatch:
 
     def response_mask(self) -> Tensor:
         """(B, T) bool with T the longest response: True at response tokens counted from the response's start."""
-        places = torch.arange(int(self.lengths.max()), device=self.lengths.device)
-        return places < self.lengths.unsqueeze(1)
+        assert self.sizes is not None
+        return torch.arange(self.sizes.longest, device=self.lengths.device) < self.lengths.unsqueeze(1)
 
     def scored(self) -> tuple[Tensor, Tensor]:
-        """Where in the flattened rows each response token is predicted, and its id; both (tokens,), by branch."""
-        is_scored = self.response[:, 1:]
-        return self.index[:, :-1][is_scored], self.input_ids.flatten()[self.index[:, 1:][is_scored]]
+        """Where in the flattened rows each response token is predicted, on the host, and its id; both (tokens,)."""
+        assert self.sizes is not None
+        places, own = self.sizes.predicted(self.input_ids.shape[1])
+        return places, self.input_ids.flatten().index_select(0, own.to(self.input_ids.device, non_blocking=True))
 
     def by_length(self, parts: int = 4, worth: float = 0.25) -> list[tuple[Tensor, BranchBatch]]:
         """The rows and batches of the same branches, short ones apart from long ones, where that saves padding.
@@ -129,8 +164,8 @@ class BranchBatch:
         return seen & causal & (key != PADDING) | torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
 
 
-def collate(groups: Sequence[PromptBranches], pad_id: int, layout: Layout = Layout.PACKED) -> dict[str, Tensor]:
-    """Lays groups out as the tensors of a `BranchBatch`, branches in the order given.
+def collate(groups: Sequence[PromptBranches], pad_id: int, layout: Layout = Layout.PACKED) -> dict[str, Any]:
+    """Lays groups out as the parts of a `BranchBatch`, branches in the order given.
 
     Args:
         groups: prompts with their branches.
@@ -151,6 +186,7 @@ def collate(groups: Sequence[PromptBranches], pad_id: int, layout: Layout = Layo
         "mask": _padded([[True] * (len(prompt) + len(branch)) for prompt, branch in places], False),
         "response": _padded([[False] * len(prompt) + [True] * len(branch) for prompt, branch in places], False),
         "group": torch.tensor([g for g, group in enumerate(groups) for _ in group.branches]),
+        "sizes": Sizes(tuple(tuple(map(_lengths, row)) for row in rows)),
     }
 
 
@@ -197,6 +233,8 @@ def _pieces(group: PromptBranches, tokens: int, layout: Layout) -> Iterator[Prom
 
 def _rows(groups: Sequence[PromptBranches], layout: Layout) -> list[list[PromptBranches]]:
     """The groups of each row."""
+    if layout is Layout.EITHER:
+        layout = Layout.PACKED if _packing_pays(groups) else Layout.ROWS
     if layout is Layout.PACKED:
         return [list(groups)]
     if layout is Layout.ROWS:
@@ -204,8 +242,18 @@ def _rows(groups: Sequence[PromptBranches], layout: Layout) -> list[list[PromptB
     return [[PromptBranches(group.prompt, [branch])] for group in groups for branch in group.branches]
 
 
+def _packing_pays(groups: Sequence[PromptBranches]) -> bool:
+    """Whether packed groups cost a GPU less than one row per group under a mask; docs/engine.md has the figures."""
+    sizes = [_tokens([group]) for group in groups]
+    return max(sizes) >= LONG or sum(sizes) <= (1 - PADDED) * len(sizes) * max(sizes)
+
+
 def _tokens(row: Sequence[PromptBranches]) -> int:
-    return sum(len(group.prompt) + sum(map(len, group.branches)) for group in row)
+    return sum(map(sum, map(_lengths, row)))
+
+
+def _lengths(group: PromptBranches) -> tuple[int, ...]:
+    return len(group.prompt), *map(len, group.branches)
 
 
 def _laid(rows: Sequence[Sequence[PromptBranches]], width: int, pad_id: int) -> dict[str, Tensor]:

@@ -104,6 +104,7 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16)
 
 SHARED_ROWS = FastPath("rows of several responses", None, None, autocast=True)
 SPANS = FastPath("attention by spans", dtypes=FLOATS, autocast=True)
+VARLEN = FastPath("attention by spans in two calls", ("cuda",), (torch.bfloat16, torch.float16), autocast=True)
 TRIMMED_LAYER = FastPath("the last layer at scored tokens", None, None, autocast=True)
 CHUNKED_HEAD = FastPath("log-probabilities in chunks", None, None, autocast=True)
 CASTS = FastPath("adapters without a cast of their input", None, None, autocast=True)

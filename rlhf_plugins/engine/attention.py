@@ -4,14 +4,15 @@ It is registered with transformers under `NAME`, and computes the attention if t
 `packed_mask`; a mask that brings an attention of its own is attended by that, and every other call goes to
 transformers' SDPA. The prompt and the first branch of a group are one causal sequence; each other branch attends to the
 prompt and, causally, to itself, and the two results are merged by their log-sum-exps, forward and backward, as
-FlashAttention merges blocks (Dao et al. 2022, section 3.1). Neighbouring groups of equal lengths are computed in one
-call.
+FlashAttention merges blocks (Dao et al. 2022, section 3.1). On a CPU neighbouring groups of equal lengths are computed
+in one call; on a GPU `varlen` computes all groups in two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rlhf_plugins.engine import SPANS
+from rlhf_plugins.engine import SPANS, VARLEN
 
 if TYPE_CHECKING:
     from rlhf_plugins.data.branches import BranchBatch
+    from rlhf_plugins.engine.varlen import Heads, RowSequences
 
 NAME = "rlhf_packed"
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -63,16 +65,40 @@ class EqualGroups:
 class PackedRow:
     """The groups of a row, and the options that attention layers passed for it."""
 
-    groups: Sequence[slice]
-    runs: Sequence[EqualGroups]
+    lengths: Sequence[Sequence[int]]  # tokens of each group's prompt and branches
     batch: BranchBatch
     windows: list[int | None] = field(default_factory=list)  # the sliding window that each layer passed
+    heads: list[Heads] = field(default_factory=list)  # of each layer that was computed in two calls
+    sequences: RowSequences | None = None  # for these
     unknown_options: set[str] = field(default_factory=set)
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # by group and sliding window
 
+    @cached_property
+    def groups(self) -> list[slice]:
+        """The tokens of each group."""
+        return [slice(start, end) for start, end in pairwise(accumulate(map(sum, self.lengths), initial=0))]
+
+    @cached_property
+    def runs(self) -> list[EqualGroups]:
+        """The groups for a kernel that takes sequences of equal lengths."""
+        runs: list[EqualGroups] = []
+        for spans, place in zip((_spans(*group) for group in self.lengths), self.groups, strict=True):
+            if runs and runs[-1].spans == spans:
+                place = slice(runs.pop().at.start, place.stop)
+            runs.append(EqualGroups(spans, place))
+        return runs
+
     def is_cut_by(self, window: int | None) -> bool:
         """Whether a sliding window hides any token from another one of its sequence."""
-        return window is not None and int(self.batch.position_ids.max()) >= window
+        return window is not None and max(prompt + max(branches) for prompt, *branches in self.lengths) > window
+
+    def in_two_calls(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention by a kernel that takes sequences of any lengths; tensors are (1, heads, N, width)."""
+        from rlhf_plugins.engine import varlen
+
+        self.heads.append(varlen.Heads(query.shape[1], key.shape[1], query.shape[-1], query.dtype))
+        self.sequences = self.sequences or varlen.row_sequences(self.lengths, query.device)
+        return varlen.attention(query, key, value, scale, (self.sequences, varlen.Flash))
 
     def mask(self, group: int, window: int | None) -> Tensor:
         """Which token of a group attends to which, (n, n) bool."""
@@ -92,19 +118,10 @@ def packed_mask(batch: BranchBatch) -> Tensor:
 
     Decoders pass a 4-D mask on to their attention unchanged.
     """
+    assert batch.sizes is not None
     mask = torch.empty(1, 1, 1, 0, device=batch.input_ids.device)
-    groups = _spans_by_group(batch.segment[0], batch.parent[0])
-    mask.packed = PackedRow(_places(groups), _runs(groups), batch)  # type: ignore[attr-defined]
+    mask.packed = PackedRow(batch.sizes.rows[0], batch)  # type: ignore[attr-defined]
     return mask
-
-
-def _spans_by_group(segment: Tensor, parent: Tensor) -> list[Spans]:
-    _, counts = segment.unique_consecutive(return_counts=True)
-    prompts = parent[counts.cumsum(0) - counts].tolist()  # the number of each segment's prompt
-    lengths: dict[int, list[int]] = {}
-    for prompt, length in zip(prompts, counts.tolist(), strict=True):
-        lengths.setdefault(prompt, []).append(length)
-    return [_spans(*group) for group in lengths.values()]
 
 
 def _spans(*lengths: int) -> Spans:
@@ -112,19 +129,6 @@ def _spans(*lengths: int) -> Spans:
     ends = list(accumulate(lengths))
     branches = tuple(slice(start, end) for start, end in pairwise(ends[1:]))
     return Spans(ends[-1], slice(0, ends[1]), slice(0, ends[0]), slice(ends[1], ends[-1]), branches)
-
-
-def _places(groups: Sequence[Spans]) -> list[slice]:
-    return [slice(start, end) for start, end in pairwise(accumulate((group.size for group in groups), initial=0))]
-
-
-def _runs(groups: Sequence[Spans]) -> list[EqualGroups]:
-    runs: list[EqualGroups] = []
-    for spans, place in zip(groups, _places(groups), strict=True):
-        if runs and runs[-1].spans == spans:
-            place = slice(runs.pop().at.start, place.stop)
-        runs.append(EqualGroups(spans, place))
-    return runs
 
 
 def packed_attention(
@@ -166,9 +170,11 @@ def _packed_attention(query: Tensor, key: Tensor, value: Tensor, packed: PackedR
     packed.windows.append(window)
     query, key, value = _autocast(query, key, value)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    same_width = query.shape[-1] == value.shape[-1]
-    if SPANS.active(query) and same_width and not (dropout or cap or packed.is_cut_by(window)):
+    plain = query.shape[-1] == value.shape[-1] and not (dropout or cap or packed.is_cut_by(window))
+    if plain and SPANS.active(query):
         output = _SpanAttention.apply(query, key, value, scale, packed.runs)
+    elif plain and VARLEN.active(query):
+        output = packed.in_two_calls(query, key, value, scale)
     else:
         key, value = _repeat_heads(query, key, value)
         output = _by_group(query, key, value, packed, _group_attention(scale, cap, dropout, window))
@@ -283,9 +289,17 @@ def _rest(spans: Spans, query: Tensor, key: Tensor, value: Tensor, scale: float)
         local = slice(branch.start - spans.rest.start, branch.stop - spans.rest.start)
         own = _slice(branch, query, key, value)
         branch_output[:, :, local], branch_lse[:, :, local] = FLASH(*own, is_causal=True, scale=scale)
-    lse = torch.logaddexp(prompt_lse, branch_lse)
-    share = (prompt_lse - lse).exp().unsqueeze(-1)
-    return (prompt_output * share + branch_output * (1 - share)).to(query.dtype), lse
+    return merge((prompt_output, prompt_lse), (branch_output, branch_lse))
+
+
+def merge(one: Parts, other: Parts) -> Parts:
+    """The output (..., tokens, width) and log-sum-exps (..., tokens) over the keys of both, given those over each."""
+    (output, lse), (other_output, other_lse) = one, other
+    both = torch.logaddexp(lse, other_lse)
+    share = (lse - both).exp().unsqueeze(-1)
+    weighted = output * share
+    weighted += other_output * (1 - share)
+    return weighted.to(output.dtype), both
 
 
 def _backward(spans: Spans, inputs: Parts, scale: float) -> Parts:

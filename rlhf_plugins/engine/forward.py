@@ -34,14 +34,19 @@ def sequence_states(trunk: Any, batch: BranchBatch) -> Tensor:
 
 
 def states_at(trunk: Any, batch: BranchBatch, places: Tensor) -> Tensor:
-    """Last hidden states at some places of the flattened rows, (places, width).
+    """Last hidden states at some places of the flattened rows, (places, width); places are best on the host.
 
     The last layer's feed-forward block computes these places alone, if a trial in `probing` allowed it, and unless
     gradient checkpointing would compute the layer a second time, when nothing restricts it to these places.
     """
     if TRIMMED_LAYER.active(trunk) and earlier_result(trunk, TRIMS) and not (trunk.training and checkpointing(trunk)):
         return trimmed_states_at(trunk, batch, places)
-    return trunk(**model_inputs(trunk, batch)).last_hidden_state.flatten(0, 1).index_select(0, places)
+    return taken(trunk(**model_inputs(trunk, batch)).last_hidden_state, places)
+
+
+def taken(states: Tensor, places: Tensor) -> Tensor:
+    """(R, N, width) -> those at some places of the flattened rows, (places, width), whatever device these are on."""
+    return states.flatten(0, 1).index_select(0, places.to(states.device, non_blocking=True))
 
 
 def trimmed_states_at(trunk: Any, batch: BranchBatch, places: Tensor) -> Tensor:
@@ -49,7 +54,7 @@ def trimmed_states_at(trunk: Any, batch: BranchBatch, places: Tensor) -> Tensor:
     inputs = model_inputs(trunk, batch)  # runs the trunk, the first time
     with _trimmed_last_layer(trunk, places):
         states = trunk(**inputs).last_hidden_state
-    return states.flatten(0, 1).index_select(0, places)
+    return taken(states, places)
 
 
 def model_inputs(trunk: Any, batch: BranchBatch) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def _trimmed_last_layer(trunk: Any, places: Tensor) -> Iterator[None]:
 
     found = last_feed_forward(trunk)
     assert found is not None
-    kept = places.unique()
+    kept = places.unique().to(trunk.device, non_blocking=True)
     shapes: list[torch.Size] = []
 
     def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

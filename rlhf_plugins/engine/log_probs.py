@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine import CHUNKED_HEAD
-from rlhf_plugins.engine.forward import evaluating, model_inputs, probe_ids, states_at, trial_result, trunk_of
+from rlhf_plugins.engine.forward import evaluating, model_inputs, probe_ids, states_at, taken, trial_result, trunk_of
 from rlhf_plugins.engine.head import Scaling, TokenLogps, chunks_agree, configured_scaling, token_logps
 
 
@@ -107,12 +107,12 @@ def _logits_at(model: Any, batch: BranchBatch, places: Tensor, trims: bool) -> t
     states: list[Tensor] = []
 
     def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        states.append(inputs[0].flatten(0, 1).index_select(0, places))
+        states.append(taken(inputs[0], places))
         return (states[0].unsqueeze(0),) if trims else None
 
     hook = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        logits = model(**model_inputs(trunk_of(model), batch)).logits.flatten(0, 1)
+        logits: Tensor = model(**model_inputs(trunk_of(model), batch)).logits
     finally:
         hook.remove()
-    return logits if trims else logits.index_select(0, places), states[0]
+    return logits.flatten(0, 1) if trims else taken(logits, places), states[0]

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
-from rlhf_plugins.engine import SHARED_ROWS, SPANS, attention
+from rlhf_plugins.engine import SHARED_ROWS, SPANS, VARLEN, attention
+from rlhf_plugins.engine.attention import packed_mask
 from rlhf_plugins.engine.forward import (
     TRIMS,
     evaluating,
@@ -25,13 +27,18 @@ from rlhf_plugins.engine.forward import (
     trunk_of,
 )
 from rlhf_plugins.engine.layers import FULL, SLIDING, attention_types
+from rlhf_plugins.engine.varlen import Heads
 
 logger = logging.getLogger(__name__)
 DESCRIPTIONS = {
     Layout.PACKED: "packed groups, attention span by span",
+    Layout.EITHER: "packed groups, attention in two calls, or one row per group where that costs less",
     Layout.ROWS: "one row per group, under a mask",
     Layout.SEPARATE: "prompts are computed once per response",
 }
+
+PACKABLE = (Layout.PACKED, Layout.EITHER)
+TRIED = ((130, 70, 40), (3, 65, 1))  # tokens of prompts and branches: more than a GPU's kernel takes at once
 
 
 def layout_of(model: Any, *others: Any) -> Layout:
@@ -50,7 +57,7 @@ def _layout(model: Any) -> Layout:
 
 def _trial(trunk: Any) -> Layout:
     layout, reason = _best(trunk)
-    log = logger.info if layout is Layout.PACKED else logger.warning
+    log = logger.info if layout in PACKABLE else logger.warning
     log("%s: %s%s", type(trunk).__name__, DESCRIPTIONS[layout], f", because {reason}" if reason else "")
     trial_result(trunk, TRIMS, lambda: _trims(trunk, layout))
     return layout
@@ -63,13 +70,21 @@ def _best(trunk: Any) -> tuple[Layout, str | None]:
     kinds = attention_types(trunk.config)
     if others := set(kinds) - {FULL, SLIDING}:
         return Layout.SEPARATE, f"it has layers of type {', '.join(sorted(others))}"
-    untested = f"attention by spans was not tested in {trunk.dtype} on a device of type {trunk.device.type}"
-    reason = _failure(trunk, Layout.PACKED) if SPANS.active(trunk) else untested
+    packed = Layout.PACKED if SPANS.active(trunk) else Layout.EITHER
+    reason = _untested(trunk, kinds) or _failure(trunk, packed)
     if reason is None:
-        return Layout.PACKED, None
+        return packed, None
     if SLIDING in kinds:
         return Layout.SEPARATE, reason
     return (Layout.ROWS, reason) if (worse := _failure(trunk, Layout.ROWS)) is None else (Layout.SEPARATE, worse)
+
+
+def _untested(trunk: Any, kinds: list[str]) -> str | None:
+    """Why packed groups are not tried."""
+    if SPANS.active(trunk) or VARLEN.active(trunk) and SLIDING not in kinds:
+        return None
+    what = "sliding windows by spans were" if VARLEN.active(trunk) else "attention by spans was"
+    return f"{what} not tested in {trunk.dtype} on a device of type {trunk.device.type}"
 
 
 def _failure(trunk: Any, layout: Layout) -> str | None:
@@ -77,8 +92,10 @@ def _failure(trunk: Any, layout: Layout) -> str | None:
     with _prepared(trunk, layout) as keep:
         try:
             error, reason = _disagreement(trunk, layout)
-        except Exception as failure:  # an architecture may refuse the mask with any exception
-            return f"it does not take a 4-D attention mask ({type(failure).__name__})"
+        except Exception as failure:  # an architecture may refuse the mask with any exception, a device the kernel
+            what = "packed groups" if layout in PACKABLE else "a 4-D attention mask"
+            line = str(failure).partition("\n")[0]
+            return f"it does not take {what} ({type(failure).__name__}: {line})"
         if reason is None and not error < rounding(trunk):  # also True for NaN
             reason = f"shared rows change its hidden states by {error:.2%}"
         keep.extend([True] * (reason is None))
@@ -90,7 +107,7 @@ def _prepared(trunk: Any, layout: Layout) -> Iterator[list[bool]]:
     """Sets the attention for a layout; restores the former one unless the block appends to the list that it gets."""
     configs = {id(config): config for config in (trunk.config, trunk.config.get_text_config())}.values()
     before, keep = [config._attn_implementation for config in configs], list[bool]()
-    if layout is Layout.PACKED:
+    if layout in PACKABLE:
         for config in configs:
             config._attn_implementation = attention.NAME
     try:
@@ -110,7 +127,11 @@ def rounding(model: Any) -> float:
 def _batch(trunk: Any, layout: Layout) -> BranchBatch:
     ids = probe_ids(trunk, 24)
     groups = [PromptBranches(ids[:8], [ids[8:13], ids[13:24]]), PromptBranches(ids[3:8], [ids[1:4]])]
-    return BranchBatch.from_inputs({k: v.to(trunk.device) for k, v in collate(groups, 0, layout).items()})
+    return _laid(groups, Layout.PACKED if layout in PACKABLE else layout, trunk.device)
+
+
+def _laid(groups: list[PromptBranches], layout: Layout, device: torch.device) -> BranchBatch:
+    return BranchBatch.from_inputs({k: v.to(device) for k, v in collate(groups, 0, layout).items()})
 
 
 def _disagreement(trunk: Any, layout: Layout) -> tuple[float, str | None]:
@@ -124,7 +145,10 @@ def _disagreement(trunk: Any, layout: Layout) -> tuple[float, str | None]:
             flat: Tensor = trunk(**given).last_hidden_state.flatten(0, 1)
             states.append(flat[rows.index].float().masked_fill(~rows.mask.unsqueeze(-1), 0.0))
     error = float((states[0] - states[1]).abs().max() / states[1].abs().max())
-    return error, None if packed is None else _unsupported_option(packed, attention_types(trunk.config))
+    if packed is None:
+        return error, None
+    fault = _unsupported_option(packed, attention_types(trunk.config))
+    return error, fault if fault or SPANS.active(trunk) else _kernel_fault(packed)
 
 
 def _unsupported_option(packed: attention.PackedRow, kinds: list[str]) -> str | None:
@@ -134,6 +158,34 @@ def _unsupported_option(packed: attention.PackedRow, kinds: list[str]) -> str | 
     if kinds.count(SLIDING) != sum(window is not None for window in packed.windows):
         return "its layers do not pass the sliding window to their attention"
     return None
+
+
+def _kernel_fault(packed: attention.PackedRow) -> str | None:
+    """What is wrong with a GPU's kernel for packed rows in these layers."""
+    if len(packed.heads) < len(packed.windows):
+        return "its attention has options that the kernel for packed rows lacks"
+    for heads in set(packed.heads):
+        error = _kernel_error(heads, packed.batch.input_ids.device)
+        if not error < 4 * torch.finfo(heads.dtype).eps:  # also True for NaN
+            return f"the kernel for packed rows errs by {error:.2%} with {heads.queries} heads of {heads.width}"
+    return None
+
+
+def _kernel_error(heads: Heads, device: torch.device) -> float:
+    """Largest error of outputs and gradients, each relative to its largest number; float32 under a mask is right."""
+    groups = [PromptBranches([1] * prompt, [[1] * count for count in branches]) for prompt, *branches in TRIED]
+    batch = _laid(groups, Layout.PACKED, device)
+    draw, tokens = torch.Generator().manual_seed(0), batch.input_ids.shape[1]
+    shapes = [(1, count, tokens, heads.width) for count in (heads.queries, heads.keys, heads.keys, heads.queries)]
+    q, k, v, grad = (torch.randn(shape, generator=draw).to(device, heads.dtype) for shape in shapes)
+    packed: attention.PackedRow = packed_mask(batch).packed  # type: ignore[attr-defined]
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        q, k, v = (each.clone().requires_grad_() for each in (q, k, v))
+        right = scaled_dot_product_attention(q.float(), k.float(), v.float(), batch.visible(), enable_gqa=True)
+        both = right.to(heads.dtype), packed.in_two_calls(q, k, v, heads.width**-0.5)
+        results = [[each.detach(), *torch.autograd.grad(each, (q, k, v), grad)] for each in both]
+    pairs = [(found.float(), right.float()) for right, found in zip(*results, strict=True)]
+    return max(float((found - right).abs().max() / right.abs().max()) for found, right in pairs)
 
 
 def _trims(trunk: Any, layout: Layout) -> bool:

@@ -17,6 +17,7 @@ from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
+from rlhf_plugins.engine.attention import NAME
 from rlhf_plugins.engine.cost import counted
 from rlhf_plugins.engine.forward import TRIMS, sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.head import configured_scaling
@@ -91,10 +92,15 @@ def made_fake(model: nn.Module, fake: FakeTensorMode) -> None:
                     module._buffers[name] = torch.empty(values.shape, dtype=values.dtype, device=DEVICE)
 
 
-def layout_on_gpu(config: Any) -> Layout:
-    """The layout that a model gets on a GPU, where its trial passes."""
-    full = set(attention_types(config)) <= {FULL}
-    return Layout.ROWS if full and not is_encoder(config) else Layout.SEPARATE
+def layout_on_gpu(config: Any, dtype: torch.dtype) -> Layout:
+    """The layout that a model in this precision gets on a GPU, where its trial passes.
+
+    Cards that compute in fp16 alone, which is chosen there, lack the kernel for packed groups.
+    """
+    if is_encoder(config) or not set(attention_types(config)) <= {FULL}:
+        return Layout.SEPARATE
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Layout.EITHER if dtype == torch.bfloat16 and width % 8 == 0 and width <= 256 else Layout.ROWS
 
 
 def is_encoder(config: Any) -> bool:
@@ -105,9 +111,12 @@ def is_encoder(config: Any) -> bool:
 def _settle(model: Any, config: Any) -> None:
     """Writes down the results of the trials, which cannot run without numbers."""
     trunk = trunk_of(model)
+    layout = layout_on_gpu(config, trunk.dtype)
+    if layout is Layout.EITHER:
+        trunk.config._attn_implementation = NAME
     results = {
         "is causal": not is_encoder(config),
-        "layout": layout_on_gpu(config),
+        "layout": layout,
         TRIMS: False,
         "logit scaling": configured_scaling(config),
     }
@@ -120,28 +129,6 @@ def _settle(model: Any, config: Any) -> None:
 class KnownBatch(BranchBatch):
     """A batch of fake tensors, with what depends on their numbers."""
 
-    places: Tensor | None = None  # see `scored`
-    targets: Tensor | None = None
-    within: Tensor | None = None  # see `response_mask`
-    ends: Tensor | None = None  # see `last`
-
-    def scored(self) -> tuple[Tensor, Tensor]:
-        """As the real batch has it."""
-        assert self.places is not None
-        assert self.targets is not None
-        return self.places, self.targets
-
-    def response_mask(self) -> Tensor:
-        """As the real batch has it."""
-        assert self.within is not None
-        return self.within
-
-    @property
-    def last(self) -> Tensor:
-        """As the real batch has it."""
-        assert self.ends is not None
-        return self.ends
-
     def by_length(self, parts: int = 4, worth: float = 0.25) -> list[tuple[Tensor, BranchBatch]]:
         """All at once."""
         return [(torch.arange(len(self.index)), self)]
@@ -150,10 +137,8 @@ class KnownBatch(BranchBatch):
 def fake_batch(groups: list[PromptBranches], layout: Layout, fake: FakeTensorMode) -> KnownBatch:
     """Groups laid out, as fake tensors."""
     inputs = collate(groups, 0, layout)
-    real = BranchBatch.from_inputs(inputs)
-    places, targets = real.scored()
-    known = {"places": places, "targets": targets, "within": real.response_mask(), "ends": real.last}
-    return KnownBatch(**{name: fake.from_tensor(each) for name, each in {**inputs, **known}.items()})
+    faked = {name: fake.from_tensor(each) for name, each in inputs.items() if isinstance(each, Tensor)}
+    return KnownBatch(**faked, sizes=inputs["sizes"])
 
 
 class UncheckedReward(RewardModel):

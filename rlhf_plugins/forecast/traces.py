@@ -146,7 +146,7 @@ def _traced(config: Any, layers: int, work: Work, setting: Setting) -> Found:
 
 def _trace(config: Any, work: Work, setting: Setting) -> Found:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    groups = laid_out(work, layout_on_gpu(config))
+    groups = laid_out(work, layout_on_gpu(config, setting.build.dtype))
     rows = max(len(one.prompt) + sum(map(len, one.branches)) for one in groups)
     meter = Meter(config.vocab_size, 0 if work.does == "sample" else rows)
     with pretending("cuda"):
@@ -221,7 +221,7 @@ def _run(
         return
     trunk = model.trunk if work.head is not None else model
     with _without_modes():
-        batch = fake_batch(groups, layout_on_gpu(trunk.config), under[1])
+        batch = fake_batch(groups, layout_on_gpu(trunk.config, setting.build.dtype), under[1])
     if work.does == "score":
         model.eval()
     else:

@@ -40,6 +40,16 @@ def test_a_rehearsal_times_both_sides_at_equal_losses(python: Warm, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_rehearsal_times_the_layouts_on_the_same_groups(python: Warm, tmp_path: Path) -> None:
+    chosen, *points = rehearsed(python, tmp_path, 2, "layout_speed")
+    assert chosen["layout"] == "packed"
+    tokens = {point["point"]: point["tokens"] for point in points}
+    assert [tokens[f"16 x (384 + 2 x 128), {each}"] for each in ("rows", "packed", "separate")] == [640, 640, 1024]
+    assert tokens["ragged, packed"] < tokens["ragged, rows"]
+    assert all(point["seconds"] > 0 for point in points)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [1, 2])
 def test_every_section_runs(python: Warm, tmp_path: Path, run: int) -> None:
     assert not [point for point in rehearsed(python, tmp_path, run) if "skipped" in point]

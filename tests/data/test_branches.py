@@ -123,6 +123,24 @@ def test_all_layouts_agree_on_every_view(groups: list[PromptBranches], layout: L
 
 
 @given(MANY_GROUPS, LAYOUTS)
+def test_the_host_knows_where_each_response_token_is_predicted(groups: list[PromptBranches], layout: Layout) -> None:
+    laid = batch(groups, layout)
+    places, targets = laid.scored()
+    scored = laid.response[:, 1:]
+    assert places.tolist() == laid.index[:, :-1][scored].tolist()
+    assert targets.tolist() == laid.input_ids.flatten()[laid.index[:, 1:][scored]].tolist()
+    assert laid.response_mask().shape[1] == laid.lengths.max()
+
+
+def test_on_a_gpu_long_groups_are_packed_and_so_are_those_that_would_be_padded() -> None:
+    def rows(*sizes: int) -> int:
+        return len(batch([PromptBranches([1], [[2] * (n - 1)]) for n in sizes], Layout.EITHER).input_ids)
+
+    assert (rows(100, 100, 100), rows(1024, 1024), rows(1023, 1023)) == (3, 1, 2)
+    assert (rows(100, 80), rows(100, 81)) == (1, 2)  # of 200 tokens 20 or 19 are padding
+
+
+@given(MANY_GROUPS, LAYOUTS)
 def test_a_token_sees_its_own_sequence_so_far_and_nothing_else(groups: list[PromptBranches], layout: Layout) -> None:
     laid = batch(groups, layout)
     if not laid.shared:
@@ -140,8 +158,10 @@ def test_a_token_sees_its_own_sequence_so_far_and_nothing_else(groups: list[Prom
 def test_the_padding_token_stands_only_where_nothing_is_read(groups: list[PromptBranches], layout: Layout) -> None:
     one, other = batch(groups, layout, pad_id=0), batch(groups, layout, pad_id=10)
     assert (one.input_ids == 0).tolist() == (one.segment == -1).tolist()
-    differ = [f.name for f in fields(one) if getattr(one, f.name).tolist() != getattr(other, f.name).tolist()]
+    tensors = [f.name for f in fields(one) if f.name != "sizes"]
+    differ = [name for name in tensors if getattr(one, name).tolist() != getattr(other, name).tolist()]
     assert differ in ([], ["input_ids"])
+    assert one.sizes == other.sizes
 
 
 @pytest.mark.parametrize("group", [PromptBranches([], [[1]]), PromptBranches([1], [[2], []])])

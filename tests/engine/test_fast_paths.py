@@ -36,7 +36,7 @@ from .test_backbone import IDS, shaken
 
 PATHS = {name: path for name, path in vars(engine).items() if isinstance(path, FastPath) and "auto" in path.engines}
 COMPARED_THERE = {"SHARED_ROWS", "TRIMMED_LAYER", "CHUNKED_HEAD", "CASTS"}
-ON_A_GPU = {"STATIC_CACHE", "CUDA_GRAPH"}  # alone
+ON_A_GPU = {"STATIC_CACHE", "CUDA_GRAPH", "VARLEN"}  # alone
 ADAPTER = Adapter(r=4)
 
 
@@ -45,15 +45,29 @@ def placed(device: str, dtype: torch.dtype = torch.float32) -> Any:
     return SimpleNamespace(device=SimpleNamespace(type=device), dtype=dtype)
 
 
+def at_home(name: str) -> Any:
+    """What a path is active with."""
+    return placed("cuda", torch.bfloat16) if name in ON_A_GPU else torch.empty(2)
+
+
 @pytest.mark.parametrize("name", PATHS)
 def test_a_path_is_active_on_the_cpu_in_float32_but_for_those_of_a_gpu(name: str) -> None:
+    assert PATHS[name].active(at_home(name))
     assert PATHS[name].active(torch.empty(2)) == (name not in ON_A_GPU)
+
+
+def test_attention_in_two_calls_is_active_on_gpus_in_half_precision() -> None:
+    halves, devices = (torch.bfloat16, torch.float16), ("cpu", "mps", "xpu", "meta")
+    assert all(engine.VARLEN.active(placed("cuda", dtype)) for dtype in halves)
+    assert not any(engine.VARLEN.active(placed("cuda", dtype)) for dtype in (torch.float32, torch.float64))
+    assert not any(engine.VARLEN.active(placed(device, dtype)) for device in devices for dtype in halves)
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps", "xpu", "meta"])
 @pytest.mark.parametrize("name", PATHS)
 def test_on_another_device_only_those_that_are_compared_there_are_active(name: str, device: str) -> None:
-    tensor = placed(device) if device != "meta" else torch.empty(2, device="meta")
+    dtype = torch.bfloat16 if name == "VARLEN" else torch.float32
+    tensor = placed(device, dtype) if device != "meta" else torch.empty(2, device="meta")
     assert PATHS[name].active(tensor) == (name in COMPARED_THERE or (device == "cuda" and name in ON_A_GPU))
 
 
@@ -77,7 +91,7 @@ def test_no_other_module_of_the_engine_tests_a_device_or_a_precision() -> None:
 
 @pytest.mark.parametrize("name", PATHS)
 def test_the_plain_engine_switches_it_off(name: str) -> None:
-    tensor = placed("cuda") if name in ON_A_GPU else torch.empty(2)
+    tensor = at_home(name)
     with set_engine("plain"):
         assert not PATHS[name].active(tensor)
         with set_engine("auto"):
