@@ -60,16 +60,25 @@ class Sizes:
     def predicted(self, width: int) -> tuple[Tensor, Tensor]:
         """Where in flattened rows of a width each branch token is predicted, and where it is; both (tokens,)."""
         before, own = list[Any](), list[Any]()
+        for prompt, start, length in self._branches(width):
+            own.append(np.arange(start, start + length))
+            before += [[prompt - 1], own[-1][:-1]]  # the last token of a prompt predicts the first one of each branch
+        return torch.from_numpy(np.concatenate(before)), torch.from_numpy(np.concatenate(own))
+
+    def last(self, width: int) -> Tensor:
+        """Where in flattened rows of a width the last token of each branch is, (B,)."""
+        return torch.from_numpy(np.array([start + length - 1 for _, start, length in self._branches(width)]))
+
+    def _branches(self, width: int) -> Iterator[tuple[int, int, int]]:
+        """Of each branch: where its prompt ends, where it starts, and its tokens."""
         for number, row in enumerate(self.rows):
             start = number * width
             for prompt, *branches in row:
                 start += prompt
-                last = [start - 1]  # of the prompt, which predicts the first token of each branch
+                end = start
                 for length in branches:
-                    own.append(np.arange(start, start + length))
-                    before += [last, own[-1][:-1]]
+                    yield end, start, length
                     start += length
-        return torch.from_numpy(np.concatenate(before)), torch.from_numpy(np.concatenate(own))
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,9 @@ class BranchBatch:
 
     @property
     def last(self) -> Tensor:
-        """Position in the flattened rows of the last token of each branch, (B,)."""
+        """Position in the flattened rows of the last token of each branch, (B,), on the host where sizes are known."""
+        if self.sizes is not None:
+            return self.sizes.last(self.input_ids.shape[1])
         return self.index.gather(1, self.mask.sum(1, keepdim=True) - 1).squeeze(1)
 
     @property

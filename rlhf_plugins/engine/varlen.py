@@ -116,7 +116,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, how: tupl
     Returns:
         (1, heads, N, width).
     """
-    inputs = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    inputs = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     output: Tensor = _Attention.apply(*inputs, scale, *how)
     return output.transpose(0, 1).unsqueeze(0)
 
@@ -167,10 +167,12 @@ class Flash:
 
     @staticmethod
     def forward(inputs: Parts, block: Block, scale: float) -> Parts:
-        """See `Kernel`."""
+        """See `Kernel`. Raises RuntimeError where log-sum-exps are padded, as versions of torch have them."""
         output, lse, *_ = torch.ops.aten._flash_attention_forward(
             *inputs, *_bounds(block), 0.0, block.causal, False, scale=scale
         )
+        if lse.shape != inputs[0].shape[1::-1]:  # before an index beyond them ends the process
+            raise RuntimeError(f"torch {torch.__version__} returns log-sum-exps of shape {tuple(lse.shape)}")
         return output, lse
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -130,6 +130,7 @@ def test_the_host_knows_where_each_response_token_is_predicted(groups: list[Prom
     assert places.tolist() == laid.index[:, :-1][scored].tolist()
     assert targets.tolist() == laid.input_ids.flatten()[laid.index[:, 1:][scored]].tolist()
     assert laid.response_mask().shape[1] == laid.lengths.max()
+    assert laid.last.tolist() == replace(laid, sizes=None).last.tolist()
 
 
 def test_on_a_gpu_long_groups_are_packed_and_so_are_those_that_would_be_padded() -> None:

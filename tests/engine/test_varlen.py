@@ -11,17 +11,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launches import Launches
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rlhf_plugins.data.branches import Layout
-from rlhf_plugins.engine import pretending
+from rlhf_plugins.engine import FastPath, attention, pretending, probing
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
-from rlhf_plugins.engine.varlen import Flash, attention, row_sequences
+from rlhf_plugins.engine.varlen import Flash, row_sequences
+from rlhf_plugins.engine.varlen import attention as in_two_calls
 
 from .conftest import batch_of, ragged
-from .test_forward import worst
+from .test_forward import adapted, worst
+from .test_forward import agrees as agrees_in
 from .varlen_reference import FlashOnCpu, Reference
 
 Causal = Callable[..., Any]
@@ -68,7 +71,7 @@ def weighted(output: Tensor) -> Tensor:
 
 def agrees(groups: Groups, heads: tuple[int, int]) -> None:
     inputs = drawn(groups, heads)
-    found = attention(*inputs, 0.3, (row_sequences(groups, CPU), Reference()))
+    found = in_two_calls(*inputs, 0.3, (row_sequences(groups, CPU), Reference()))
     expected = alone(inputs, groups, 0.3)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     grads, right = (torch.autograd.grad(weighted(output), inputs) for output in (found, expected))
@@ -104,7 +107,7 @@ def test_the_sequences_of_a_row_by_hand() -> None:
 def test_torchs_kernel_is_given_each_argument_in_its_place(groups: Groups) -> None:
     inputs = drawn(groups, (4, 2))
     with FlashOnCpu() as flash:
-        found = attention(*inputs, 0.3, (row_sequences(groups, CPU), Flash))
+        found = in_two_calls(*inputs, 0.3, (row_sequences(groups, CPU), Flash))
         grads = torch.autograd.grad(weighted(found), inputs)
     expected = alone(inputs, groups, 0.3)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
@@ -121,12 +124,24 @@ def test_torchs_kernel_returns_the_shapes_that_are_merged() -> None:
         sequences = row_sequences(groups, CPU)
         rows = tuple(each[0].transpose(0, 1) for each in inputs)
         output, lse = Flash.forward(rows, sequences.own, 0.3)
-        found = attention(*inputs, 0.3, (sequences, Flash))
+        found = in_two_calls(*inputs, 0.3, (sequences, Flash))
         grads = torch.autograd.grad(found.float().sum(), inputs)
     tokens = sum(map(sum, groups))
     assert (output.shape, lse.shape, lse.dtype) == ((tokens, 4, 8), (4, tokens), torch.float32)
     assert (found.shape, found.dtype) == (inputs[0].shape, torch.bfloat16)
     assert [(each.shape, each.dtype) for each in grads] == [(each.shape, torch.bfloat16) for each in inputs]
+
+
+def test_a_layer_launches_16_times_forward_and_11_times_backward() -> None:
+    """The kernel twice, 5 and 6 gathers, a merge (7, or 8 in half precision), 2 results and 3 sums put back."""
+    inputs, groups = drawn(SHAPES["ragged groups"], (4, 2)), SHAPES["ragged groups"]
+    with FlashOnCpu(), Launches() as forward:
+        found = in_two_calls(*inputs, 0.3, (row_sequences(groups, CPU), Flash))
+    grad, empty = torch.ones_like(found), 4  # tensors in the place of the state of a dropout launch nothing
+    with FlashOnCpu(), Launches() as backward:
+        torch.autograd.grad(found, inputs, grad)
+    assert forward.all == 2 + 5 + 7 + 2
+    assert backward.all - empty == 2 + 6 + 3
 
 
 # ---- in a model ------------------------------------------------------------------------------------------------
@@ -153,6 +168,31 @@ def test_a_model_on_a_gpu_gets_packed_rows(
     assert all(weights.grad.isfinite().all() for weights in model.parameters() if weights.grad is not None)
 
 
+@pytest.fixture
+def in_float32(on_gpu: FlashOnCpu, monkeypatch: pytest.MonkeyPatch) -> FlashOnCpu:
+    """The kernel of a GPU takes float32 as well."""
+    path = FastPath("attention by spans in two calls", ("cuda",), (torch.float32,))
+    for module in (attention, probing):
+        monkeypatch.setattr(module, "VARLEN", path)
+    monkeypatch.setattr(probing, "_kernel_fault", lambda _: None)  # whose bound is for half precision
+    return on_gpu
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "mixtral"])
+def test_log_probabilities_and_gradients_are_those_of_separate_rows(
+    causal: Causal, in_float32: FlashOnCpu, architecture: str, checkpointing: bool
+) -> None:
+    model = adapted(causal(architecture))
+    assert layout_of(model) is Layout.EITHER
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    in_float32.calls.clear()
+    agrees_in(model, Layout.PACKED, ragged(1), 2e-5)
+    assert in_float32.calls
+
+
 def refused(model: Any, caplog: pytest.LogCaptureFixture) -> str:
     """Why it does not get packed rows."""
     with caplog.at_level(logging.WARNING, "rlhf_plugins"):
@@ -173,6 +213,15 @@ def test_a_gpu_without_the_kernel_gets_rows_under_a_mask(
     assert reason == (
         "it does not take packed groups (RuntimeError: FlashAttention only supports Ampere GPUs or newer.)"
     )
+
+
+def test_a_version_of_torch_that_pads_log_sum_exps_gets_rows_under_a_mask(
+    causal: Causal, on_gpu: FlashOnCpu, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_gpu, "padded", True)
+    found = refused(causal(num_attention_heads=4).half(), caplog)
+    assert found.startswith("it does not take packed groups (RuntimeError: torch 2.")
+    assert found.endswith("returns log-sum-exps of shape (3, 4, 13))")  # of the trial's sequences, prompt first
 
 
 @pytest.mark.parametrize("name", ["forward", "backward"])

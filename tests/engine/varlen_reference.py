@@ -75,6 +75,7 @@ class FlashOnCpu(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[str] = []
+        self.padded = False  # as FlashAttention had log-sum-exps before its version 2.6
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -87,8 +88,9 @@ class FlashOnCpu(TorchDispatchMode):
         sequences = (Sequences(given[f"cum_seq_{side}"], given[f"max_{side}"]) for side in "qk")
         block = Block(*sequences, given["is_causal"])
         if func is FORWARD:
-            none = torch.empty(0)
-            return *Reference().forward(inputs, block, given["scale"]), none, none, none
+            none, (output, lse) = torch.empty(0), Reference().forward(inputs, block, given["scale"])
+            lse = lse.new_empty(len(block.queries.bounds) - 1, len(lse), block.queries.longest) if self.padded else lse
+            return output, lse, none, none, none
         results = given["out"], given["logsumexp"]
         return Reference().backward(given["grad_out"], inputs, results, block, given["scale"])
 
