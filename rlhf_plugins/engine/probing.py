@@ -37,7 +37,6 @@ DESCRIPTIONS = {
     Layout.SEPARATE: "prompts are computed once per response",
 }
 
-PACKABLE = (Layout.PACKED, Layout.EITHER)
 TRIED = ((130, 70, 40), (3, 65, 1))  # tokens of prompts and branches: more than a GPU's kernel takes at once
 
 
@@ -47,6 +46,8 @@ def layout_of(model: Any, *others: Any) -> Layout:
     The trial runs at a model's first batch; its result is logged once with the reason, and kept on the model.
     """
     layouts = {_layout(each) for each in (model, *others) if each is not None}
+    if len(layouts) > 1:
+        layouts.discard(Layout.EITHER)  # such a model computes what the others do
     return layouts.pop() if len(layouts) == 1 else Layout.SEPARATE
 
 
@@ -57,9 +58,9 @@ def _layout(model: Any) -> Layout:
 
 def _trial(trunk: Any) -> Layout:
     layout, reason = _best(trunk)
-    log = logger.info if layout in PACKABLE else logger.warning
+    log = logger.info if layout in (Layout.PACKED, Layout.EITHER) else logger.warning
     log("%s: %s%s", type(trunk).__name__, DESCRIPTIONS[layout], f", because {reason}" if reason else "")
-    trial_result(trunk, TRIMS, lambda: _trims(trunk, layout))
+    trial_result(trunk, TRIMS, lambda: _trims(trunk, Layout.PACKED if layout is Layout.EITHER else layout))
     return layout
 
 
@@ -70,10 +71,10 @@ def _best(trunk: Any) -> tuple[Layout, str | None]:
     kinds = attention_types(trunk.config)
     if others := set(kinds) - {FULL, SLIDING}:
         return Layout.SEPARATE, f"it has layers of type {', '.join(sorted(others))}"
-    packed = Layout.PACKED if SPANS.active(trunk) else Layout.EITHER
-    reason = _untested(trunk, kinds) or _failure(trunk, packed)
+    reason = _untested(trunk, kinds) or _failure(trunk, Layout.PACKED)
     if reason is None:
-        return packed, None
+        always = SPANS.active(trunk) or _failure(trunk, Layout.ROWS)
+        return (Layout.PACKED if always else Layout.EITHER), None
     if SLIDING in kinds:
         return Layout.SEPARATE, reason
     return (Layout.ROWS, reason) if (worse := _failure(trunk, Layout.ROWS)) is None else (Layout.SEPARATE, worse)
@@ -93,7 +94,7 @@ def _failure(trunk: Any, layout: Layout) -> str | None:
         try:
             error, reason = _disagreement(trunk, layout)
         except Exception as failure:  # an architecture may refuse the mask with any exception, a device the kernel
-            what = "packed groups" if layout in PACKABLE else "a 4-D attention mask"
+            what = "packed groups" if layout is Layout.PACKED else "a 4-D attention mask"
             line = str(failure).partition("\n")[0]
             return f"it does not take {what} ({type(failure).__name__}: {line})"
         if reason is None and not error < rounding(trunk):  # also True for NaN
@@ -107,7 +108,7 @@ def _prepared(trunk: Any, layout: Layout) -> Iterator[list[bool]]:
     """Sets the attention for a layout; restores the former one unless the block appends to the list that it gets."""
     configs = {id(config): config for config in (trunk.config, trunk.config.get_text_config())}.values()
     before, keep = [config._attn_implementation for config in configs], list[bool]()
-    if layout in PACKABLE:
+    if layout is Layout.PACKED:
         for config in configs:
             config._attn_implementation = attention.NAME
     try:
@@ -127,7 +128,7 @@ def rounding(model: Any) -> float:
 def _batch(trunk: Any, layout: Layout) -> BranchBatch:
     ids = probe_ids(trunk, 24)
     groups = [PromptBranches(ids[:8], [ids[8:13], ids[13:24]]), PromptBranches(ids[3:8], [ids[1:4]])]
-    return _laid(groups, Layout.PACKED if layout in PACKABLE else layout, trunk.device)
+    return _laid(groups, layout, trunk.device)
 
 
 def _laid(groups: list[PromptBranches], layout: Layout, device: torch.device) -> BranchBatch:

@@ -239,6 +239,27 @@ def test_a_kernel_that_errs_is_not_used(
     assert re.fullmatch(r"the kernel for packed rows errs by \d\.\d\d% with 4 heads of 8", found)
 
 
+def test_a_model_that_takes_no_mask_is_always_packed(
+    causal: Causal, on_gpu: FlashOnCpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = probing._disagreement
+
+    def compared(trunk: Any, layout: Layout) -> Any:
+        return (0.5, None) if layout is Layout.ROWS else right(trunk, layout)
+
+    monkeypatch.setattr(probing, "_disagreement", compared)
+    model = causal().to(torch.bfloat16)
+    assert layout_of(model) is Layout.PACKED
+    agrees_in(model, Layout.PACKED, ragged(), 0.05)
+
+
+def test_models_that_are_computed_together_get_what_all_of_them_take(causal: Causal, on_gpu: FlashOnCpu) -> None:
+    half, single, windows = causal().half(), causal(), causal("gemma2").half()
+    assert layout_of(half, causal().half(), None) is Layout.EITHER
+    assert layout_of(half, single) is Layout.ROWS
+    assert layout_of(half, single, windows) is layout_of(half, windows) is Layout.SEPARATE
+
+
 def test_what_the_kernel_lacks_is_found_out(causal: Causal, on_gpu: FlashOnCpu) -> None:
     assert layout_of(causal("gemma2").to(torch.bfloat16)) is Layout.SEPARATE  # sliding windows
     assert layout_of(causal()) is Layout.ROWS  # float32
