@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "_scaled_dot_product")  # how their names begin
-UNWRITTEN = ("empty", "new_empty")
+UNWRITTEN = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 WRITES_OVER = {"copy_", "fill_", "zero_"}
 PICKS = {"embedding", "gather", "index", "index_select"}
 
@@ -29,17 +29,18 @@ class Launches(TorchDispatchMode):
         self.all, self.casts, self.bytes = 0, 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.all += not func.is_view
         if func is torch.ops.aten._to_copy.default:
             self.casts += args[0].is_floating_point() and (kwargs or {}).get("dtype") not in (None, args[0].dtype)
         result = func(*args, **(kwargs or {}))
-        self.bytes += _moved(func, _tensors((args, kwargs)), _tensors(result))
+        given, made = _tensors((args, kwargs)), _tensors(result)
+        self.all += not (func.overloadpacket.__name__ in UNWRITTEN or _is_view(func, given, made))
+        self.bytes += _moved(func, given, made)
         return result
 
 
 def _moved(func: Any, given: list[Tensor], made: list[Tensor]) -> int:
     name = func.overloadpacket.__name__
-    if name.startswith((*PRODUCTS, *UNWRITTEN)) or _is_view(func, given, made):
+    if name.startswith(PRODUCTS) or name in UNWRITTEN or _is_view(func, given, made):
         return 0
     if name in PICKS:
         given = [*given[1:], *made]

@@ -58,6 +58,11 @@ def pretending(device: str) -> Iterator[None]:
         _Switch.pretended = before
 
 
+def pretended() -> bool:
+    """Whether tensors only pretend to be on a device, so that nothing can be tried there."""
+    return bool(_Switch.pretended)
+
+
 class Placed(Protocol):
     """A tensor, or a model, whose first weights say where it is."""
 
@@ -108,6 +113,7 @@ VARLEN = FastPath("attention by spans in two calls", ("cuda",), (torch.bfloat16,
 TRIMMED_LAYER = FastPath("the last layer at scored tokens", None, None, autocast=True)
 CHUNKED_HEAD = FastPath("log-probabilities in chunks", None, None, autocast=True)
 CASTS = FastPath("adapters without a cast of their input", None, None, autocast=True)
+HALF_LORA = FastPath("LoRA layers in half precision", None, None, autocast=True)
 LORA = FastPath("a LoRA layer as one product")
 ONEDNN = FastPath("products by oneDNN")
 NORMS = FastPath("fused RMS norms", autocast=True)

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.digests import refuse_changed
-from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
 from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS, UNLOADABLE, misfit, refuse_pickled, shapes
 from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.engine.layers import CHECKPOINTING, RECOMPUTING, checkpointing
-from rlhf_plugins.engine.loading import load_causal, lora_config, reason
+from rlhf_plugins.engine.loading import fuse_adapters, load_causal, lora_config, reason
 from rlhf_plugins.engine.noted import same_base, whole_path
 from rlhf_plugins.errors import RunError
 
@@ -146,7 +145,7 @@ class Backbone:
         for layer in _tuned(self._model):
             new = (POLICY, False) if has_policy else (layer.active_adapter, True)
             _activate(layer, *before.get(id(layer), new))
-        fuse_lora(self._model)
+        fuse_adapters(self._model)
         for weights in own_weights(self._model, name).values():
             weights.requires_grad_(not config.inference_mode)
 
@@ -233,7 +232,7 @@ def add_adapter(model: PeftModel, adapter: Adapter) -> str:
     """Adds an adapter that is to be trained beside the policy's, and returns its name."""
     name = _free_name(model)
     model.add_adapter(name, lora_config(adapter))
-    fuse_lora(model).set_requires_grad(name)
+    fuse_adapters(model).set_requires_grad(name)
     return name
 
 

@@ -36,6 +36,18 @@ class Linear(lora.Linear):  # PEFT reads this name, to find out where another ad
         return not drops and not any(name in self.lora_variant for name in names)
 
 
+def plain_adapter(layer: Any) -> str | None:
+    """The name of the one active plain adapter on a frozen layer, or None."""
+    if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
+        return None
+    name: str = layer.active_adapters[0]
+    if name not in layer.lora_A or name in layer.lora_variant:
+        return None
+    base, plain = layer.base_layer, isinstance(layer.lora_dropout[name], nn.Identity)
+    trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
+    return name if plain and layer.lora_B[name].bias is None and not trained else None
+
+
 @cache
 def agree(device: str, half: torch.dtype, weights: torch.dtype) -> bool:
     """Whether a product under autocast, and its gradients, have the same bits with and without the cast, on a device.

@@ -36,12 +36,13 @@ from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.tokens import RowEncoder, encodes_pairs, without_end
 from rlhf_plugins.engine.compiled import compile_layers
 from rlhf_plugins.engine.cost import counted
+from rlhf_plugins.engine.cpu import linear_layer
 from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
-from rlhf_plugins.engine.cpu.linear_layer import fuse_lora, use_onednn
 from rlhf_plugins.engine.cpu.norm import fuse_norms
 from rlhf_plugins.engine.cpu.rotation import fuse_rotations
 from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.forward import evaluating, trunk_of
+from rlhf_plugins.engine.half import lora as half_lora
 from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.precision import half_precision
 from rlhf_plugins.engine.progress import loading
@@ -138,7 +139,7 @@ def load_trunk(base: Base) -> PreTrainedModel:
 
 def with_fast_paths(model: PreTrainedModel) -> PreTrainedModel:
     """The model, in evaluation mode, with the layers of `engine/cpu` that are active here and agree with its own."""
-    fused: PreTrainedModel = fuse_rotations(fuse_norms(fuse_gated_blocks(use_onednn(model))))
+    fused: PreTrainedModel = fuse_rotations(fuse_norms(fuse_gated_blocks(linear_layer.use_onednn(model))))
     return fused
 
 
@@ -149,9 +150,14 @@ def use_fast_paths(model: Any) -> None:
     if getattr(inner.config, "quantization_config", None) is None:
         with evaluating(model):
             with_fast_paths(inner)
-    fuse_lora(model)
+    fuse_adapters(model)
     if processes.launched() == 1:  # it was not tried in several
         compile_layers(trunk_of(model))
+
+
+def fuse_adapters(model: Any) -> Any:
+    """The model, with the LoRA layers of `engine/cpu` where they are active, and those of `engine/half` elsewhere."""
+    return half_lora.fuse_lora(linear_layer.fuse_lora(model))
 
 
 def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:
@@ -179,7 +185,7 @@ def lora_config(adapter: Adapter, task: str | None = None) -> LoraConfig:
 def with_adapter(model: PreTrainedModel, adapter: Adapter | None, task: str | None = None) -> Any:
     """The model with a new trainable adapter; unchanged if `adapter` is None. Raises RunError as `refuse_unmatched`."""
     refuse_unmatched(model, adapter)
-    return model if adapter is None else fuse_lora(get_peft_model(model, lora_config(adapter, task)))
+    return model if adapter is None else fuse_adapters(get_peft_model(model, lora_config(adapter, task)))
 
 
 def with_saved_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
@@ -193,7 +199,7 @@ def with_saved_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         refuse_misfit(loaded, folder)
     except UNLOADABLE as error:
         raise RunError(f"{folder}: its adapter does not load: {reason(error)}") from error
-    fused: PeftModel = fuse_lora(loaded)
+    fused: PeftModel = fuse_adapters(loaded)
     return fused
 
 

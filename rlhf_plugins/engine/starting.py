@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.backbone import POLICY, copy_adapter
-from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
 from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_pickled
 from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.engine.loading import (
+    fuse_adapters,
     load_causal,
     load_trunk,
     lora_config,
@@ -45,7 +45,7 @@ def load_start(weights: Weights) -> Any:
         return load_whole(weights)
     model = load_causal(base)
     with torch.random.fork_rng():
-        made: PeftModel = fuse_lora(get_peft_model(model, config_of(weights), POLICY))
+        made: PeftModel = fuse_adapters(get_peft_model(model, config_of(weights), POLICY))
     copy_start(made, weights)
     return made
 
@@ -59,7 +59,7 @@ def load_trunk_start(weights: Weights) -> Any:
         return trunk_of(load_whole(weights))
     with torch.random.fork_rng():  # its weights are initialised at random before they are copied
         trunk, config = load_trunk(base), config_of(weights, TRUNK)
-        made: PeftModel = fuse_lora(get_peft_model(trunk, _within(trunk, config), POLICY))
+        made: PeftModel = fuse_adapters(get_peft_model(trunk, _within(trunk, config), POLICY))
     copy_start(made, weights)
     return made
 

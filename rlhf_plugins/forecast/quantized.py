@@ -34,6 +34,10 @@ class FourBit(Linear4bit):
         result: Tensor = _Product.apply(x.to(self.compute_dtype), (self.out_features, self.in_features), self.bias)
         return result.to(x.dtype)
 
+    def matrix(self) -> Tensor:
+        """Its matrix, dequantized, (outputs, inputs)."""
+        return _dequantized(self.compute_dtype, self.weight.device, (self.out_features, self.in_features))
+
 
 class EightBit(Linear8bitLt):
     """LLM.int8(): inputs are quantized for the forward product, weights dequantized for the backward one."""
@@ -75,18 +79,18 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, shape: tuple[int, int], bias: Tensor | None) -> Tensor:
         ctx.shape = shape
         bias = None if bias is None else bias.to(x.dtype)
-        return nn.functional.linear(x, _dequantized(x, shape), bias)
+        return nn.functional.linear(x, _dequantized(x.dtype, x.device, shape), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         """(..., outputs) -> (..., inputs)."""
-        return grads[0] @ _dequantized(grads[0], ctx.shape), None, None
+        return grads[0] @ _dequantized(grads[0].dtype, grads[0].device, ctx.shape), None, None
 
 
-def _dequantized(like: Tensor, shape: tuple[int, int]) -> Tensor:
+def _dequantized(dtype: torch.dtype, device: torch.device, shape: tuple[int, int]) -> Tensor:
     with allocating(DEQUANTIZED):
-        scales = torch.empty(shape[0] * shape[1] // BLOCK, device=like.device)
-        matrix = torch.empty(shape, dtype=like.dtype, device=like.device)
+        scales = torch.empty(shape[0] * shape[1] // BLOCK, device=device)
+        matrix = torch.empty(shape, dtype=dtype, device=device)
     del scales
     return matrix
 

@@ -264,7 +264,7 @@ def _sample(model: Any, groups: list[PromptBranches], setting: Setting, meter: M
     model.eval()
     rows = sum(len(group.branches) for group in groups)
     prompt, response = len(groups[0].prompt), len(groups[0].branches[0])
-    with torch.no_grad(), _autocast(setting):
+    with torch.no_grad():
         ids = torch.zeros(rows, prompt, dtype=torch.long, device=DEVICE)
         cache = _Cache(config=model.config)
         output = model(

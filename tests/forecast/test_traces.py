@@ -20,6 +20,8 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.contract.workload import Work
 from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.engine import casts, pretending
+from rlhf_plugins.engine.half import four_bit
+from rlhf_plugins.engine.half import lora as half_lora
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.forecast import fakes, traces
 from rlhf_plugins.forecast.fakes import Build
@@ -178,9 +180,11 @@ def test_a_generation_is_within_6_percent_of_what_a_gpu_took(shape: str, mib: in
 @pytest.mark.slow
 @pytest.mark.skipif(not MEASURED.exists(), reason="the points that a GPU measured are not here")
 def test_a_forecast_is_within_6_percent_of_what_a_gpu_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(casts, "agree", lambda *_: False)  # it still made PEFT's casts
-    for module in (fakes, traces):  # and laid out one row per group
+    for module in (fakes, traces):  # it still laid out one row per group
         monkeypatch.setattr(module, "layout_on_gpu", lambda *_: Layout.ROWS)
+    monkeypatch.setattr(casts, "agree", lambda *_: False)  # made PEFT's casts, and had PEFT's layers
+    monkeypatch.setattr(half_lora, "adapted", lambda *_: None)
+    monkeypatch.setattr(four_bit, "adapted", lambda *_: None)
     for point in measured():
         tokens, reward = point["tokens"], point["stage"] == "reward"
         parts = {"pooling": component("pooling", "last_token"), "head": component("reward_head", "scalar")}

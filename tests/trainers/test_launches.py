@@ -15,6 +15,7 @@ from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.tokens import encode_prompt
 from rlhf_plugins.engine import casts, loading
+from rlhf_plugins.engine.half import trials
 from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
@@ -27,12 +28,12 @@ from .online_parts import Bases, objective, scores_of, trainer
 from .test_recovery import dpo, sft
 
 MOST = {  # casts, all launches, bytes of what is no matrix product
-    "sft": (81, 605, 5_572_970),
-    "reward": (104, 1058, 4_335_382),
-    "ranking": (93, 1066, 7_493_192),
-    "dpo": (137, 1502, 6_591_488),
-    "ppo": (88, 849, 1_554_476),
-    "grpo": (84, 786, 1_524_750),
+    "sft": (81, 497, 4_335_978),
+    "reward": (104, 915, 3_495_190),
+    "ranking": (93, 939, 6_092_360),
+    "dpo": (137, 1308, 5_567_808),
+    "ppo": (88, 729, 1_269_292),
+    "grpo": (84, 666, 1_239_566),
 }
 RESPONSES = [[4, 5, 6, 7, 8, 1], [5, 6, 1], [6, 7, 8, 9, 1]] * 2  # as many tokens on every machine
 
@@ -77,7 +78,7 @@ def counted(found: Any) -> tuple[int, int, int]:
 def test_a_step_launches_casts_and_moves_no_more_than_it_did(
     bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
 ) -> None:
-    """In bfloat16 with float32 adapters, as on a GPU; without the cast of PEFT's that autocast undoes."""
+    """In bfloat16 with float32 adapters, as on a GPU; and less than the layers of transformers and PEFT do."""
     monkeypatch.setattr(loading, "_dtype", lambda base: torch.bfloat16)
     monkeypatch.setitem(OPTIONS, "bf16", True)
     base = Base(bases().path, adapter=Adapter(r=4))
@@ -85,10 +86,9 @@ def test_a_step_launches_casts_and_moves_no_more_than_it_did(
     found.accelerator.prepare_model(found.model)
     counted(found)  # tries layouts
     own = counted(found)
+    monkeypatch.setattr(trials, "passes", lambda *_: False)
     monkeypatch.setattr(casts, "agree", lambda *_: False)
-    theirs = counted(found)
-    assert all(less < more for less, more in zip(own, theirs, strict=True))
-    assert theirs[1] - own[1] == theirs[0] - own[0]
+    assert all(less < more for less, more in zip(own, counted(found), strict=True))
     for name, count, most in zip(("casts", "launches", "bytes"), own, MOST[make.__name__], strict=True):
         assert count <= most, f"{count} {name}"
 

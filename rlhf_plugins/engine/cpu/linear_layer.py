@@ -13,22 +13,17 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from rlhf_plugins.engine import CASTS, LORA, ONEDNN, casts
+from rlhf_plugins.engine import LORA, ONEDNN, casts
 from rlhf_plugins.engine.cpu import product as products
 from rlhf_plugins.engine.cpu.product import Product, uses_onednn
 
 
 def fuse_lora(model: Any) -> Any:
-    """The model, with our `Linear` for every LoRA layer of PEFT on a plain linear layer.
-
-    Elsewhere, as on a GPU, it is the one of `casts`, which computes as PEFT does with fewer casts.
-    """
+    """The model, with our `Linear` for every LoRA layer of PEFT on a plain linear layer where `LORA` is active."""
     for layer in model.modules():
         base: Any = layer.get_base_layer() if type(layer) is lora.Linear else None
         if is_plain(base) and LORA.active(base.weight):
             layer.__class__ = Linear
-        elif base is not None and CASTS.active(base.weight):
-            layer.__class__ = casts.Linear
     return model
 
 
@@ -101,15 +96,10 @@ class Linear(casts.Linear):
 
     def _fusable_adapter(self, x: Tensor) -> str | None:
         """The name of the one active plain adapter, or None."""
-        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+        if (name := casts.plain_adapter(self)) is None:
             return None
-        name: str = self.active_adapters[0]
-        if name not in self.lora_A or name in self.lora_variant:
-            return None
-        base, down, up = self.base_layer, self.lora_A[name].weight, self.lora_B[name]
-        plain = isinstance(self.lora_dropout[name], nn.Identity) and up.bias is None
-        trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
-        return name if plain and not trained and LORA.active(x, base.weight, down, up.weight) else None
+        weights = self.base_layer.weight, self.lora_A[name].weight, self.lora_B[name].weight
+        return name if LORA.active(x, *weights) else None
 
 
 class _Linear(Function):

@@ -1,0 +1,67 @@
+"""Trials of fast paths in half precision, on the device where they are going to compute. It knows no layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import _disable_current_modes
+
+from rlhf_plugins import engine
+
+_PASSED: dict[Any, bool] = {}  # of this process
+
+Trial = Callable[[], bool]
+
+
+def precision(device: str) -> torch.dtype | None:
+    """The precision of autocast on a type of device; None where it is off."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def passes(key: Any, trial: Trial) -> bool:
+    """The result of a trial, which runs once for each key; True where a forecast only pretends to be on a device.
+
+    What counts or saves tensors meanwhile, as activation checkpointing does, sees nothing of the trial.
+    """
+    if engine.pretended():
+        return True
+    if key not in _PASSED:
+        with unseen():
+            try:
+                _PASSED[key] = trial()
+            except (RuntimeError, NotImplementedError, TypeError, ValueError):  # the device lacks an operation
+                _PASSED[key] = False
+    return _PASSED[key]
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """For the block, nothing counts or saves tensors, and gradients are recorded."""
+
+    def same(tensor: Tensor) -> Tensor:
+        return tensor
+
+    hidden = _disable_current_modes(), saved_tensors_hooks(same, same)
+    with hidden[0], hidden[1], torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def wave(*shape: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers between -1 and 1 without a pattern that a product could hide, on the device of another tensor."""
+    count = torch.Size(shape).numel()
+    values = torch.arange(count, device=like.device, dtype=torch.float32).mul_(0.7).add_(count % 7).sin_()
+    return values.view(shape).to(like.dtype if dtype is None else dtype)
+
+
+def within_rounding(found: Sequence[Tensor], expected: Sequence[Tensor], half: torch.dtype) -> bool:
+    """Whether tensors differ by at most four roundings of the largest number in them; never where one is not finite."""
+    eps = torch.finfo(half).eps
+    pairs = [(one.float(), other.float()) for one, other in zip(found, expected, strict=True)]
+    return all(bool((one - other).abs().max() <= 2 * eps * other.abs().max()) for one, other in pairs)
