@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from rlhf_plugins.engine import CASTS
 
+IN_HALF = "adapter_in_half"  # of a LoRA layer: its weights, those that are cast, and the tensors that those became
+
 
 class Linear(lora.Linear):  # PEFT reads this name, to find out where another adapter can be added
     """PEFT's LoRA layer; a plain adapter gets its input as it is, where autocast is going to convert it."""
@@ -46,6 +48,14 @@ def plain_adapter(layer: Any) -> str | None:
     base, plain = layer.base_layer, isinstance(layer.lora_dropout[name], nn.Identity)
     trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
     return name if plain and layer.lora_B[name].bias is None and not trained else None
+
+
+def in_half(layer: Any, down: Tensor, up: Tensor, half: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A and B of a LoRA layer in half precision: those that its decoder layer made in this call, or new ones."""
+    made = vars(layer).get(IN_HALF)
+    if made is not None and made[0] is down and made[1] is up and made[2].dtype == half:
+        return made[2], made[3]
+    return down.to(half), up.to(half)
 
 
 @cache

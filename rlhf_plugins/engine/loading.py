@@ -43,6 +43,7 @@ from rlhf_plugins.engine.cpu.rotation import fuse_rotations
 from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.forward import evaluating, trunk_of
 from rlhf_plugins.engine.half import lora as half_lora
+from rlhf_plugins.engine.half.casting import cast_at_once
 from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.precision import half_precision
 from rlhf_plugins.engine.progress import loading
@@ -157,7 +158,9 @@ def use_fast_paths(model: Any) -> None:
 
 def fuse_adapters(model: Any) -> Any:
     """The model, with the LoRA layers of `engine/cpu` where they are active, and those of `engine/half` elsewhere."""
-    return half_lora.fuse_lora(linear_layer.fuse_lora(model))
+    fused = half_lora.fuse_lora(linear_layer.fuse_lora(model))
+    cast_at_once(decoder_layers(trunk_of(fused)))
+    return fused
 
 
 def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:

@@ -23,7 +23,6 @@ from rlhf_plugins.engine.cpu import decoding, feed_forward, folding, linear_laye
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.half import lora as half_lora
 from rlhf_plugins.engine.loading import (
-    fuse_adapters,
     load_causal,
     load_policy,
     load_tokenizer,
@@ -42,7 +41,7 @@ from .conftest import batch_of, ragged
 from .test_backbone import IDS, shaken
 
 PATHS = {name: path for name, path in vars(engine).items() if isinstance(path, FastPath) and "auto" in path.engines}
-COMPARED_THERE = {"SHARED_ROWS", "TRIMMED_LAYER", "CHUNKED_HEAD", "CASTS", "HALF_LORA"}
+COMPARED_THERE = {"SHARED_ROWS", "TRIMMED_LAYER", "CHUNKED_HEAD", "CASTS", "HALF_LORA", "HALF_CASTS"}
 ON_A_GPU = {"STATIC_CACHE", "CUDA_GRAPH", "VARLEN"}  # alone
 ADAPTER = Adapter(r=4)
 
@@ -267,9 +266,9 @@ def test_on_another_device_layers_compute_as_their_own_class(tmp_path: Path, mon
 def test_layers_that_are_loaded_on_another_device_compute_as_pefts_do() -> None:
     stock = nn.Sequential(nn.Linear(4, 4, device="meta"))
     with set_engine("plain"):
-        layer = fuse_adapters(get_peft_model(stock, LoraConfig(r=2, target_modules=["0"]))).base_model.model[0]
+        layer = half_lora.fuse_lora(get_peft_model(stock, LoraConfig(r=2, target_modules=["0"]))).base_model.model[0]
     assert type(layer) is lora.Linear
-    assert type(fuse_adapters(nn.Sequential(layer))[0]) is half_lora.Linear
+    assert type(half_lora.fuse_lora(nn.Sequential(layer))[0]) is half_lora.Linear
     assert half_lora.adapted(layer, torch.empty(2, 4, device="meta")) is None
     assert casts.Linear.forward is lora.Linear.forward
 

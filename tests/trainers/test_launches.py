@@ -28,12 +28,12 @@ from .online_parts import Bases, objective, scores_of, trainer
 from .test_recovery import dpo, sft
 
 MOST = {  # casts, all launches, bytes of what is no matrix product
-    "sft": (81, 497, 4_335_978),
-    "reward": (104, 915, 3_495_190),
-    "ranking": (93, 939, 6_092_360),
-    "dpo": (137, 1308, 5_567_808),
-    "ppo": (88, 729, 1_269_292),
-    "grpo": (84, 666, 1_239_566),
+    "sft": (53, 471, 4_335_978),
+    "reward": (76, 889, 3_495_190),
+    "ranking": (65, 913, 6_092_360),
+    "dpo": (109, 1282, 5_567_808),
+    "ppo": (60, 703, 1_269_292),
+    "grpo": (56, 640, 1_239_566),
 }
 RESPONSES = [[4, 5, 6, 7, 8, 1], [5, 6, 1], [6, 7, 8, 9, 1]] * 2  # as many tokens on every machine
 

@@ -33,6 +33,8 @@ FOUR_BIT = Kind(_in_half, _dequantized)
 class Linear4bit(lora.Linear4bit):  # PEFT reads this name, as that of `casts.Linear`
     """PEFT's LoRA layer on a 4-bit layer; one plain active adapter is fused with it."""
 
+    takes_casts = True
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
         output = None if args or kwargs else adapted(self, x, FOUR_BIT)

@@ -21,6 +21,8 @@ from rlhf_plugins.engine.half import trials
 
 ROWS, RANK = 8, 4  # of a trial
 
+Pair = tuple[Tensor, Tensor]  # A and B
+
 
 def fuse_lora(model: Any) -> Any:
     """The model, with our layers for every LoRA layer of PEFT on a linear layer, or a 4-bit one of bitsandbytes."""
@@ -42,6 +44,8 @@ def _is_four_bit(layer: Any) -> bool:
 
 class Linear(casts.Linear):  # PEFT reads this name, as that of `casts`
     """PEFT's LoRA layer; on a linear layer in half precision one plain active adapter is fused with it."""
+
+    takes_casts = True
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
@@ -90,16 +94,17 @@ def adapted(layer: Any, x: Tensor, kind: Kind = DENSE) -> Tensor | None:
         return None
     if not _agrees(base, x, down.weight, kind):
         return None
-    flat = x.reshape(-1, x.shape[-1])
-    output = _computed(flat, down.weight, up.weight, layer.scaling[name], (base, kind))
+    flat, cast = x.reshape(-1, x.shape[-1]), casts.in_half(layer, down.weight, up.weight, half)
+    output = _computed(flat, (down.weight, up.weight), cast, layer.scaling[name], (base, kind))
     return output.view(*x.shape[:-1], output.shape[-1])
 
 
-def _computed(x: Tensor, down: Tensor, up: Tensor, scaling: float, below: tuple[Any, Kind]) -> Tensor:
+def _computed(x: Tensor, weights: Pair, cast: Pair, scaling: float, below: tuple[Any, Kind]) -> Tensor:
+    """Of x, (rows, inputs), and A and B, as they are and in half precision."""
     if torch.is_grad_enabled():
-        output: Tensor = _Adapted.apply(x, down, up, scaling, *below)
+        output: Tensor = _Adapted.apply(x, *weights, cast, scaling, below)
         return output
-    return _forward(x, down, up, scaling, below[0])[0]
+    return _forward(x, cast, scaling, below[0])[0]
 
 
 def _is_watched(module: Any) -> bool:
@@ -124,7 +129,7 @@ def _trial(base: Any, example: Tensor, dtype: torch.dtype, kind: Kind) -> bool:
     up = trials.wave(base.out_features, RANK, like=x, dtype=dtype).requires_grad_()
     linear = nn.functional.linear
     outputs = (
-        _computed(x, down, up, scaling, (base, kind)),
+        _computed(x, (down, up), (down.to(half), up.to(half)), scaling, (base, kind)),
         base(x) + linear(linear(x, down), up) * scaling,
     )
     towards = trials.wave(ROWS, base.out_features, like=example, dtype=half)
@@ -133,22 +138,24 @@ def _trial(base: Any, example: Tensor, dtype: torch.dtype, kind: Kind) -> bool:
     return same and trials.within_rounding(found[0], found[1], half)
 
 
-def _forward(x: Tensor, down: Tensor, up: Tensor, scaling: float, base: Any) -> tuple[Tensor, ...]:
-    """The output, (rows, outputs), and x, A x, A and B in the precision of autocast."""
-    half = torch.get_autocast_dtype(x.device.type)
-    x, down, up = x.to(half), down.to(half), up.to(half)
+def _forward(x: Tensor, cast: Pair, scaling: float, base: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, (rows, outputs), and x and A x in half precision."""
+    down, up = cast
+    x = x.to(down.dtype)
     low = x @ down.t()
-    return base(x).addmm_(low, up.t(), alpha=scaling), x, low, down, up
+    return base(x).addmm_(low, up.t(), alpha=scaling), x, low
 
 
 class _Adapted(Function):
     """x W' + b + s x A' B' and its gradients; x is (rows, inputs); the gradients of A and B are in their precision."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, scaling: float, base: Any, kind: Kind) -> Tensor:
-        output, *kept = _forward(x, down, up, scaling, base)
-        ctx.save_for_backward(*kept)
-        ctx.base, ctx.kind, ctx.scaling, ctx.dtypes = base, kind, scaling, (down.dtype, up.dtype)
+    def forward(
+        ctx: Any, x: Tensor, down: Tensor, up: Tensor, cast: Pair, scaling: float, below: tuple[Any, Kind]
+    ) -> Tensor:
+        output, *kept = _forward(x, cast, scaling, below[0])
+        ctx.save_for_backward(*kept, *cast)
+        ctx.below, ctx.scaling, ctx.dtypes = below, scaling, (down.dtype, up.dtype)
         return output
 
     @staticmethod
@@ -159,7 +166,8 @@ class _Adapted(Function):
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             low_grad = grad @ up
         if ctx.needs_input_grad[0]:
-            x_grad = (grad @ ctx.kind.matrix(ctx.base)).addmm_(low_grad, down, alpha=ctx.scaling)
+            base, kind = ctx.below
+            x_grad = (grad @ kind.matrix(base)).addmm_(low_grad, down, alpha=ctx.scaling)
         if ctx.needs_input_grad[1]:
             down_grad = _product(low_grad.t(), x, ctx.scaling).to(ctx.dtypes[0])
         if ctx.needs_input_grad[2]:

@@ -14,8 +14,7 @@ from torch.nn.functional import linear
 
 from rlhf_plugins.engine import set_engine
 from rlhf_plugins.engine.half import trials
-from rlhf_plugins.engine.half.lora import _Adapted, adapted
-from rlhf_plugins.engine.loading import fuse_adapters
+from rlhf_plugins.engine.half.lora import _Adapted, adapted, fuse_lora
 
 HALVES = [torch.bfloat16, torch.float16]
 WIDTHS = 64, 96
@@ -38,7 +37,7 @@ def layer(base: Any, **options: Any) -> Any:
     model = nn.Sequential(base)
     model.is_loaded_in_4bit = isinstance(base, Linear4bit)  # type: ignore[assignment]
     chosen = {"r": 8, "lora_alpha": 12, "target_modules": ["0"], **options}
-    found: Any = fuse_adapters(get_peft_model(model, LoraConfig(**chosen))).base_model.model[0]
+    found: Any = fuse_lora(get_peft_model(model, LoraConfig(**chosen))).base_model.model[0]
     nn.init.normal_(found.lora_B["default"].weight, std=0.3)
     return found
 

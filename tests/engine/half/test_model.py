@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,31 +12,17 @@ from torch import Tensor, nn
 
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.data.branches import Layout
-from rlhf_plugins.engine import casts, loading, set_engine
+from rlhf_plugins.engine import casts, set_engine
 from rlhf_plugins.engine.backbone import active_adapter, add_adapter
 from rlhf_plugins.engine.half import trials
-from rlhf_plugins.engine.loading import load_causal, use_fast_paths, with_adapter
+from rlhf_plugins.engine.loading import use_fast_paths
 from rlhf_plugins.engine.log_probs import response_logps
-from rlhf_plugins.testing import tiny_base
 
 from ..conftest import batch_of, ragged
 from ..test_backbone import shaken
 
 ARCHITECTURES = ["llama", "qwen3", "gemma3_text"]
 GROUPS = ragged()
-
-
-@pytest.fixture
-def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Loads a tiny model in bfloat16 with an adapter in float32, as on a GPU."""
-    monkeypatch.setattr(loading, "_dtype", lambda base: torch.bfloat16)
-
-    def load(architecture: str = "llama") -> Any:
-        torch.manual_seed(0)
-        model = load_causal(tiny_base(tmp_path / architecture, architecture))
-        return shaken(with_adapter(model, Adapter(r=4), "CAUSAL_LM")).train()
-
-    return load
 
 
 def gradients(model: Any, groups: Any = GROUPS, adapter: str = "default") -> list[Tensor]:

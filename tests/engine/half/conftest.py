@@ -1,0 +1,30 @@
+"""A tiny model as it is on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf_plugins.contract.run import Adapter
+from rlhf_plugins.engine import loading
+from rlhf_plugins.engine.loading import load_causal, with_adapter
+from rlhf_plugins.testing import tiny_base
+
+from ..test_backbone import shaken
+
+
+@pytest.fixture
+def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Loads a tiny model in bfloat16 with an adapter in float32, as on a GPU."""
+    monkeypatch.setattr(loading, "_dtype", lambda base: torch.bfloat16)
+
+    def load(architecture: str = "llama") -> Any:
+        torch.manual_seed(0)
+        model = load_causal(tiny_base(tmp_path / architecture, architecture))
+        return shaken(with_adapter(model, Adapter(r=4), "CAUSAL_LM")).train()
+
+    return load
