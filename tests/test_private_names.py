@@ -82,7 +82,11 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (BaseTunerLayer, "adapter_layer_names", "`base_weights` leaves out what it adds to a model"),
     (BaseTunerLayer, "other_param_names", "`base_weights` leaves out what it adds to a model"),
     (BaseTunerLayer, "_cast_input_dtype", "`casts` leaves out what it does"),
-    (torch.utils._python_dispatch, "_disable_current_modes", "nothing counts the trials of `casts`, `half` and `compiled`"),
+    (
+        torch.utils._python_dispatch,
+        "_disable_current_modes",
+        "nothing counts the trials of `casts`, `half` and `compiled`",
+    ),
     (torch, "_foreach_copy_", "weights of adapters are cast with it, all of a layer at once"),
     (FSDPModule, "_get_fsdp_state", "`gathered` sets what it says of gathered weights back"),
     (_fsdp_state.FSDPState, "_fsdp_param_group", "`gathered` sets what it says of gathered weights back"),

@@ -47,6 +47,11 @@ SCHEMAS: list[tuple[Any, str, str]] = [
         "fused norms",
     ),
     (
+        ATEN._fused_rms_norm,
+        "(Tensor input, int[] normalized_shape, Tensor? weight, float? eps) -> (Tensor, Tensor)",
+        "norms in half precision",
+    ),
+    (
         ATEN.silu_backward,
         "(Tensor grad_output, Tensor self, *, Tensor(a!) grad_input) -> Tensor(a!)",
         "fused gated blocks",

@@ -49,7 +49,13 @@ class CompiledLayer(nn.Module):
             return own(*args, **kwargs)
         if not _tried(self, own, args, kwargs):
             return own(*args, **kwargs)
-        return _compiled(type(self).__mro__[2])(self, *args, **kwargs)
+        return _compiled(_own(self))(self, *args, **kwargs)
+
+
+def _own(layer: Any) -> Any:
+    """The layer's class below `CompiledLayer`."""
+    classes = type(layer).__mro__
+    return classes[classes.index(CompiledLayer) + 1]
 
 
 def _has_hooks(layer: nn.Module) -> bool:
@@ -94,7 +100,7 @@ def _disagreement(layer: Any, own: Callable[..., Any], given: Any, rounding: flo
     def same(tensor: Tensor) -> Tensor:
         return tensor
 
-    compiled = _compiled(type(layer).__mro__[2])
+    compiled = _compiled(_own(layer))
     weights = [each for each in layer.parameters() if each.requires_grad]
     with _disable_current_modes(), saved_tensors_hooks(same, same), torch.random.fork_rng():
         try:

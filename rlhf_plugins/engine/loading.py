@@ -44,6 +44,7 @@ from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_misfit, refuse_pickle
 from rlhf_plugins.engine.forward import evaluating, trunk_of
 from rlhf_plugins.engine.half import lora as half_lora
 from rlhf_plugins.engine.half.casting import cast_at_once
+from rlhf_plugins.engine.half.norm import fuse_half_norms
 from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.precision import half_precision
 from rlhf_plugins.engine.progress import loading
@@ -139,15 +140,20 @@ def load_trunk(base: Base) -> PreTrainedModel:
 
 
 def with_fast_paths(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, in evaluation mode, with the layers of `engine/cpu` that are active here and agree with its own."""
+    """The model, in evaluation mode, with the layers of `engine/cpu` and `engine/half` that agree with its own."""
     fused: PreTrainedModel = fuse_rotations(fuse_norms(fuse_gated_blocks(linear_layer.use_onednn(model))))
-    return fused
+    return with_half_paths(fused)
+
+
+def with_half_paths(model: Any) -> Any:
+    """The model, quantized or not, with the layers of `engine/half` in place of those in half precision."""
+    return fuse_half_norms(model)
 
 
 def use_fast_paths(model: Any) -> None:
     """Gives a plain or PEFT model that a script loaded the layers that a recipe's would have, where they are active."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    without_repacking(inner)
+    with_half_paths(without_repacking(inner))
     if getattr(inner.config, "quantization_config", None) is None:
         with evaluating(model):
             with_fast_paths(inner)
@@ -263,7 +269,7 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
     if base.quantization:
         if not _is_quantized(model):
             raise RunError(f"base {base.path}: has no layer that could be in {base.quantization}")
-        return counted(without_repacking(model).requires_grad_(False))
+        return with_half_paths(counted(without_repacking(model).requires_grad_(False)))
     return with_fast_paths(counted(model.to(device())))
 
 

@@ -36,7 +36,10 @@ def _subclass(own: Any) -> Any:
 
     @wraps(own.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _made(vars(self)[TUNED], args[0] if args else kwargs.get("hidden_states")):
+        x = args[0] if args else kwargs.get("hidden_states")
+        if not isinstance(x, Tensor) or not HALF_CASTS.active(x):
+            return own.forward(self, *args, **kwargs)
+        with _made(vars(self)[TUNED], x):
             return own.forward(self, *args, **kwargs)
 
     body = {"forward": forward, "__module__": own.__module__, "__qualname__": own.__qualname__}
@@ -44,8 +47,8 @@ def _subclass(own: Any) -> Any:
 
 
 @contextmanager
-def _made(tuned: list[Any], x: Any) -> Iterator[None]:
-    pairs = _pairs(tuned, x) if isinstance(x, Tensor) and HALF_CASTS.active(x) else []
+def _made(tuned: list[Any], x: Tensor) -> Iterator[None]:
+    pairs = _pairs(tuned, x)
     try:
         if pairs:
             _make(pairs, cast(torch.dtype, trials.precision(x.device.type)))

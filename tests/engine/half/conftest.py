@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kernels import rms_norm_as_on_a_gpu
 
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine import loading
+from rlhf_plugins.engine.half import trials
 from rlhf_plugins.engine.loading import load_causal, with_adapter
 from rlhf_plugins.testing import tiny_base
 
 from ..test_backbone import shaken
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernels that a GPU has, and no trial yet."""
+    monkeypatch.setattr(trials, "_PASSED", {})
+    with rms_norm_as_on_a_gpu():
+        yield
 
 
 @pytest.fixture
