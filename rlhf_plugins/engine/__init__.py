@@ -116,6 +116,7 @@ CASTS = FastPath("adapters without a cast of their input", None, None, autocast=
 HALF_LORA = FastPath("LoRA layers in half precision", None, None, autocast=True)
 HALF_CASTS = FastPath("adapters of a layer cast at once", None, None, autocast=True)
 HALF_NORMS = FastPath("RMS norms in half precision", None, None, autocast=True)
+HALF_ROTATIONS = FastPath("rotary embeddings in half precision", None, None, autocast=True)
 LORA = FastPath("a LoRA layer as one product")
 ONEDNN = FastPath("products by oneDNN")
 NORMS = FastPath("fused RMS norms", autocast=True)

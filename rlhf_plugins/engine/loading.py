@@ -45,6 +45,7 @@ from rlhf_plugins.engine.forward import evaluating, trunk_of
 from rlhf_plugins.engine.half import lora as half_lora
 from rlhf_plugins.engine.half.casting import cast_at_once
 from rlhf_plugins.engine.half.norm import fuse_half_norms
+from rlhf_plugins.engine.half.rotation import fuse_half_rotations
 from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.precision import half_precision
 from rlhf_plugins.engine.progress import loading
@@ -147,7 +148,7 @@ def with_fast_paths(model: PreTrainedModel) -> PreTrainedModel:
 
 def with_half_paths(model: Any) -> Any:
     """The model, quantized or not, with the layers of `engine/half` in place of those in half precision."""
-    return fuse_half_norms(model)
+    return fuse_half_rotations(fuse_half_norms(model))
 
 
 def use_fast_paths(model: Any) -> None:

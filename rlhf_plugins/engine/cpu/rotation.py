@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache, wraps
 from inspect import Parameter, signature
 from types import FunctionType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -23,20 +23,35 @@ from torch.autograd.function import once_differentiable
 from rlhf_plugins.engine import ROTATIONS
 
 NAME = "apply_rotary_pos_emb"  # the function's name in every model's own module
-OURS = f"{NAME} of rlhf_plugins"  # no name in a module's source can be the same
-
 PARAMETERS = {"q": True, "k": True, "cos": True, "sin": True, "unsqueeze_dim": False}  # whether required
 
 Rotate = Callable[..., tuple[Tensor, Tensor]]
 
 
+class Kind(NamedTuple):
+    """Of tensors that are rotated here.
+
+    Args:
+        name: of our function in a model's module; no name in its source can be the same.
+        computes: whether queries, keys, cosines and sines are rotated here, given the model's own function.
+    """
+
+    name: str
+    computes: Callable[..., bool]
+
+
 def fuse_rotations(model: Any) -> Any:
     """The model, whose attention layers rotate queries and keys by `fused_rotation`, if a trial agrees."""
-    for module in model.modules() if ROTATIONS.active(model) else ():
+    return rotate_by(model, SINGLE) if ROTATIONS.active(model) else model
+
+
+def rotate_by(model: Any, kind: Kind) -> Any:
+    """The model, whose attention layers rotate as its function does, those of a kind by `fused_rotation`."""
+    for module in model.modules():
         forward = type(module).forward
         own = getattr(forward, "__globals__", {}).get(NAME)
-        if own is not None and _calls(forward) and _agrees(own):
-            module.__class__ = _subclass(cast(Any, type(module)))
+        if own is not None and _calls(forward) and agrees(own):
+            module.__class__ = _subclass(cast(Any, type(module)), kind)
     return model
 
 
@@ -47,12 +62,12 @@ def _calls(forward: Any) -> bool:
 
 
 @cache
-def _subclass(own: Any) -> Any:
+def _subclass(own: Any, kind: Kind) -> Any:
     """The class with its own `forward`, which calls our function; if its `forward` is replaced later, with that one."""
     original = own.forward
     code = original.__code__
-    code = code.replace(co_names=tuple(OURS if name == NAME else name for name in code.co_names))
-    original.__globals__[OURS] = fused_rotation(original.__globals__)
+    code = code.replace(co_names=tuple(kind.name if name == NAME else name for name in code.co_names))
+    original.__globals__[kind.name] = fused_rotation(original.__globals__, kind)
     fused: Any = FunctionType(
         code, original.__globals__, original.__name__, original.__defaults__, original.__closure__
     )
@@ -66,23 +81,29 @@ def _subclass(own: Any) -> Any:
     return type(own.__name__, (own,), body)
 
 
-def fused_rotation(names: dict[str, Any]) -> Rotate:
+def fused_rotation(names: dict[str, Any], kind: Kind) -> Rotate:
     """The rotation of a model's module, given its globals; heads that are rotated whole are rotated here."""
 
     def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
         own: Rotate = names[NAME]
         whole = q.shape[-1] == k.shape[-1] == cos.shape[-1] == sin.shape[-1]
-        if not whole or not ROTATIONS.active(q, k, cos, sin) or not _agrees(own):
+        if not whole or not kind.computes(own, q, k, cos, sin):
             return own(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
         angles = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
-        rotation = _Rotation.apply if torch.is_grad_enabled() else _rotated
-        return rotation(q, *angles), rotation(k, *angles)
+        return rotated(q, *angles), rotated(k, *angles)
 
     return rotate
 
 
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads that are rotated whole; all tensors can be broadcast to the shape of x."""
+    rotation = _Rotation.apply if torch.is_grad_enabled() else _rotated
+    result: Tensor = rotation(x, cos, sin)
+    return result
+
+
 @cache
-def _agrees(own: Rotate) -> bool:
+def agrees(own: Rotate) -> bool:
     """Whether a model's function has the parameters of ours, and rotates the first half of a head by the second."""
     if {p.name: p.default is Parameter.empty for p in signature(own).parameters.values()} != PARAMETERS:
         return False
@@ -92,10 +113,13 @@ def _agrees(own: Rotate) -> bool:
         expected = own(q, k, cos, sin)
     except (TypeError, ValueError, RuntimeError, IndexError):  # it takes other shapes
         return False
-    rotated = (_rotated(x, cos.unsqueeze(1), sin.unsqueeze(1)) for x in (q, k))
+    found = (_rotated(x, cos.unsqueeze(1), sin.unsqueeze(1)) for x in (q, k))
     return all(
-        one.shape == other.shape and torch.allclose(one, other) for one, other in zip(rotated, expected, strict=True)
+        one.shape == other.shape and torch.allclose(one, other) for one, other in zip(found, expected, strict=True)
     )
+
+
+SINGLE = Kind(f"{NAME} of rlhf_plugins", lambda own, *given: ROTATIONS.active(*given) and agrees(own))
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def _pairs(tuned: list[Any], x: Tensor) -> list[tuple[Any, Tensor, Tensor]]:
     from rlhf_plugins.contract import processes
 
     half = trials.precision(x.device.type)
-    if half not in (torch.bfloat16, torch.float16) or processes.shards():
+    if half is None or not trials.is_half(half) or processes.shards():
         return []
     named = [(layer, name) for layer in tuned if (name := casts.plain_adapter(layer)) is not None]
     pairs = [(layer, layer.lora_A[name].weight, layer.lora_B[name].weight) for layer, name in named]

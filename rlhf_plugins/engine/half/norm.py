@@ -17,7 +17,6 @@ from rlhf_plugins.engine.half import trials
 
 RMS_NORM = torch.ops.aten._fused_rms_norm
 BACKWARD = "FusedRmsNormBackward0"  # the step of autograd, where a device has the kernel
-HALVES = (torch.bfloat16, torch.float16)
 
 
 def fuse_half_norms(model: Any) -> Any:
@@ -26,7 +25,7 @@ def fuse_half_norms(model: Any) -> Any:
         weight = getattr(norm, "weight", None)
         if type(norm).__name__.endswith("RMSNorm") and isinstance(weight, nn.Parameter) and weight.dim() == 1:
             own: Any = type(norm)
-            if weight.dtype in HALVES and HALF_NORMS.active(weight) and not issubclass(own, HalfRMSNorm):
+            if trials.is_half(weight.dtype) and HALF_NORMS.active(weight) and not issubclass(own, HalfRMSNorm):
                 norm.__class__ = subclass(cast(Any, HalfRMSNorm), own)
     return model
 
@@ -38,7 +37,7 @@ class HalfRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        if not (x.dtype == self.weight.dtype and x.dtype in HALVES and HALF_NORMS.active(x) and _agrees(self, x)):
+        if not (x.dtype == self.weight.dtype and trials.is_half(x.dtype) and HALF_NORMS.active(x) and _agrees(self, x)):
             own: Tensor = super().forward(x)
             return own
         normed: Tensor = RMS_NORM(x, self.weight.shape, self.weight, _epsilon(self))[0]
@@ -67,8 +66,4 @@ def _trial(norm: Any, like: Tensor) -> bool:
         return False
     towards = trials.wave(*x.shape, like=like)
     grads = torch.autograd.grad(output, ours, towards), torch.autograd.grad(expected, theirs, towards.float())
-    pairs = [(output.detach().float(), expected.detach().float()), (grads[0][0].float(), grads[1][0])]
-    eps = torch.finfo(like.dtype).eps
-    return all(
-        bool(((one - exact).abs() <= eps * (exact.abs() + 0.01 * exact.abs().max())).all()) for one, exact in pairs
-    )
+    return trials.as_rounded([output, *grads[0]], [expected, *grads[1]])

@@ -18,6 +18,11 @@ _PASSED: dict[Any, bool] = {}  # of this process
 Trial = Callable[[], bool]
 
 
+def is_half(dtype: torch.dtype) -> bool:
+    """Whether numbers have 16 bits."""
+    return dtype in (torch.bfloat16, torch.float16)
+
+
 def precision(device: str) -> torch.dtype | None:
     """The precision of autocast on a type of device; None where it is off."""
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -58,6 +63,22 @@ def wave(*shape: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     count = torch.Size(shape).numel()
     values = torch.arange(count, device=like.device, dtype=torch.float32).mul_(0.7).add_(count % 7).sin_()
     return values.view(shape).to(like.dtype if dtype is None else dtype)
+
+
+def as_rounded(found: Sequence[Tensor], exact: Sequence[Tensor], terms: float = 0.01) -> bool:
+    """Whether tensors in half precision are exact ones, each number to two roundings.
+
+    Args:
+        found: in half precision.
+        exact: in float32.
+        terms: size of what a number is the sum of, as a share of the largest number; one of the two is of its own size.
+    """
+
+    def near(one: Tensor, other: Tensor) -> bool:
+        within = torch.finfo(one.dtype).eps * (other.abs() + terms * other.abs().max())
+        return bool(((one.float() - other).abs() <= within).all())
+
+    return all(near(one.detach(), other.detach()) for one, other in zip(found, exact, strict=True))
 
 
 def within_rounding(found: Sequence[Tensor], expected: Sequence[Tensor], half: torch.dtype) -> bool:

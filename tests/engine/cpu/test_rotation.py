@@ -15,7 +15,7 @@ from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from rlhf_plugins.engine import set_engine
-from rlhf_plugins.engine.cpu.rotation import NAME, _agrees, fuse_rotations, fused_rotation
+from rlhf_plugins.engine.cpu.rotation import NAME, SINGLE, agrees, fuse_rotations, fused_rotation
 
 Causal = Callable[..., Any]
 LLAMA = modeling_llama.apply_rotary_pos_emb
@@ -34,14 +34,14 @@ def output_and_grads(rotate: Any, shapes: tuple[tuple[int, ...], ...] = ((2, 4, 
 def test_worked_by_hand() -> None:
     q = torch.tensor([[[[3.0, 4.0]]]], requires_grad=True)
     cos, sin = torch.tensor([[[0.6, 0.6]]]), torch.tensor([[[0.8, 0.8]]])
-    turned, _ = fused_rotation({NAME: LLAMA})(q, q, cos, sin)
+    turned, _ = fused_rotation({NAME: LLAMA}, SINGLE)(q, q, cos, sin)
     torch.testing.assert_close(turned, torch.tensor([[[[1.8 - 3.2, 2.4 + 2.4]]]]))
     turned[..., 0].sum().backward()
     torch.testing.assert_close(q.grad, torch.tensor([[[[0.6, -0.8]]]]))
 
 
 def test_they_are_the_models_gradients_too() -> None:
-    torch.testing.assert_close(output_and_grads(fused_rotation({NAME: LLAMA})), output_and_grads(LLAMA))
+    torch.testing.assert_close(output_and_grads(fused_rotation({NAME: LLAMA}, SINGLE)), output_and_grads(LLAMA))
 
 
 def test_what_is_not_known_is_the_models() -> None:
@@ -51,8 +51,8 @@ def test_what_is_not_known_is_the_models() -> None:
         calls.append(q)
         return LLAMA(q, k, cos, sin, unsqueeze_dim)
 
-    assert _agrees(own)
-    rotate, q, angles = fused_rotation({NAME: own}), torch.randn(1, 2, 3, 8), torch.randn(1, 3, 8)
+    assert agrees(own)
+    rotate, q, angles = fused_rotation({NAME: own}, SINGLE), torch.randn(1, 2, 3, 8), torch.randn(1, 3, 8)
     calls.clear()
     rotate(q, q, angles, angles)
     assert not calls
@@ -63,8 +63,8 @@ def test_what_is_not_known_is_the_models() -> None:
 
 @pytest.mark.parametrize("other", [modeling_cohere, modeling_glm], ids=["cohere", "glm"])
 def test_a_rotation_of_neighbours_by_one_another_is_left_alone(other: Any) -> None:
-    assert _agrees(LLAMA)
-    assert not _agrees(getattr(other, NAME))
+    assert agrees(LLAMA)
+    assert not agrees(getattr(other, NAME))
 
 
 def alone(q: Tensor, k: Any = None, cos: Any = None, sin: Any = None, unsqueeze_dim: int = 1) -> Any:
@@ -77,7 +77,7 @@ def placed(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, position_ids: Any = N
 
 @pytest.mark.parametrize("other", [alone, placed], ids=["queries alone", "with positions"])
 def test_a_rotation_that_is_called_otherwise_is_left_alone(other: Any) -> None:
-    assert not _agrees(other)
+    assert not agrees(other)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2", "mixtral", "cohere", "gpt2"])

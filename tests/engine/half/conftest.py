@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernels import rms_norm_as_on_a_gpu
+from gpu_kernels import rms_norm_as_on_a_gpu
 
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine import loading
