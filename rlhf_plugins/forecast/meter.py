@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from rlhf_plugins.data.branches import ALIGNED
 
+FLASH_BACKWARD = torch.ops.aten._flash_attention_backward.default
 BLOCK = 512  # bytes, to which torch's allocator for CUDA rounds
 ACTIVATIONS, LOG_PROBS, MASK = "activations", "log-probability buffers", "attention mask"
 _purpose: list[str] = []  # of what is allocated now, where somebody says so
@@ -62,6 +64,8 @@ class Meter(TorchDispatchMode):
         for each in tree_iter(result):
             if isinstance(each, Tensor):
                 self.count(each)
+        if func is FLASH_BACKWARD:
+            self.count(torch.empty(_workspace(args[1], args[2], len(args[6]) - 1), dtype=torch.uint8))
         return result
 
     def count(self, tensor: Tensor, consumer: str = "") -> None:
@@ -105,6 +109,19 @@ class Meter(TorchDispatchMode):
 
     def _free(self, key: int) -> None:
         self.now -= self._live.pop(key).size
+
+
+def _workspace(query: Tensor, key: Tensor, sequences: int) -> int:
+    """Bytes that FlashAttention's backward pass keeps meanwhile (`mha_varlen_bwd` of torch's flash_api.cpp).
+
+    These are float32 sums of the gradients of queries, each sequence with 128 tokens more, and where several heads
+    share keys, gradients of keys and values for each head.
+    """
+    tokens, heads, width = query.shape
+    multiple = 32 if width <= 128 else 64
+    sums = 4 * heads * (tokens + 128 * sequences) * (-(-width // multiple) * multiple + 1)
+    expanded = 2 * len(key) * heads * width * key.element_size()
+    return sums + (expanded if key.shape[1] < heads else 0)
 
 
 def _by_consumer(live: Mapping[int, _Live]) -> dict[str, int]:

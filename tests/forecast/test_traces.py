@@ -13,6 +13,7 @@ import torch
 import trl
 from datasets import Dataset
 from marks import slow
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from transformers import Lfm2Config, Qwen3Config, Qwen3ForCausalLM
 
@@ -23,6 +24,7 @@ from rlhf_plugins.engine import casts, pretending
 from rlhf_plugins.engine.half import four_bit
 from rlhf_plugins.engine.half import lora as half_lora
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
+from rlhf_plugins.engine.varlen import Flash, attention, row_sequences
 from rlhf_plugins.forecast import fakes, traces
 from rlhf_plugins.forecast.fakes import Build
 from rlhf_plugins.forecast.forecast import SHARE, WORKSPACES
@@ -144,6 +146,23 @@ def test_a_step_of_all_tensors_at_once_has_roots_of_moments_beside() -> None:
     model = Qwen3ForCausalLM(config)
     assert at_once == pytest.approx(20 * model.num_parameters(), rel=0.02)
     assert fused < 0.9 * at_once
+
+
+@pytest.mark.parametrize(
+    ("group", "groups", "mib"), [((384, 128, 128), 16, 314), ((1536, 512, 512), 4, 289), ((512, *[256] * 8), 4, 326)]
+)
+def test_attention_of_a_packed_layer_takes_what_a_gpu_took(group: tuple[int, ...], groups: int, mib: int) -> None:
+    """Above its inputs and the gradient of its output, by a script on an H200: 16 heads of 128, 8 of keys."""
+    tokens = groups * sum(group)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        shapes = [(1, tokens, heads, 128) for heads in (16, 8, 8, 16)]
+        *inputs, grad = (torch.empty(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes)
+        with Meter() as meter:
+            rows = row_sequences([group] * groups, torch.device("cpu"))
+            found = attention(*(each.transpose(1, 2) for each in inputs), 0.1, (rows, Flash))
+            torch.autograd.grad(found, inputs, grad.transpose(1, 2))
+    (peak,) = meter.peaks.values()
+    assert (sum(peak.values()) - tokens * 48 * 128 * 2) / 2**20 == pytest.approx(mib, abs=1)
 
 
 def test_a_batch_is_as_large_as_its_limit_allows() -> None:
