@@ -256,6 +256,8 @@ def _rows(groups: Sequence[PromptBranches], layout: Layout) -> list[list[PromptB
 def _packing_pays(groups: Sequence[PromptBranches]) -> bool:
     """Whether packed groups cost a GPU less than one row per group under a mask; docs/engine.md has the figures."""
     sizes = [_tokens([group]) for group in groups]
+    if all(len(group.branches) == 1 for group in groups):  # whose attention is one call then, without a merge
+        return min(sizes) < max(sizes)
     return max(sizes) >= LONG or sum(sizes) <= (1 - PADDED) * len(sizes) * max(sizes)
 
 

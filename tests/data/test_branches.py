@@ -134,11 +134,13 @@ def test_the_host_knows_where_each_response_token_is_predicted(groups: list[Prom
 
 
 def test_on_a_gpu_long_groups_are_packed_and_so_are_those_that_would_be_padded() -> None:
-    def rows(*sizes: int) -> int:
-        return len(batch([PromptBranches([1], [[2] * (n - 1)]) for n in sizes], Layout.EITHER).input_ids)
+    def rows(*sizes: int, branches: int = 2) -> int:
+        groups = [PromptBranches([1], [[2] * (n - branches), *[[3]] * (branches - 1)]) for n in sizes]
+        return len(batch(groups, Layout.EITHER).input_ids)
 
     assert (rows(100, 100, 100), rows(1024, 1024), rows(1023, 1023)) == (3, 1, 2)
     assert (rows(100, 80), rows(100, 81)) == (1, 2)  # of 200 tokens 20 or 19 are padding
+    assert (rows(100, 99, branches=1), rows(1024, 1024, branches=1)) == (1, 2)
 
 
 @given(MANY_GROUPS, LAYOUTS)
