@@ -80,6 +80,19 @@ class Lab:
         print(json.dumps({k: v for k, v in self.points[-1].items() if k != "traceback"}), flush=True)
 
 
+def forget_peaks(lab: Lab) -> None:
+    if lab.cuda:
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak(lab: Lab) -> dict[str, int]:
+    """Peaks in MiB since the memory was last reset, which a run does when a stage starts."""
+    if not lab.cuda:
+        return {}
+    found = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+    return {f"{name}_mib": value // 2**20 for name, value in found.items()}
+
+
 def _failure(error: Exception) -> dict[str, Any]:
     last = traceback.format_exc().strip().splitlines()[-12:]
     return {"error": f"{type(error).__name__}: {error}"[:600], "traceback": last}

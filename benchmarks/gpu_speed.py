@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import trl
 from datasets import Dataset
-from gpu_lab import Lab
+from gpu_decoding import decoding
+from gpu_lab import Lab, forget_peaks, peak
 from gpu_models import Training, Watch, later, made_for, pairs, pairs_on_disk, random_model, text
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -25,7 +26,6 @@ from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.precision import half_precision
 from rlhf_plugins.engine.probing import layout_of
-from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.trainers.arguments import arguments
 
 LORA = Adapter(r=16)
@@ -124,19 +124,6 @@ def measured(
 def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
     numbers = [name for name, value in runs[0].items() if isinstance(value, int | float)]
     return {**{name: median(run[name] for run in runs) for name in numbers}, "losses": runs[0]["losses"]}
-
-
-def forget_peaks(lab: Lab) -> None:
-    if lab.cuda:
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak(lab: Lab) -> dict[str, int]:
-    """Peaks in MiB since the memory was last reset, which a run does when a stage starts."""
-    if not lab.cuda:
-        return {}
-    found = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
-    return {f"{name}_mib": value // 2**20 for name, value in found.items()}
 
 
 def run_quietly(lab: Lab, recipe: dict[str, Any]) -> None:
@@ -311,37 +298,11 @@ def _stock_grpo(lab: Lab, base: Path, prompt: int, options: dict[str, Any]) -> N
     ).train()
 
 
-# ---- decoding --------------------------------------------------------------------------------------------
-def decoding(lab: Lab) -> None:
-    """Tokens per second of the base, of an adapter beside it, and on quantized bases."""
-    folder = random_model(lab.scratch / lab.header["shape"], lab.header["shape"], lab.device)
-    prompt, tokens = (8, 4) if lab.tiny else (256, 40)
-    for name, quantization in (("base", None), ("adapter", None), ("adapter on nf4", "nf4")):
-        for rows in (4,) if lab.tiny else (16, 64):
-            adapter = LORA if "adapter" in name else None
-            base = Base(str(folder), quantization, adapter or LORA)  # frozen, so in the precision that is trained on
-            lab.point(f"{name}, {rows} rows", partial(_decoded, lab, base, adapter, (rows, prompt, tokens)))
-
-
-def _decoded(lab: Lab, base: Base, adapter: Adapter | None, sizes: tuple[int, int, int]) -> dict[str, Any]:
-    rows, prompt, tokens = sizes
-    forget_peaks(lab)
-    model, words = with_adapter(load_causal(base), adapter, "CAUSAL_LM"), load_tokenizer(base)
-    prompts = [text(random.Random(row), prompt) + " " for row in range(rows)]
-    counts: list[int] = []
-
-    def work() -> None:
-        counts.append(sum(map(len, sample(model, words, prompts, 1, Decoding(max_new_tokens=tokens)).response_ids)))
-
-    seconds = _seconds(lab, work, 1 if lab.tiny else 2)
-    return {"tokens_per_second": counts[-1] / seconds, "ms_per_decoded_token": 1e3 * seconds / tokens, **peak(lab)}
-
-
 SECTIONS = {
     "machine": (machine, 15.0),
     "beside_trl": (beside_trl, 95.0),
     "layout_speed": (layout_speed, 45.0),
     "online": (online, 55.0),
-    "decoding": (decoding, 35.0),
+    "decoding": (decoding, 80.0),
     "compiled": (compiled, 45.0),
 }

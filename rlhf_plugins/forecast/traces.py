@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import DynamicCache
 
 from rlhf_plugins.contract.workload import PROMPT_TOKENS, Work
 from rlhf_plugins.data.branches import Layout, PromptBranches, size
@@ -28,7 +27,7 @@ from rlhf_plugins.forecast.fakes import DEVICE, Build, fake_batch, fake_model, f
 from rlhf_plugins.forecast.meter import Meter, allocating
 from rlhf_plugins.forecast.shapes import period, with_layers
 
-ADAPTERS, OPTIMIZER, GRADIENTS, CACHE = "adapters", "optimizer", "gradients", "KV cache"
+ADAPTERS, OPTIMIZER, GRADIENTS = "adapters", "optimizer", "gradients"
 STATES: Mapping[str, int] = {  # bytes of an optimizer's state per trained weight
     "adamw_8bit": 2,
     "adamw_bnb_8bit": 2,
@@ -217,7 +216,13 @@ def _run(
 ) -> None:
     """One pass of a work."""
     if work.does == "sample":
-        _sample(model, groups, setting, under[0])
+        from rlhf_plugins.forecast.generation import over_slots, slots_on_gpu, transformers_loop
+
+        model.eval()
+        with torch.no_grad():
+            transformers_loop(model, groups, under[0])  # which generates where the trial of the other fails
+            if slots_on_gpu(model):
+                over_slots(model, work, under[0])
         return
     trunk = model.trunk if work.head is not None else model
     with _without_modes():
@@ -257,62 +262,6 @@ def _after_the_last_layer(trunk: Any, meter: Meter) -> None:
 
     if layers := decoder_layers(trunk_of(trunk)):
         layers[-1].register_forward_pre_hook(begins)
-
-
-def _sample(model: Any, groups: list[PromptBranches], setting: Setting, meter: Meter) -> None:
-    """The forward pass over the prompts, and the last step, with the cache of transformers."""
-    model.eval()
-    rows = sum(len(group.branches) for group in groups)
-    prompt, response = len(groups[0].prompt), len(groups[0].branches[0])
-    with torch.no_grad():
-        ids = torch.zeros(rows, prompt, dtype=torch.long, device=DEVICE)
-        cache = _Cache(config=model.config)
-        output = model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-        _drawn(output.logits[:, -1])
-        del output
-        meter.begin("cache grows")
-        with allocating(CACHE):
-            for layer in cache.layers:
-                _fill(layer, prompt + response - 1)
-        meter.begin("last step")
-        seen = torch.ones(rows, prompt + response, dtype=torch.long, device=DEVICE)
-        step = model(
-            input_ids=ids[:, :1],
-            attention_mask=seen,
-            position_ids=ids[:, :1],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        _drawn(step.logits[:, -1])
-
-
-class _Cache(DynamicCache):
-    """The cache of transformers, whose keys and values are counted as such."""
-
-    def update(self, *given: Any, **named: Any) -> Any:
-        """Adds keys and values of a layer."""
-        with allocating(CACHE):
-            return super().update(*given, **named)
-
-
-def _fill(layer: Any, length: int) -> None:
-    """Makes a layer's cache as long as after so many tokens; one with a sliding window keeps the last of them."""
-    window = getattr(layer, "sliding_window", None)
-    if window is not None:
-        layer.cumulative_length = length
-    kept = length if window is None else min(length, window - 1)
-    for name in ("keys", "values"):
-        states = getattr(layer, name)
-        setattr(layer, name, states.new_empty(*states.shape[:2], kept, states.shape[3]))
-
-
-def _drawn(logits: Tensor) -> None:
-    """As generation draws a token."""
-    scaled = logits.float() / 1.0
-    torch.multinomial(scaled.softmax(-1), 1)
 
 
 def _autocast(setting: Setting) -> Any:

@@ -64,8 +64,37 @@ class SlotLayer(CacheLayerMixin):
         return self.keys.shape[2]
 
 
-class PromptCache(DynamicCache):
-    """Keys and values of whole prompts; `dtype` is that in which a model computes values.
+class PromptLayer(CacheLayerMixin):
+    """Keeps nothing of the prompts that a pass computes: their keys and values go into slots, from place 0."""
+
+    def __init__(self, layer: SlotLayer, slots: Tensor, rows: Tensor) -> None:
+        super().__init__()
+        self._memories, self._slots, self._rows = (layer.keys, layer.values), slots, rows
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Writes all tokens, (rows, key heads, tokens, width), and returns them: there are none before."""
+        for memory, new in zip(self._memories, (key_states, value_states), strict=True):
+            memory[self._slots, :, : new.shape[2]] = new[self._rows].to(memory.dtype)
+        return key_states, value_states
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing: there is no memory."""
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys that a mask covers, from the first."""
+        return query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Tokens before the prompts."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """There is no limit."""
+        return -1
+
+
+class ShapeCache(DynamicCache):
+    """Keys and values of a few tokens, for their shapes; `dtype` is that in which a model computes values.
 
     Under autocast keys are rotated in float32, to which this cache converts values and from which SDPA converts both.
     """
@@ -90,7 +119,7 @@ class SlotCache(Cache):
 
     layers: list[Any]
 
-    def __init__(self, like: PromptCache, slots: int, capacity: int, places: Tensor) -> None:
+    def __init__(self, like: ShapeCache, slots: int, capacity: int, places: Tensor) -> None:
         size = slots, capacity
         super().__init__([SlotLayer((one.keys, one.values), like.dtype, size, places) for one in like.layers])
         self._order = torch.arange(capacity, device=places.device)
@@ -106,11 +135,9 @@ class SlotCache(Cache):
         mask.attend = one_token_attention  # type: ignore[attr-defined]
         return mask
 
-    def write(self, slots: Tensor, made: Cache, rows: Tensor) -> None:
-        """Copies rows of another cache of the model into slots, from place 0; `slots` and `rows` are (n,) each."""
-        for own, new in zip(self.layers, made.layers, strict=True):
-            for memory, states in ((own.keys, new.keys), (own.values, new.values)):
-                memory[slots, :, : states.shape[2]] = states[rows].to(memory.dtype)
+    def of_prompts(self, slots: Tensor, rows: Tensor) -> Cache:
+        """A cache for one pass over whole prompts, whose rows go into slots; `slots` and `rows` are (n,) each."""
+        return Cache([PromptLayer(layer, slots, rows) for layer in self.layers])
 
     def copy(self, slots: Tensor, others: Tensor, tokens: int) -> None:
         """Copies the first tokens of other slots into slots; `slots` and `others` are (n,) each."""

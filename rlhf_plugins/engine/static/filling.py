@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from rlhf_plugins.engine.attention import NAME
+from rlhf_plugins.engine.forward import probe_ids, trunk_of
 from rlhf_plugins.engine.room import in_batches, tokens_at_once
-from rlhf_plugins.engine.static.cache import PromptCache
+from rlhf_plugins.engine.static.cache import ShapeCache
 from rlhf_plugins.engine.static.slots import Slots
 
+TOKENS = 4096  # of prompts that are computed in one pass, at most
 STEPS = 8  # between two looks of the host at which rows have ended
 
 Prompt = tuple[int, ...]
@@ -50,13 +53,21 @@ def our_attention(config: Any) -> Iterator[None]:
             one._attn_implementation = name
 
 
-def prefilled(model: Any, prompts: Sequence[Sequence[int]]) -> PromptCache:
-    """The keys and values of some tokens in every layer, a row for each prompt; behind a prompt they are undefined."""
+def compute(model: Any, prompts: Sequence[Sequence[int]], cache: Cache) -> None:
+    """A pass over whole prompts, whose keys and values go into a cache; behind the end of a prompt they are of nothing.
+
+    No token attends to those behind it, so that no mask is needed.
+    """
     width, device = max(map(len, prompts)), model.device
     ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=device)
-    cache = PromptCache(config=model.config)
     torch.clear_autocast_cache()  # of weights that have changed since
-    model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)  # no token attends to those behind it
+    model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+
+
+def shapes(model: Any) -> ShapeCache:
+    """Keys and values of two tokens."""
+    cache = ShapeCache(config=model.config)
+    compute(model, [probe_ids(trunk_of(model), 2)], cache)
     return cache
 
 
@@ -124,11 +135,12 @@ class Filler:
         """Fills slots with their prompts but for the last token, which is the input of the first step."""
         prompts = sorted({prompt for prompt in new.values() if len(prompt) > 1}, key=len)
         lengths = [len(prompt) - 1 for prompt in prompts]
-        for part in in_batches(lengths, len(prompts), tokens_at_once()):
+        for part in in_batches(lengths, len(prompts), min(tokens_at_once(), TOKENS)):
             place = {prompt: row for row, prompt in enumerate(prompts[part])}
             slots = [slot for slot, prompt in new.items() if prompt in place]
-            made = prefilled(self._model, [prompt[:-1] for prompt in place])
-            self._slots.cache.write(self._tensor(slots), made, self._tensor([place[new[slot]] for slot in slots]))
+            rows = self._tensor([place[new[slot]] for slot in slots])
+            cache = self._slots.cache.of_prompts(self._tensor(slots), rows)
+            compute(self._model, [prompt[:-1] for prompt in place], cache)
 
     def _tensor(self, numbers: list[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self._model.device)

@@ -11,14 +11,14 @@ from transformers import GenerationConfig
 from rlhf_plugins.engine.cpu.decoding import NOT_FINITE
 from rlhf_plugins.engine.out_of_memory import attempted, release_memory, warn
 from rlhf_plugins.engine.room import cached_at_once, note_most
-from rlhf_plugins.engine.static.filling import Filler, Responses, our_attention, prefilled
+from rlhf_plugins.engine.static.filling import Filler, Responses, our_attention, shapes
 from rlhf_plugins.engine.static.graph import recorded
 from rlhf_plugins.engine.static.request import Request, requested
+from rlhf_plugins.engine.static.sizes import capacity_for, slots_for
 from rlhf_plugins.engine.static.slots import Slots
 from rlhf_plugins.engine.static.trial import obstacle_of, say
 from rlhf_plugins.errors import RunError
 
-CAPACITY = 128  # of whose multiples a slot has tokens, so that a step is recorded for few sizes
 FEWER = "with keys and values of %d tokens at once: the same responses are generated again for %d rows at a time"
 
 
@@ -91,23 +91,6 @@ class StaticLoop:
         key = id(model), size, request.drawing.key
         if self._filler is None or key != self._key:
             self._filler = None  # its memory is free before there is more
-            slots = Slots(model, prefilled(model, [request.prompts[0][:1] * 2]), *size, request.drawing)
+            slots = Slots(model, shapes(model), *size, request.drawing)
             self._key, self._filler = key, Filler(model, slots, recorded(model, slots))
         return self._filler.respond(request.prompts, numbers)
-
-
-def capacity_for(tokens: int) -> int:
-    """Tokens of a slot for a prompt and a response of so many."""
-    return -(-tokens // CAPACITY) * CAPACITY
-
-
-def slots_for(rows: int, capacity: int, limit: int | None) -> int:
-    """How many slots so many rows get: a power of two, or what there is room for.
-
-    Args:
-        rows: that are asked for.
-        capacity: tokens of a slot.
-        limit: tokens of all slots; None is none.
-    """
-    enough = 1 << (rows - 1).bit_length()
-    return enough if limit is None else max(1, min(enough, limit // capacity))

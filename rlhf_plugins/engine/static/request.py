@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,7 +11,9 @@ from transformers import EosTokenCriteria, GenerationConfig, MaxLengthCriteria
 
 from rlhf_plugins.engine.sampler_log_probs import Noted
 from rlhf_plugins.engine.static.drawing import Drawing, unsupported
-from rlhf_plugins.engine.static.filling import Prompt, Responses
+
+if TYPE_CHECKING:
+    from rlhf_plugins.engine.static.filling import Prompt, Responses
 
 KNOWN = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "synced_gpus", "streamer"}
 NEUTRAL = {"repetition_penalty", "encoder_repetition_penalty", "length_penalty", "num_beams"}  # that are 1

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_plugins.engine.static.cache import PromptCache, SlotCache
+from rlhf_plugins.engine.static.cache import ShapeCache, SlotCache
 from rlhf_plugins.engine.static.drawing import Drawing
 
 
@@ -27,7 +27,7 @@ class Slots:
         drawing: of the tokens.
     """
 
-    def __init__(self, model: Any, like: PromptCache, count: int, capacity: int, drawing: Drawing) -> None:
+    def __init__(self, model: Any, like: ShapeCache, count: int, capacity: int, drawing: Drawing) -> None:
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=model.device)
 

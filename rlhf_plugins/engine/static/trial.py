@@ -19,7 +19,7 @@ from rlhf_plugins.engine.out_of_memory import out_of_memory
 from rlhf_plugins.engine.probing import rounding
 from rlhf_plugins.engine.sampler_log_probs import Noted
 from rlhf_plugins.engine.static.drawing import Drawing
-from rlhf_plugins.engine.static.filling import Filler, our_attention, prefilled
+from rlhf_plugins.engine.static.filling import Filler, our_attention, shapes
 from rlhf_plugins.engine.static.slots import Slots
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def obstacle_of(model: Any) -> str | None:
     The trial runs once for each device and precision of the model.
     """
     trunk = trunk_of(model)
-    return next(_obstacles(model), None) or trial_result(trunk, "static cache", lambda: _trial(model))
+    return next(obstacles(model), None) or trial_result(trunk, "static cache", lambda: _trial(model))
 
 
 def is_ready(model: Any) -> bool:
@@ -51,7 +51,8 @@ def say(model: Any, reason: str) -> None:
         logger.warning("%s generates by transformers' loop, because %s", type(model).__name__, reason)
 
 
-def _obstacles(model: Any) -> Iterator[str]:
+def obstacles(model: Any) -> Iterator[str]:
+    """Why they are not, before any trial."""
     config = model.config.get_text_config()
     if getattr(model.config, "is_encoder_decoder", False):
         yield "it is an encoder-decoder"
@@ -101,9 +102,7 @@ def _over_slots(model: Any, prompts: list[tuple[int, ...]]) -> tuple[Tensor, lis
     """Logits (prompts, TOKENS, vocabulary), the likeliest tokens, (prompts, TOKENS), and the precision of values."""
     logits: list[Tensor] = []
     with our_attention(model.config):
-        slots = Slots(
-            model, prefilled(model, [prompts[0][:2]]), len(prompts), 32, Drawing(LogitsProcessorList(), False)
-        )
+        slots = Slots(model, shapes(model), len(prompts), 32, Drawing(LogitsProcessorList(), False))
         filler = Filler(model, slots, lambda: logits.append(slots.step()))
         numbers = torch.zeros(len(prompts), TOKENS, dtype=torch.float64, device=model.device)
         made = filler.respond(prompts, numbers).ids

@@ -18,7 +18,7 @@ from rlhf_plugins.engine import pretending
 from rlhf_plugins.engine.cost import counted, counting
 from rlhf_plugins.engine.static import graph
 from rlhf_plugins.engine.static.drawing import Drawing
-from rlhf_plugins.engine.static.filling import Filler, our_attention, prefilled
+from rlhf_plugins.engine.static.filling import Filler, our_attention, shapes
 from rlhf_plugins.engine.static.slots import Slots
 
 from ..conftest import EOS
@@ -117,14 +117,14 @@ def test_a_graph_sees_what_an_optimizer_writes(causal: Causal, autocast: bool) -
             return [found.ids, found.log_probs, found.lengths]
 
         with torch.no_grad():
-            slots = Slots(model, prefilled(model, PROMPTS[:1]), 4, 32, drawing)
+            slots = Slots(model, shapes(model), 4, 32, drawing)
             replay = record_on_a_cpu(slots.step, model.device)
             before = responses(slots, replay)
         model(input_ids=IDS, labels=IDS).loss.backward()
         optimizer.step()
         with torch.no_grad():
             after = responses(slots, replay)
-            expected = responses(fresh := Slots(model, prefilled(model, PROMPTS[:1]), 4, 32, drawing), fresh.step)
+            expected = responses(fresh := Slots(model, shapes(model), 4, 32, drawing), fresh.step)
     assert all(torch.equal(*both) for both in zip(after, expected, strict=True))
     assert not torch.equal(after[1], before[1])
 

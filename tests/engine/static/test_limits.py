@@ -21,7 +21,9 @@ from rlhf_plugins.engine.room import room as with_room
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.engine.static import filling, graph
 from rlhf_plugins.engine.static import loop as static_loop
-from rlhf_plugins.engine.static.loop import slots_for
+from rlhf_plugins.engine.static.cache import PromptLayer
+from rlhf_plugins.engine.static.filling import compute
+from rlhf_plugins.engine.static.sizes import slots_for
 from rlhf_plugins.engine.static.slots import Slots
 from rlhf_plugins.testing import tiny_base
 
@@ -113,17 +115,14 @@ def test_a_prompt_is_computed_once_for_all_its_responses(causal: Causal) -> None
     with pytest.MonkeyPatch.context() as patch:
         made: list[list[int]] = []
 
-        def noted(given: Any, prompts: Any) -> Any:
-            made.append(sorted(map(len, prompts)))
-            return filling_prefilled(given, prompts)
+        def noted(given: Any, prompts: Any, cache: Any) -> Any:
+            made.append(sorted(map(len, prompts)) if isinstance(cache.layers[0], PromptLayer) else [])
+            return compute(given, prompts, cache)
 
-        patch.setattr(filling, "prefilled", noted)
+        patch.setattr(filling, "compute", noted)
         patch.setattr(Loop.__init__, "__defaults__", (3,))
         over_slots(model, greedy(), IDS[[0, 5, 1, 4, 4, 1, 5, 0, 2]])
     assert sorted(sum(made, [])) == [1, 2, 3]  # all but the last token of three prompts
-
-
-filling_prefilled = filling.prefilled
 
 
 def full(slots: int) -> Callable[..., Any]:
