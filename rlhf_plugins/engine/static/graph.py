@@ -39,7 +39,8 @@ def recorded(model: Any, slots: Slots) -> Callable[[], Any]:
             slots.step()
         with cost.uncounted():
             replay = record(slots.step, model.device)
-        if trial_result(trunk, f"graph of {slots}", lambda: _same_bits(model, slots, replay)):
+        size = f"graph of {slots.count} x {slots.capacity}, {slots.drawing.key}"
+        if trial_result(trunk, size, lambda: _same_bits(model, slots, replay)):
             return _counted(replay, counter.flops)
         reason = "its tokens or its keys and values are others than without"
     except Exception as error:  # what cannot be recorded raises several classes

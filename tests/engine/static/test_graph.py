@@ -142,6 +142,18 @@ def test_operations_are_counted_with_and_without_a_graph(causal: Causal, replays
     assert flops[0] == flops[1] > 0
 
 
+def test_a_graph_is_tried_once_for_each_size(
+    causal: Causal, replays: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, tried = graph._same_bits, list[int]()
+    monkeypatch.setattr(graph, "_same_bits", lambda model, slots, step: [tried.append(1), own(model, slots, step)][1])
+    model = causal()
+    for rows in (1, 1, 4, 4, 1):
+        over_slots(model, greedy(), IDS[:rows])
+    assert len(tried) == 2
+    assert replays
+
+
 def test_on_a_gpu_alone() -> None:
     assert not graph.CUDA_GRAPH.active(torch.zeros(1))
     with pretending("cuda"):
