@@ -48,7 +48,8 @@ def comparisons(scores: RankedScores, ties: bool = False) -> Compared:
     found = _ranked(scores) if scores.compared is None else scores.compared
     if ties:
         return found
-    return map_tensors(found, lambda values: values[~found.tied])
+    kept = (~found.tied).nonzero().squeeze(1)  # once: a GPU's answer is waited for
+    return map_tensors(found, lambda values: values.index_select(0, kept))
 
 
 def pairs(scores: RankedScores, compared: Compared) -> RankedScores:

@@ -57,6 +57,11 @@ class Sizes:
         """Tokens of the longest branch."""
         return max(length for row in self.rows for _, *branches in row for length in branches)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences, of which each branch has its own."""
+        return sum(prompt + length for row in self.rows for prompt, *branches in row for length in branches)
+
     def predicted(self, width: int) -> tuple[Tensor, Tensor]:
         """Where in flattened rows of a width each branch token is predicted, and where it is; both (tokens,)."""
         before, own = list[Any](), list[Any]()
@@ -111,6 +116,11 @@ class BranchBatch:
         if self.sizes is not None:
             return self.sizes.last(self.input_ids.shape[1])
         return self.index.gather(1, self.mask.sum(1, keepdim=True) - 1).squeeze(1)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences; a GPU's answer is waited for only where sizes are unknown."""
+        return int(self.mask.sum()) if self.sizes is None else self.sizes.tokens
 
     @property
     def lengths(self) -> Tensor:

@@ -75,6 +75,7 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
         "save_strategy": "no",
         "logging_steps": 10,
         **keeping_the_best(trainer),
+        **moving(trainer, cuda),
     }
     note = r"`(is_)?gradient_checkpointing` is deprecated"  # TRL's own defaults cause it
     warnings.filterwarnings("ignore", message=note, category=FutureWarning)
@@ -178,6 +179,12 @@ def _refuse_unscaled(trainer: Any) -> None:
             "trainer: the base is in float16 on this GPU, in which small gradients become 0 unless losses are scaled: "
             "leave out `bf16: false` and `fp16: false`"
         )
+
+
+def moving(trainer: Mapping[str, Any], cuda: bool) -> dict[str, Any]:
+    """Options by which batches go to a GPU while it computes: by default the host waits for each of their tensors."""
+    pinned = trainer.get("dataloader_pin_memory", True)
+    return {"accelerator_config": {"non_blocking": True}} if cuda and pinned else {}
 
 
 def mean_loss(losses: Tensor, loss: Any, inputs: Any, step: int) -> Tensor:

@@ -100,7 +100,7 @@ class LearnsInParts:
             return own * 0.0
         if self._theirs:
             self._theirs.add(outputs, part, self._experience)
-        for name, value in {**numbers, "loss": own.item()}.items():
+        for name, value in numbers.items():
             self._step_numbers[name] += value
         count = processes.count()
         return own if count == 1 else own * count

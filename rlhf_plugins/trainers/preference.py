@@ -134,7 +134,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         self._means.add(sums(logps, self._beta))
         self._means.add(tokens)
         if self.model.training:
-            self._tokens += int(batch.mask.sum())
+            self._tokens += batch.tokens
         return loss
 
     def stateful(self) -> dict[str, Any]:

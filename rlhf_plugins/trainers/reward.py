@@ -38,6 +38,7 @@ from rlhf_plugins.trainers.reward_options import RewardOptions, refuse_at_odds
 from rlhf_plugins.trainers.shares import SharesBatches, counts, through
 
 logger = logging.getLogger(__name__)
+Scored = tuple[Tensor, Tensor, Tensor]  # rewards of a part of a batch, which of them there are, gaps of its pairs
 
 
 class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
@@ -66,7 +67,7 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
                 theirs[name] = theirs[name].dataset
         self._draws: Draws | None = None
         self._repeats: Tensor | None = None
-        self._parts: list[tuple[Tensor, Tensor]] = []  # rewards and gaps of the parts of the batch so far
+        self._parts: list[Scored] = []  # of the parts of the batch so far
         self._observed: list[tuple[list[int], list[float]]] = []  # rows and their losses of the same
         self._tokens = 0  # of the same
         self._scorer: RewardModel | None = None  # None goes TRL's way
@@ -166,7 +167,7 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
             centre = mean_over_pairs(lambda pairs: (pairs.chosen + pairs.rejected) ** 2, scores, ties=True)  # (groups,)
             losses = losses + coefficient * centre.view(-1, *[1] * (losses.dim() - 1))
         if counts(inputs):
-            self._scored(scores, int(given.mask.sum()) if isinstance(given, BranchBatch) else 0)
+            self._scored(scores, given.tokens if isinstance(given, BranchBatch) else 0)
             if self._draws is not None and self.model.training:
                 found = losses.detach().view(len(losses), -1).mean(1).tolist()
                 self._observed.append((inputs["row"].tolist(), found))
@@ -292,7 +293,7 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         """Keeps what a part of a batch scored."""
         pairs = comparisons(scores)
         gaps = scores.scores[pairs.group, pairs.better] - scores.scores[pairs.group, pairs.worse]
-        self._parts.append((scores.scores[scores.present].detach(), gaps.detach()))
+        self._parts.append((scores.scores.detach(), scores.present, gaps.detach()))
         self._tokens += tokens if self.model.training else 0
 
     def _note_batch(self) -> None:
@@ -300,7 +301,8 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         by reward; and shows the order of training their losses."""
         if self._scorer is None:
             return
-        own = [(each.tolist(), gaps.tolist()) for each, gaps in self._parts]
+        scored = on_the_host(self._parts)
+        own = [(each[present.bool()].tolist(), gaps.tolist()) for each, present, gaps in scored]
         found = processes.gathered((own, self._observed, self._tokens))
         self._parts, self._observed, self._tokens = [], [], 0
         self._total_train_tokens += sum(tokens for _, _, tokens in found)
@@ -318,6 +320,16 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         if gaps:
             metrics["accuracy"] += [float(gap > 0) for gap in gaps]
             metrics["margin"] += gaps
+
+
+def on_the_host(parts: list[Scored]) -> list[Scored]:
+    """Records of tensors, copied together: one answer of a GPU is waited for."""
+    every = [each for part in parts for each in part]
+    if not every:
+        return []
+    flat = torch.cat([each.flatten() for each in every]).cpu().split([each.numel() for each in every])
+    moved = [one.view(each.shape) for one, each in zip(flat, every, strict=True)]
+    return [(moved[at], moved[at + 1], moved[at + 2]) for at in range(0, len(moved), 3)]
 
 
 def rewards(values: Any) -> bool:

@@ -123,6 +123,12 @@ def test_all_layouts_agree_on_every_view(groups: list[PromptBranches], layout: L
 
 
 @given(MANY_GROUPS, LAYOUTS)
+def test_the_host_knows_how_many_tokens_there_are(groups: list[PromptBranches], layout: Layout) -> None:
+    batch = BranchBatch.from_inputs(collate(groups, 0, layout))
+    assert batch.tokens == int(batch.mask.sum()) == replace(batch, sizes=None).tokens
+
+
+@given(MANY_GROUPS, LAYOUTS)
 def test_the_host_knows_where_each_response_token_is_predicted(groups: list[PromptBranches], layout: Layout) -> None:
     laid = batch(groups, layout)
     places, targets = laid.scored()

@@ -21,7 +21,7 @@ from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
-from rlhf_plugins.trainers.arguments import arguments, building, quiet
+from rlhf_plugins.trainers.arguments import arguments, building, moving, quiet
 from rlhf_plugins.trainers.preference import PreferenceTrainer
 
 from .conftest import OPTIONS
@@ -50,6 +50,18 @@ def test_what_spares_memory_reaches_trls_configuration(monkeypatch: pytest.Monke
     monkeypatch.setattr("rlhf_plugins.engine.precision.computes_in_bf16", lambda: True)
     made = arguments(lambda **given: SimpleNamespace(n_gpu=1, **given), Path("here"), 0, spares)  # type: ignore[arg-type]
     assert {name: getattr(made, name) for name in spares} == spares
+
+
+def test_batches_go_to_a_gpu_while_it_computes_where_they_are_pinned() -> None:
+    assert moving({}, cuda=True) == {"accelerator_config": {"non_blocking": True}}
+    assert moving({"dataloader_pin_memory": False}, cuda=True) == moving({}, cuda=False) == {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlhf_plugins.trainers.arguments.moving", lambda trainer, _: moving(trainer, cuda=True))
+        made = arguments(trl.DPOConfig, Path("out"), 0, OPTIONS)
+        own = arguments(trl.DPOConfig, Path("out"), 0, {**OPTIONS, "accelerator_config": {"split_batches": True}})
+    assert made.accelerator_config.non_blocking
+    assert own.accelerator_config.split_batches
+    assert not own.accelerator_config.non_blocking
 
 
 def test_no_deprecation_that_nobody_can_act_on() -> None:

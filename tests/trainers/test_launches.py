@@ -22,19 +22,20 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.reward import on_the_host
 
 from . import test_recovery, test_recovery_online
 from .conftest import OPTIONS, ranked, reward_trainer
 from .online_parts import Bases, objective, scores_of, trainer
 from .test_recovery import dpo, sft
 
-MOST = {  # casts, all launches, bytes of what is no matrix product
-    "sft": (35, 358, 1_994_602),
-    "reward": (58, 772, 1_683_898),
-    "ranking": (47, 796, 3_089_144),
-    "dpo": (81, 1105, 2_835_952),
-    "ppo": (42, 575, 710_170),
-    "grpo": (38, 515, 680_610),
+MOST = {  # casts, all launches, bytes of what is no matrix product, waits of the host
+    "sft": (35, 358, 1_994_602, 8),
+    "reward": (59, 759, 1_683_690, 12),
+    "ranking": (48, 783, 3_098_344, 13),
+    "dpo": (81, 1103, 2_835_680, 6),
+    "ppo": (42, 571, 710_190, 6),
+    "grpo": (38, 512, 680_626, 6),
 }
 RESPONSES = [[4, 5, 6, 7, 8, 1], [5, 6, 1], [6, 7, 8, 9, 1]] * 2  # as many tokens on every machine
 
@@ -68,11 +69,11 @@ def grpo(base: Base, folder: Path) -> Any:
     return ppo(base, folder, **test_recovery_online.GRPO)
 
 
-def counted(found: Any) -> tuple[int, int, int]:
+def counted(found: Any) -> tuple[int, int, int, int]:
     step: Any = test_recovery_online.step if hasattr(found, "_experience") else test_recovery.step
     under = Launches()
     step(found, under)
-    return under.casts, under.all, under.bytes
+    return under.casts, under.all, under.bytes, under.waits
 
 
 @pytest.fixture
@@ -98,9 +99,23 @@ def test_a_step_launches_casts_and_moves_no_more_than_it_did(
     own = counted(found)
     monkeypatch.setattr(trials, "passes", lambda *_: False)
     monkeypatch.setattr(casts, "agree", lambda *_: False)
-    assert all(less < more for less, more in zip(own, counted(found), strict=True))
-    for name, count, most in zip(("casts", "launches", "bytes"), own, MOST[make.__name__], strict=True):
+    assert all(less < more for less, more in zip(own[:3], counted(found)[:3], strict=True))
+    for name, count, most in zip(("casts", "launches", "bytes", "waits"), own, MOST[make.__name__], strict=True):
         assert count <= most, f"{count} {name}"
+
+
+def waits_of(compute: Callable[[], Any]) -> int:
+    with Launches() as found:
+        compute()
+    return found.waits
+
+
+def test_the_host_waits_for_numbers_that_it_reads_and_for_masks() -> None:
+    x, mask, places = torch.ones(4, 8), torch.ones(4, dtype=torch.bool), torch.tensor([1, 2])
+    assert waits_of(lambda: (x + 1, x[places], x.masked_fill(mask.unsqueeze(1), 0.0), x.sum())) == 0
+    for compute in (x.sum().item, x.tolist, mask.nonzero, x.sum().__bool__, x.cpu, lambda: x[mask], places.unique):
+        assert waits_of(compute) == 1
+    assert waits_of(lambda: float(x.sum()) + x[mask].sum().item()) == 3
 
 
 def bytes_of(compute: Callable[[], Any]) -> int:
@@ -125,3 +140,13 @@ def test_products_views_and_empty_tensors_move_nothing() -> None:
     x = torch.ones(4, 8)
     assert bytes_of(lambda: (x @ x.T, x.view(32), x[:, 3], x.unbind(), torch.empty(3), torch.empty_like(x))) == 0
     assert bytes_of(lambda: x.T.contiguous()) == 128 + 128
+
+
+def test_what_batches_scored_is_copied_to_the_host_at_once() -> None:
+    parts = [(torch.ones(2, 3) / 3, torch.ones(2, 3, dtype=torch.bool), torch.arange(2.0))] * 2
+    with Launches() as found:
+        copied = on_the_host(parts)
+    assert found.waits == 1
+    for part, given in zip(copied, parts, strict=True):
+        assert all(torch.equal(one.to(other.dtype), other) for one, other in zip(part, given, strict=True))
+    assert on_the_host([]) == []

@@ -26,7 +26,7 @@ FAR = 100.0  # larger than losses of tokens usually are
 
 
 def loss(outputs: Outputs, part: MicroBatch, rollout: Experience, aim: Objective) -> tuple[Tensor, dict[str, float]]:
-    """What a micro-batch adds to the loss of its minibatch, and to the numbers that are logged of it.
+    """What a micro-batch adds to the loss of its minibatch, and to the numbers that are logged of it, the loss too.
 
     policy loss (times the importance weight, where another policy sampled) (+ coef KL, where it is in the loss)
     - entropy_coef entropy + value.coef value loss, whose values and returns are in deviations of all returns so far:
@@ -66,7 +66,8 @@ def loss(outputs: Outputs, part: MicroBatch, rollout: Experience, aim: Objective
         total = total - aim.entropy_coef * mean(outputs.entropies)
     terms["clip_fraction"] = mean(cut_off.float())
     terms["approx_kl"] = mean((log_ratio.expm1() - log_ratio).detach())  # KL(pi_old || pi), k3 of Schulman 2020
-    return total, {name: value.item() for name, value in terms.items()}
+    terms["loss"] = total
+    return total, dict(zip(terms, torch.stack([value.detach() for value in terms.values()]).tolist(), strict=True))
 
 
 def without_gradient(losses: Tensor, log_ratio: Tensor) -> Tensor:
