@@ -19,6 +19,7 @@ from rlhf_plugins import export_reward_model, load_policy, load_reward_model, op
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.engine.forward import trunk_of
+from rlhf_plugins.engine.half import trials
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
@@ -131,6 +132,14 @@ def engines(lab: Lab) -> None:
     for stage in ("preference", "reward"):
         lab.point(f"losses of {stage}", partial(_losses, lab, recipe, {"stage": stage, "trainer": {**SHORT, **lr}}))
     lab.point("greedy tokens, float32", partial(_greedy, folder))
+    lab.point("trials in half precision", _trials)
+
+
+def _trials() -> dict[str, Any]:
+    """How many trials of each fast path in half precision passed, of those that the trainings so far ran."""
+    found = trials.results()
+    passed = {what: f"{sum(each)} of {len(each)}" for what, each in found.items()}
+    return {**passed, "ok": all(map(all, found.values()))}
 
 
 def _losses(lab: Lab, recipe: Mapping[str, Any], stage: dict[str, Any]) -> dict[str, Any]:

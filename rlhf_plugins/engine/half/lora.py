@@ -117,6 +117,7 @@ def _agrees(base: Any, x: Tensor, down: Tensor, kind: Kind) -> bool:
     shape = base.in_features, base.out_features, base.bias is None
     half = torch.get_autocast_dtype(x.device.type)
     return trials.passes(
+        HALF_LORA,
         (kind, type(base), shape, x.device, x.dtype, half, down.dtype),
         lambda: _trial(base, x, down.dtype, kind),
     )

@@ -50,8 +50,8 @@ def _epsilon(norm: Any) -> float:
 
 
 def _agrees(norm: Any, x: Tensor) -> bool:
-    key = HalfRMSNorm, type(norm), len(norm.weight), _epsilon(norm), x.device, x.dtype
-    return trials.passes(key, lambda: _trial(norm, x))
+    key = type(norm), len(norm.weight), _epsilon(norm), x.device, x.dtype
+    return trials.passes(HALF_NORMS, key, lambda: _trial(norm, x))
 
 
 def _trial(norm: Any, like: Tensor) -> bool:

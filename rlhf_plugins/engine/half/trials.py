@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,8 +13,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import _disable_current_modes
 
 from rlhf_plugins import engine
+from rlhf_plugins.engine import FastPath
 
-_PASSED: dict[Any, bool] = {}  # of this process
+logger = logging.getLogger(__name__)
+_PASSED: dict[tuple[FastPath, Any], bool] = {}  # of this process
 
 Trial = Callable[[], bool]
 
@@ -30,20 +33,32 @@ def precision(device: str) -> torch.dtype | None:
     return None
 
 
-def passes(key: Any, trial: Trial) -> bool:
-    """The result of a trial, which runs once for each key; True where a forecast only pretends to be on a device.
+def passes(path: FastPath, key: Any, trial: Trial) -> bool:
+    """The result of a trial of a path, which runs once for each key, and whose failure the log has.
 
-    What counts or saves tensors meanwhile, as activation checkpointing does, sees nothing of the trial.
+    It is True where a forecast only pretends to be on a device. What counts or saves tensors meanwhile, as activation
+    checkpointing does, sees nothing of the trial.
     """
     if engine.pretended():
         return True
-    if key not in _PASSED:
+    if (path, key) not in _PASSED:
         with unseen():
             try:
-                _PASSED[key] = trial()
+                passed = trial()
             except (RuntimeError, NotImplementedError, TypeError, ValueError):  # the device lacks an operation
-                _PASSED[key] = False
-    return _PASSED[key]
+                passed = False
+        _PASSED[path, key] = passed
+        if not passed:
+            logger.info("%s: left to the model's own computation, since a trial failed", path.what)
+    return _PASSED[path, key]
+
+
+def results() -> dict[str, list[bool]]:
+    """The results of all trials of this process, by the name of their path."""
+    found: dict[str, list[bool]] = {}
+    for (path, _), passed in _PASSED.items():
+        found.setdefault(path.what, []).append(passed)
+    return found
 
 
 @contextmanager
