@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 from torch.library import Library
 
 
 @contextmanager
-def rms_norm_as_on_a_gpu() -> Iterator[None]:
-    """For the block, RMS norm and its gradient are one operation each, which computes in float32 and rounds once.
+def as_on_a_gpu() -> Iterator[None]:
+    """For the block, RMS norm and its gradient are one operation each, and a product in half precision can be float32.
 
-    So does the GPU's kernel; torch's CPU has none, and computes the norm by eight operations.
+    As the GPU's kernels they compute in float32, and a norm rounds once; torch's CPU has none of them.
     """
     library = Library("aten", "IMPL")
     library.impl("_fused_rms_norm", _rms_norm, "CPU")
     library.impl("_fused_rms_norm_backward", _gradients, "CPU")
+    library.impl("addmm.dtype", _product, "CPU")
     try:
         yield
     finally:
@@ -40,3 +42,11 @@ def _gradients(
     rows = tuple(range(x.dim() - 1))
     weight_grad = (grad.float() * normed).sum(rows).to(weight.dtype) if needed[1] else None
     return x_grad.to(x.dtype), weight_grad
+
+
+def _product(
+    unread: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    assert left.dtype == right.dtype != dtype == unread.dtype
+    assert beta == 0
+    return (alpha * (left.double() @ right.double())).to(dtype)  # autocast leaves float64 alone

@@ -47,6 +47,11 @@ SCHEMAS: list[tuple[Any, str, str]] = [
         "fused norms",
     ),
     (
+        ATEN.addmm,
+        "(Tensor self, Tensor mat1, Tensor mat2, ScalarType out_dtype, *, Scalar beta=1, Scalar alpha=1) -> Tensor",
+        "gradients of adapters in half precision",
+    ),
+    (
         ATEN._fused_rms_norm,
         "(Tensor input, int[] normalized_shape, Tensor? weight, float? eps) -> (Tensor, Tensor)",
         "norms in half precision",

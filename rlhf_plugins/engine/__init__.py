@@ -115,6 +115,7 @@ CHUNKED_HEAD = FastPath("log-probabilities in chunks", None, None, autocast=True
 CASTS = FastPath("adapters without a cast of their input", None, None, autocast=True)
 HALF_LORA = FastPath("LoRA layers in half precision", None, None, autocast=True)
 HALF_CASTS = FastPath("adapters of a layer cast at once", None, None, autocast=True)
+HALF_GRADIENTS = FastPath("gradients of adapters in float32", None, None, autocast=True)
 HALF_NORMS = FastPath("RMS norms in half precision", None, None, autocast=True)
 HALF_ROTATIONS = FastPath("rotary embeddings in half precision", None, None, autocast=True)
 LORA = FastPath("a LoRA layer as one product")

@@ -41,16 +41,8 @@ from .conftest import batch_of, ragged
 from .test_backbone import IDS, shaken
 
 PATHS = {name: path for name, path in vars(engine).items() if isinstance(path, FastPath) and "auto" in path.engines}
-COMPARED_THERE = {
-    "SHARED_ROWS",
-    "TRIMMED_LAYER",
-    "CHUNKED_HEAD",
-    "CASTS",
-    "HALF_LORA",
-    "HALF_CASTS",
-    "HALF_NORMS",
-    "HALF_ROTATIONS",
-}
+HALVES = {name for name in PATHS if name.startswith("HALF_")}
+COMPARED_THERE = {"SHARED_ROWS", "TRIMMED_LAYER", "CHUNKED_HEAD", "CASTS", *HALVES}
 ON_A_GPU = {"STATIC_CACHE", "CUDA_GRAPH", "VARLEN"}  # alone
 ADAPTER = Adapter(r=4)
 

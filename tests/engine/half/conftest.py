@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_kernels import rms_norm_as_on_a_gpu
+from gpu_kernels import as_on_a_gpu
 
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine import loading
@@ -23,7 +23,7 @@ from ..test_backbone import shaken
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Kernels that a GPU has, and no trial yet."""
     monkeypatch.setattr(trials, "_PASSED", {})
-    with rms_norm_as_on_a_gpu():
+    with as_on_a_gpu():
         yield
 
 

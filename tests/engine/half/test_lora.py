@@ -12,7 +12,8 @@ from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rlhf_plugins.engine import set_engine
+from rlhf_plugins.engine import HALF_GRADIENTS, set_engine
+from rlhf_plugins.engine.half import lora as half_lora
 from rlhf_plugins.engine.half import trials
 from rlhf_plugins.engine.half.lora import _Adapted, adapted, fuse_lora
 
@@ -206,3 +207,27 @@ def test_a_trial_that_fails_leaves_the_layer_to_peft(monkeypatch: pytest.MonkeyP
             monkeypatch.setattr(trials, "_PASSED", {})
             monkeypatch.setattr(_Adapted, "backward", staticmethod(backward))
             assert adapted(found, x) is None
+
+
+@pytest.mark.parametrize("has_kernel", [True, False])
+def test_gradients_of_adapters_are_rounded_to_half_precision_only_where_a_device_needs_it(
+    monkeypatch: pytest.MonkeyPatch, has_kernel: bool
+) -> None:
+    def missing(*_: Any, **__: Any) -> Tensor:
+        raise NotImplementedError
+
+    if not has_kernel:
+        monkeypatch.setattr(half_lora, "TO_SINGLE", missing)
+    found, x = layer(dense(torch.bfloat16)), torch.randn(40, WIDTHS[0]).bfloat16()
+    grads = computed(found, found, x, torch.bfloat16)[2:]
+    assert all(each.dtype == torch.float32 for each in grads)
+    assert all(torch.equal(each, each.bfloat16().float()) != has_kernel for each in grads)
+    assert trials.results()[HALF_GRADIENTS.what] == [has_kernel]
+
+
+def test_a_product_in_float32_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = half_lora.TO_SINGLE
+    monkeypatch.setattr(half_lora, "TO_SINGLE", lambda *given, **options: 1.001 * right(*given, **options))
+    found, x = layer(dense(torch.bfloat16)), torch.randn(40, WIDTHS[0]).bfloat16()
+    computed(found, found, x, torch.bfloat16)
+    assert trials.results()[HALF_GRADIENTS.what] == [False]
