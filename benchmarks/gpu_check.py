@@ -1,10 +1,11 @@
-"""Checks a machine that has a GPU: is everything right there (run 1), and how fast and large is it (run 2)?
+"""Checks a machine that has a GPU: is all right there (run 1), how fast (2) and how large (3) is it?
 
     python benchmarks/gpu_check.py --run 1 [--out FOLDER] [--only SECTION ...] [--seconds 300]
-    python benchmarks/gpu_check.py --run 2 [--shapes 4B 8B]
+    python benchmarks/gpu_check.py --run 2
+    python benchmarks/gpu_check.py --run 3 [--shapes 4B 8B]
     python benchmarks/gpu_check.py --run 1 --device cpu --tiny      # rehearsal: does the script itself run?
 
-One process; each section has a deadline, each result is written at once to FOLDER/gpu_run_1.json, and an exception is
+One process; each section has a deadline, each result is written at once to FOLDER/gpu_run_N.json, and an exception is
 recorded and passed over. Models have random weights, made on the device, so nothing is downloaded.
 """
 
@@ -42,7 +43,7 @@ On a machine without a network that has torch, but not the rest, install wheels 
     /tmp/check/bin/python -m pip install --no-index --no-deps build/wheels/*.whl
     /tmp/check/bin/python benchmarks/gpu_check.py --run 1 --out "$OUT"
 """
-RUNS: dict[int, dict[str, Any]] = {1: gpu_right.SECTIONS, 2: gpu_speed.SECTIONS | gpu_memory.SECTIONS}
+RUNS: dict[int, dict[str, Any]] = {1: gpu_right.SECTIONS, 2: gpu_speed.SECTIONS, 3: gpu_memory.SECTIONS}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The rest of run 2 of `gpu_check.py`: is the forecast right, and do recipes go on where memory runs out?"""
+"""Run 3 of `gpu_check.py`: is the forecast right, and do recipes go on where memory runs out?"""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def _grid(lab: Lab, folder: Path, quantization: str | None, stage: str, tokens: 
 
 
 SECTIONS = {
-    "cards": (cards, 45.0),
-    "recovery": (recovery, 45.0),
+    "cards": (cards, 60.0),
+    "recovery": (recovery, 60.0),
     "memory": (memory, 300.0),  # what is left
 }

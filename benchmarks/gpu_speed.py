@@ -300,9 +300,9 @@ def _stock_grpo(lab: Lab, base: Path, prompt: int, options: dict[str, Any]) -> N
 
 SECTIONS = {
     "machine": (machine, 15.0),
-    "beside_trl": (beside_trl, 95.0),
-    "layout_speed": (layout_speed, 45.0),
-    "online": (online, 55.0),
-    "decoding": (decoding, 80.0),
+    "beside_trl": (beside_trl, 85.0),
+    "layout_speed": (layout_speed, 40.0),
+    "online": (online, 50.0),
+    "decoding": (decoding, 65.0),
     "compiled": (compiled, 45.0),
 }

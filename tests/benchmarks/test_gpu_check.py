@@ -50,7 +50,7 @@ def test_a_rehearsal_times_the_layouts_on_the_same_groups(python: Warm, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", [1, 2])
+@pytest.mark.parametrize("run", [1, 2, 3])
 def test_every_section_runs(python: Warm, tmp_path: Path, run: int) -> None:
     assert not [point for point in rehearsed(python, tmp_path, run) if "skipped" in point]
 

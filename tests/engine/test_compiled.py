@@ -113,7 +113,7 @@ def test_compiled_layers_have_the_states_and_gradients_of_plain_ones(
     with set_engine("compiled"):
         found = [outcome(model, prompts=n, autocast=half) for n in (2, 3)]
     for own, other in zip(found, wanted, strict=True):
-        assert_same(own, other, 1e-1 if half else 1e-4)
+        assert_same(own, other, 1e-3 if half else 1e-4)
     assert [list(layer._rlhf_compiled.values()) for layer in list(decoder_layers(trunk_of(model)))[:-1]] == [[True]] * 2
 
 
