@@ -53,8 +53,8 @@ def test_a_reference_that_is_a_model_of_its_own_counts_whole() -> None:
     assert weights <= two - one < 1.001 * weights  # and what a model has beside weights
 
 
-ANSWERS = {"use": "answers", "rows": 512, "max_new_tokens": 128}
-EVALUATE = {"stage": "evaluate", "max_new_tokens": 8, "cache_tokens": 100_000}
+ANSWERS = {"use": "answers", "rows": 512, "max_new_tokens": 512}
+EVALUATE = {"stage": "evaluate", "max_new_tokens": 8, "cache_tokens": 400_000}  # slots of 128 tokens, and of 640
 
 
 @pytest.mark.parametrize("stage", [*slow(EVALUATE), {**DPO, "trainer": EVALUATED}])
