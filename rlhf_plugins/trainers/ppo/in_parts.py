@@ -5,7 +5,7 @@ In several processes, which take each step together, nothing is cut further.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,9 +61,11 @@ def generated_for(trainer: Any, prompts: Sequence[Any], another: Any, loop: Loop
     def generate(part: slice) -> Any:
         return trainer._generate(list(prompts[part]))
 
+    def undo() -> Callable[[], None]:
+        return Before(noted).restore
+
     refills = loop.refills(trainer.model, trainer.generation_config)
     rows = len(prompts) if limit is None or refills else AT_ONCE
-    undo = lambda: Before(noted).restore  # noqa: E731
     return [found for _, found in generated(trainer.model, lengths, rows, generate, undo, refills)]
 
 
