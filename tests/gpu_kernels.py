@@ -47,6 +47,6 @@ def _gradients(
 def _product(
     unread: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
-    assert left.dtype == right.dtype != dtype == unread.dtype
-    assert beta == 0
+    assert unread.dtype == left.dtype == right.dtype != dtype
+    assert (unread.shape, beta) == ((left.shape[0], right.shape[1]), 0)
     return (alpha * (left.double() @ right.double())).to(dtype)  # autocast leaves float64 alone

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 from rlhf_plugins.engine import COMPILED
 from rlhf_plugins.engine.cpu.swapping import subclass
 from rlhf_plugins.engine.layers import decoder_layers
+from rlhf_plugins.engine.out_of_memory import inconclusive
 
 logger = logging.getLogger(__name__)
 BACKEND = "inductor"  # of torch.compile
@@ -107,6 +108,8 @@ def _disagreement(layer: Any, own: Callable[..., Any], given: Any, rounding: flo
             expected = _outcome(own, given, weights)
             found = _outcome(lambda *args, **kwargs: compiled(layer, *args, **kwargs), given, weights)
         except Exception as failure:  # torch's compilers fail in many ways, for want of a compiler of C++ among them
+            if inconclusive(failure):
+                raise
             return f"it failed ({type(failure).__name__}: {str(failure).strip().splitlines()[0]})"
     errors = [_error(*both) for both in zip(found, expected, strict=True)]
     return None if max(errors) < rounding else f"its outputs or gradients differ by {max(errors):.2%}"

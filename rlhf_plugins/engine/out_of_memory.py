@@ -58,6 +58,12 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
 
 
+def inconclusive(error: BaseException) -> bool:
+    """Whether an error says nothing of what a trial tried: memory ran out, or the device failed for good."""
+    failed: Any = getattr(torch, "AcceleratorError", ())  # which torch 2.6 lacks
+    return out_of_memory(error) or isinstance(error, failed)
+
+
 def release_memory() -> None:
     """Gives back what a failed pass left behind; called outside the `except`, whose traceback holds tensors."""
     gc.collect()

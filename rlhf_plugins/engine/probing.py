@@ -27,6 +27,7 @@ from rlhf_plugins.engine.forward import (
     trunk_of,
 )
 from rlhf_plugins.engine.layers import FULL, SLIDING, attention_types
+from rlhf_plugins.engine.out_of_memory import inconclusive
 from rlhf_plugins.engine.varlen import Heads
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,8 @@ def _failure(trunk: Any, layout: Layout) -> str | None:
         try:
             error, reason = _disagreement(trunk, layout)
         except Exception as failure:  # an architecture may refuse the mask with any exception, a device the kernel
+            if inconclusive(failure):
+                raise
             what = "packed groups" if layout is Layout.PACKED else "a 4-D attention mask"
             line = str(failure).partition("\n")[0]
             return f"it does not take {what} ({type(failure).__name__}: {line})"

@@ -216,6 +216,22 @@ def test_what_differs_or_fails_is_said_once_and_not_used(
     assert [record.message for record in caplog.records] == [f"LlamaDecoderLayer: is not compiled, because {reason}"]
 
 
+def test_a_trial_for_which_memory_ran_out_comes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is computed again in halves then, and layers should not be compiled by chance."""
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    use(monkeypatch, full)
+    model = model_of(tmp_path)
+    with set_engine("compiled"), pytest.raises(torch.OutOfMemoryError):
+        outcome(model)
+    ran = use(monkeypatch, as_is)
+    with set_engine("compiled"):
+        outcome(model)
+    assert len(ran) == 4
+
+
 def test_a_trial_changes_neither_gradients_nor_the_random_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,7 +187,7 @@ def _gradient(left: Tensor, right: Tensor, scaling: float, dtype: torch.dtype) -
 
 
 def _single(left: Tensor, right: Tensor, scaling: float) -> Tensor:
-    unread = left.new_empty(right.shape[1], dtype=torch.float32)
+    unread = left.new_empty(1).expand(left.shape[0], right.shape[1])  # some versions of torch take no other
     product: Tensor = TO_SINGLE(unread, left, right, torch.float32, beta=0, alpha=scaling)
     return product
 

@@ -45,7 +45,11 @@ def passes(path: FastPath, key: Any, trial: Trial) -> bool:
         with unseen():
             try:
                 passed = trial()
-            except (RuntimeError, NotImplementedError, TypeError, ValueError):  # the device lacks an operation
+            except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:  # the device lacks an operation
+                from rlhf_plugins.engine.out_of_memory import inconclusive
+
+                if inconclusive(error):
+                    raise
                 passed = False
         _PASSED[path, key] = passed
         if not passed:

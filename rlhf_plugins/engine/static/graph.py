@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 from weakref import WeakSet
 
@@ -59,8 +60,9 @@ def record(step: Callable[[], Any], device: torch.device) -> Callable[[], None]:
         RuntimeError: the step waits for the device, or does what no graph can hold.
     """
     with torch.cuda.device(device):
-        stream, mode = torch.cuda.Stream(), torch.cuda.get_sync_debug_mode()
-        stream.wait_stream(torch.cuda.current_stream())
+        stream, mode = _stream(device), torch.cuda.get_sync_debug_mode()
+        before = torch.cuda.current_stream()
+        stream.wait_stream(before)
         with torch.cuda.stream(stream):
             step()
             torch.cuda.set_sync_debug_mode("error")  # a capture that fails leaves torch's random state in it
@@ -68,11 +70,20 @@ def record(step: Callable[[], Any], device: torch.device) -> Callable[[], None]:
                 step()
             finally:
                 torch.cuda.set_sync_debug_mode(mode)
-        torch.cuda.current_stream().wait_stream(stream)
+        before.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            step()
+        try:
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                step()
+        finally:
+            torch.cuda.set_stream(before)  # a capture that CUDA ends with an error leaves its own
     return graph.replay
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one on which steps are recorded: cuBLAS keeps memory for each stream."""
+    return torch.cuda.Stream(device)
 
 
 def _counted(replay: Callable[[], None], flops: float) -> Callable[[], None]:

@@ -15,7 +15,7 @@ from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.attention import NAME
 from rlhf_plugins.engine.forward import evaluating, probe_ids, trial_result, trunk_of
 from rlhf_plugins.engine.layers import FULL, attention_types, checkpointing
-from rlhf_plugins.engine.out_of_memory import out_of_memory
+from rlhf_plugins.engine.out_of_memory import inconclusive
 from rlhf_plugins.engine.probing import rounding
 from rlhf_plugins.engine.sampler_log_probs import Noted
 from rlhf_plugins.engine.static.drawing import Drawing
@@ -89,7 +89,7 @@ def _trial(model: Any) -> str | None:
         found, responses, cached = _over_slots(model, prompts)
         expected = [_plain(model, [*prompt, *made]) for prompt, made in zip(prompts, responses, strict=True)]
     except Exception as error:  # an architecture may refuse the cache or the mask with any exception
-        if out_of_memory(error):
+        if inconclusive(error):
             raise
         return f"it does not take a static cache ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
     changed = float((found - torch.stack(expected)).abs().max() / torch.stack(expected).abs().max())
