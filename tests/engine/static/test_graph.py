@@ -60,17 +60,6 @@ def test_a_graph_gives_the_same_tokens(causal: Causal, replays: list[int], archi
         assert torch.equal(found, plainly(model, asked, ids))
 
 
-def test_steps_of_one_size_are_tried_once(causal: Causal, replays: list[int]) -> None:
-    """A rollout records its own, whose size an earlier one had."""
-    model, counts = causal("qwen3"), []
-    for rows in (1, 1, 3):
-        replays.clear()
-        over_slots(model, greedy(), IDS.repeat(rows, 1))
-        counts.append(len(replays))
-    trial = counts[0] - counts[1]
-    assert (trial > 0, counts[1] > 0, counts[2] == counts[0]) == (True, True, True)
-
-
 def failing(*_: Any) -> Any:
     raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
