@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.library import Library
+from torch import library as extension
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def as_on_a_gpu() -> Iterator[None]:
 
     As the GPU's kernels they compute in float32, and a norm rounds once; torch's CPU has none of them.
     """
-    library = Library("aten", "IMPL")
+    library = extension.Library("aten", "IMPL")
     library.impl("_fused_rms_norm", _rms_norm, "CPU")
     library.impl("_fused_rms_norm_backward", _gradients, "CPU")
     library.impl("addmm.dtype", _product, "CPU")

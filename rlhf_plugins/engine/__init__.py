@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import _disable_current_modes
 
 from rlhf_plugins.errors import RunError, nearest
 
@@ -61,6 +64,18 @@ def pretending(device: str) -> Iterator[None]:
 def pretended() -> bool:
     """Whether tensors only pretend to be on a device, so that nothing can be tried there."""
     return bool(_Switch.pretended)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """For the block, a trial: nothing counts or saves tensors, as activation checkpointing does; gradients are kept."""
+
+    def same(tensor: Tensor) -> Tensor:
+        return tensor
+
+    hidden = _disable_current_modes(), saved_tensors_hooks(same, same)
+    with hidden[0], hidden[1], torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 class Placed(Protocol):

@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from peft.tuners import lora
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import _disable_current_modes
 
-from rlhf_plugins.engine import CASTS
+from rlhf_plugins.engine import CASTS, unseen
 
 IN_HALF = "adapter_in_half"  # of a LoRA layer: its weights, those that are cast, and the tensors that those became
 
@@ -60,16 +58,8 @@ def in_half(layer: Any, down: Tensor, up: Tensor, half: torch.dtype) -> tuple[Te
 
 @cache
 def agree(device: str, half: torch.dtype, weights: torch.dtype) -> bool:
-    """Whether a product under autocast, and its gradients, have the same bits with and without the cast, on a device.
-
-    What counts or saves tensors meanwhile, as activation checkpointing does, sees nothing of the trial.
-    """
-
-    def same(tensor: Tensor) -> Tensor:
-        return tensor
-
-    unseen = _disable_current_modes(), saved_tensors_hooks(same, same)
-    with unseen[0], unseen[1], torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, half):
+    """Whether a product under autocast, and its gradients, have the same bits with and without the cast on a device."""
+    with unseen(), torch.autocast(device, half):
         x = torch.linspace(-2, 3, 8 * 64, device=device).view(8, 64).to(half).requires_grad_()
         weight = torch.linspace(-1, 1, 16 * 64, device=device).view(16, 64).to(weights).requires_grad_()
         found: list[Any] = []

@@ -14,11 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
-from rlhf_plugins.engine import COMPILED
+from rlhf_plugins.engine import COMPILED, unseen
 from rlhf_plugins.engine.cpu.swapping import subclass
 from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.out_of_memory import inconclusive
@@ -46,11 +44,10 @@ class CompiledLayer(nn.Module):
         """As the layer's own."""
         own = super().forward
         weights = next(self.parameters())
-        if not (torch.is_grad_enabled() and COMPILED.active(weights)) or _has_hooks(self):
-            return own(*args, **kwargs)
-        if not _tried(self, own, args, kwargs):
-            return own(*args, **kwargs)
-        return _compiled(_own(self))(self, *args, **kwargs)
+        asked = torch.is_grad_enabled() and COMPILED.active(weights) and not _has_hooks(self)
+        if asked and _tried(self, own, args, kwargs):
+            return _compiled(_own(self))(self, *args, **kwargs)
+        return own(*args, **kwargs)
 
 
 def _own(layer: Any) -> Any:
@@ -93,17 +90,10 @@ def _say(name: str, reason: str) -> None:
 
 
 def _disagreement(layer: Any, own: Callable[..., Any], given: Any, rounding: float) -> str | None:
-    """Why the compiled layer is not used; None if its outputs and gradients are those of its own computation.
-
-    What counts or saves tensors meanwhile, as activation checkpointing does, sees nothing of the trial.
-    """
-
-    def same(tensor: Tensor) -> Tensor:
-        return tensor
-
+    """Why the compiled layer is not used; None if its outputs and gradients are those of its own computation."""
     compiled = _compiled(_own(layer))
     weights = [each for each in layer.parameters() if each.requires_grad]
-    with _disable_current_modes(), saved_tensors_hooks(same, same), torch.random.fork_rng():
+    with unseen(), torch.random.fork_rng():
         try:
             expected = _outcome(own, given, weights)
             found = _outcome(lambda *args, **kwargs: compiled(layer, *args, **kwargs), given, weights)

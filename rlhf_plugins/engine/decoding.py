@@ -14,7 +14,7 @@ from rlhf_plugins.engine import DECODING, STATIC_CACHE
 if TYPE_CHECKING:
     from rlhf_plugins.engine.static.loop import StaticLoop
 
-ROWS = 512  # that are generated at once, at most
+AT_ONCE = 512  # responses that are generated at once, at most
 
 
 class Loop:
@@ -24,7 +24,7 @@ class Loop:
         rows: at once, at most.
     """
 
-    def __init__(self, rows: int = ROWS) -> None:
+    def __init__(self, rows: int = AT_ONCE) -> None:
         self._rows = rows
         self.over_slots: StaticLoop | None = None  # once it was asked for
 

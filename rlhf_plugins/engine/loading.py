@@ -154,10 +154,12 @@ def with_half_paths(model: Any) -> Any:
 def use_fast_paths(model: Any) -> None:
     """Gives a plain or PEFT model that a script loaded the layers that a recipe's would have, where they are active."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    with_half_paths(without_repacking(inner))
+    without_repacking(inner)
     if getattr(inner.config, "quantization_config", None) is None:
         with evaluating(model):
             with_fast_paths(inner)
+    else:
+        with_half_paths(inner)
     fuse_adapters(model)
     if processes.launched() == 1:  # it was not tried in several
         compile_layers(trunk_of(model))

@@ -16,12 +16,11 @@ from rlhf_plugins.data.tokens import RowEncoder, response_ends
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.cpu.decoding import draw_tokens
 from rlhf_plugins.engine.cpu.folding import folded
-from rlhf_plugins.engine.decoding import Loop
+from rlhf_plugins.engine.decoding import AT_ONCE, Loop
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.engine.room import generated
 
-AT_ONCE = 512  # responses that are generated at once
 CALL = 8  # times as many are asked for in one call, where those that end make room for the next
 
 

@@ -12,7 +12,7 @@ from transformers import DynamicCache, LogitsProcessorList
 from rlhf_plugins.contract.workload import PROMPT_TOKENS, Work
 from rlhf_plugins.data.branches import PromptBranches
 from rlhf_plugins.engine import STATIC_CACHE
-from rlhf_plugins.engine.decoding import ROWS
+from rlhf_plugins.engine.decoding import AT_ONCE
 from rlhf_plugins.engine.static.drawing import Drawing
 from rlhf_plugins.engine.static.filling import TOKENS, our_attention, shapes
 from rlhf_plugins.engine.static.sizes import capacity_for, slots_for
@@ -35,7 +35,7 @@ def over_slots(model: Any, work: Work, meter: Meter) -> None:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     prompt = PROMPT_TOKENS if work.prompt_tokens is None else max(1, work.prompt_tokens)
     capacity = capacity_for(prompt + work.response_tokens)
-    count = slots_for(min(work.prompts * work.responses, ROWS), capacity, work.tokens)
+    count = slots_for(min(work.prompts * work.responses, AT_ONCE), capacity, work.tokens)
     meter.begin("step")
     with our_attention(inner.config):
         slots = Slots(inner, shapes(inner), count, capacity, Drawing(LogitsProcessorList(), noted=1.0))

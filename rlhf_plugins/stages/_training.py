@@ -142,8 +142,8 @@ def distinct(tasks: Sequence[Task]) -> None:
 
 def sampling(tasks: Sequence[Task], cache_tokens: int | None = None) -> list[Work]:
     """The generation of answers to tasks."""
+    from rlhf_plugins.engine.decoding import AT_ONCE
     from rlhf_plugins.engine.room import CACHE_TOKENS
-    from rlhf_plugins.engine.sampling import AT_ONCE
 
     most = cache_tokens or CACHE_TOKENS
     sizes = (task.sampled() for task in tasks)

@@ -63,8 +63,8 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
 
     def workload(self, adapter: Adapter | None) -> Workload:
         """Samples of the policies, their log-probabilities, and the judge's scores."""
+        from rlhf_plugins.engine.decoding import AT_ONCE
         from rlhf_plugins.engine.room import CACHE_TOKENS
-        from rlhf_plugins.engine.sampling import AT_ONCE
 
         responses = max(self.best_of + 1, 1)
         part: dict[str, Any] = {"prompt_tokens": None, "response_tokens": self.max_new_tokens}

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import _disable_current_modes
 
 from rlhf_plugins import engine
-from rlhf_plugins.engine import FastPath
+from rlhf_plugins.engine import FastPath, unseen
 
 logger = logging.getLogger(__name__)
 _PASSED: dict[tuple[FastPath, Any], bool] = {}  # of this process
@@ -63,18 +60,6 @@ def results() -> dict[str, list[bool]]:
     for (path, _), passed in _PASSED.items():
         found.setdefault(path.what, []).append(passed)
     return found
-
-
-@contextmanager
-def unseen() -> Iterator[None]:
-    """For the block, nothing counts or saves tensors, and gradients are recorded."""
-
-    def same(tensor: Tensor) -> Tensor:
-        return tensor
-
-    hidden = _disable_current_modes(), saved_tensors_hooks(same, same)
-    with hidden[0], hidden[1], torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def wave(*shape: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
