@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS, UNLOADABLE, misfit, refuse_pickled, shapes
-from rlhf_plugins.engine.forward import trunk_of
+from rlhf_plugins.engine.forward import inner_of, trunk_of
 from rlhf_plugins.engine.layers import CHECKPOINTING, RECOMPUTING, checkpointing
 from rlhf_plugins.engine.loading import fuse_adapters, load_causal, lora_config, reason
 from rlhf_plugins.engine.noted import same_base, whole_path
@@ -57,7 +57,7 @@ class Backbone:
     @property
     def inner(self) -> Any:
         """The model of transformers in which the adapters are."""
-        return self._model.get_base_model() if isinstance(self._model, PeftModel) else self._model
+        return inner_of(self._model)
 
     @property
     def trunk(self) -> Any:

@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 from transformers.generation import GenerationMode
 
 from rlhf_plugins.engine import DECODING, STATIC_CACHE
+from rlhf_plugins.engine.forward import inner_of
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine.static.loop import StaticLoop
@@ -50,7 +51,7 @@ class Loop:
             return False
         if processes.count() > 1 or not STATIC_CACHE.active(model) or not self._takes(model, config):
             return False
-        return is_ready(_inner(model))
+        return is_ready(inner_of(model))
 
     def _static(self) -> StaticLoop:
         from rlhf_plugins.engine.static.loop import StaticLoop
@@ -65,7 +66,7 @@ class Loop:
         prompted = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
         reason = "its adapter adds tokens" if prompted else config and unsupported_options(config)
         if reason:
-            say(_inner(model), reason)
+            say(inner_of(model), reason)
         return not reason
 
 
@@ -90,7 +91,3 @@ def own_decoding_loop(model: Any) -> Iterator[Loop]:
 def _supported(config: GenerationConfig) -> bool:
     simple = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
     return simple and not config.prefill_chunk_size and not config.return_dict_in_generate
-
-
-def _inner(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

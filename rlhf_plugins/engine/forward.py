@@ -21,9 +21,14 @@ from rlhf_plugins.engine.layers import checkpointing, decoder_layers
 Found = TypeVar("Found")
 
 
+def inner_of(model: Any) -> Any:
+    """The model of transformers, with its adapters in place, of a plain or PEFT model."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def trunk_of(model: Any) -> Any:
     """The decoder below the language-model head, with its adapters in place, of a plain or PEFT model."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = inner_of(model)
     return inner.base_model if hasattr(inner, "base_model") else inner
 
 

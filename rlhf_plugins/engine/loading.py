@@ -41,7 +41,7 @@ from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
 from rlhf_plugins.engine.cpu.norm import fuse_norms
 from rlhf_plugins.engine.cpu.rotation import fuse_rotations
 from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_misfit, refuse_pickled
-from rlhf_plugins.engine.forward import evaluating, trunk_of
+from rlhf_plugins.engine.forward import evaluating, inner_of, trunk_of
 from rlhf_plugins.engine.half import lora as half_lora
 from rlhf_plugins.engine.half.casting import cast_at_once
 from rlhf_plugins.engine.half.norm import fuse_half_norms
@@ -153,7 +153,7 @@ def with_half_paths(model: Any) -> Any:
 
 def use_fast_paths(model: Any) -> None:
     """Gives a plain or PEFT model that a script loaded the layers that a recipe's would have, where they are active."""
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = inner_of(model)
     without_repacking(inner)
     if getattr(inner.config, "quantization_config", None) is None:
         with evaluating(model):
@@ -217,7 +217,7 @@ def with_saved_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 def base_weights(model: Any) -> dict[str, Tensor]:
     """The weights of a plain or PEFT model without its adapters, by the names that they have in the plain model."""
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = inner_of(model)
     added: list[str] = []
     for name, module in inner.named_modules():
         if isinstance(module, BaseTunerLayer):

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+from rlhf_plugins.engine.forward import inner_of
 from rlhf_plugins.engine.layers import CHECKPOINTING, checkpointing
 from rlhf_plugins.engine.out_of_memory import attempted, random_state, release_memory, too_much, warn
 from rlhf_plugins.errors import RunError
@@ -60,13 +61,13 @@ def cache_at_once(device: str) -> int | None:
 
 def cached_at_once(model: Any) -> int | None:
     """Most tokens whose keys and values are kept at once: those that there is room for, and that fitted so far."""
-    limits = cache_at_once(model.device.type), _FIT.get(_inner(model))
+    limits = cache_at_once(model.device.type), _FIT.get(inner_of(model))
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def note_most(model: Any, tokens: int) -> None:
     """Has later generations of a model keep keys and values of no more tokens at once: more did not fit."""
-    _FIT[_inner(model)] = min(tokens, _FIT.get(_inner(model), tokens))
+    _FIT[inner_of(model)] = min(tokens, _FIT.get(inner_of(model), tokens))
 
 
 def in_batches(lengths: Sequence[int], rows: int, tokens: int | None) -> Iterator[slice]:
@@ -125,8 +126,3 @@ def generated(
         elif again:
             raise RunError(too_much(reason, f"one response of {tokens} tokens, its prompt's included, is"))
         again = end - start == 1
-
-
-def _inner(model: Any) -> nn.Module:
-    found: nn.Module = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return found

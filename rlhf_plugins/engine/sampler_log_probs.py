@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from rlhf_plugins.engine.forward import inner_of
+
 
 class Noted(StoppingCriteria):
     """Hears the model's logits and the token that was drawn from them; it ends no response."""
@@ -35,7 +37,7 @@ def noted_log_probs(model: Any, temperature: float) -> Iterator[list[list[float]
     They are of the logits at the temperature, before `top_p` and the like, and go on behind a response's end. Hooks
     that change the logits and were there before are heard. A call that fails leaves nothing.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = inner_of(model)
     own, before, found = model.generate, vars(model).get("generate"), list[list[float]]()
 
     def generate(*args: Any, stopping_criteria: Any = None, **options: Any) -> Any:

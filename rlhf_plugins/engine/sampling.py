@@ -17,7 +17,7 @@ from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.cpu.decoding import draw_tokens
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.decoding import AT_ONCE, Loop
-from rlhf_plugins.engine.forward import evaluating
+from rlhf_plugins.engine.forward import evaluating, inner_of
 from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.engine.room import generated
 
@@ -80,7 +80,7 @@ def without_generation_defaults(model: Any) -> Iterator[None]:
 
     Many bases come with a repetition penalty or a `top_p`, which generation applies unless its caller overrides them.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = inner_of(model)
     own = base.generation_config
     tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     base.generation_config = GenerationConfig(**tokens)

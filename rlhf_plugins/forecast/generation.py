@@ -13,6 +13,7 @@ from rlhf_plugins.contract.workload import PROMPT_TOKENS, Work
 from rlhf_plugins.data.branches import PromptBranches
 from rlhf_plugins.engine import STATIC_CACHE
 from rlhf_plugins.engine.decoding import AT_ONCE
+from rlhf_plugins.engine.forward import inner_of
 from rlhf_plugins.engine.static.drawing import Drawing
 from rlhf_plugins.engine.static.filling import TOKENS, our_attention, shapes
 from rlhf_plugins.engine.static.sizes import capacity_for, slots_for
@@ -26,13 +27,13 @@ CACHE, GRAPH = "KV cache", "CUDA graph"
 
 def slots_on_gpu(model: Any) -> bool:
     """Whether a model generates over a static cache on a GPU, where its trial passes."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = inner_of(model)
     return STATIC_CACHE.active(model) and next(obstacles(inner), None) is None
 
 
 def over_slots(model: Any, work: Work, meter: Meter) -> None:
     """A step of all slots, and the pass over the prompts, beside which a graph holds what a step allocates."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = inner_of(model)
     prompt = PROMPT_TOKENS if work.prompt_tokens is None else max(1, work.prompt_tokens)
     capacity = capacity_for(prompt + work.response_tokens)
     count = slots_for(min(work.prompts * work.responses, AT_ONCE), capacity, work.tokens)

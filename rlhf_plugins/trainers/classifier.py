@@ -16,7 +16,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead
-from rlhf_plugins.engine.forward import is_causal, trunk_of
+from rlhf_plugins.engine.forward import inner_of, is_causal, trunk_of
 from rlhf_plugins.engine.loading import use_fast_paths
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import unusual_launch
@@ -45,17 +45,12 @@ class _Score(nn.Module):
         return self.module(features).squeeze(-1)
 
 
-def whole(model: Any) -> Any:
-    """The classifier with its adapters in place, of a plain or PEFT model."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def scored_by(model: Any, pooling: Pooling | None, head: RewardHead | None) -> RewardModel:
     """A classifier's decoder with its own score, or with a pooling and a head in its place, which join its weights."""
     from rlhf_plugins.recipe.public import component
 
     use_fast_paths(model)
-    score = whole(model).score
+    score = inner_of(model).score
     scorer = RewardModel(model, pooling or component("pooling", "last_token"), head or Score(score))
     if head is not None:
         scorer.head = install(model, "score", scorer.head)
@@ -75,7 +70,7 @@ def scored_by(model: Any, pooling: Pooling | None, head: RewardHead | None) -> R
 
 def install(model: Any, name: str, module: nn.Module) -> nn.Module:
     """Puts a module into a model, where PEFT saves it with its adapter. Returns what is trained: under PEFT a copy."""
-    inner = whole(model)
+    inner = inner_of(model)
     if inner is model:
         setattr(inner, name, module)
         return module
@@ -109,7 +104,7 @@ def _obstacles(trainer: Any, own_collator: bool) -> Iterator[str]:
         yield f"pad_to_multiple_of={args.pad_to_multiple_of}"
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         yield "an adapter that learns a prompt"
-    inner = whole(model)
+    inner = inner_of(model)
     if not isinstance(getattr(inner, "score", None), nn.Module) or trunk_of(model) is inner:
         yield f"{type(inner).__name__}, which is no decoder with a score"
     elif not is_causal(trunk_of(model)):

@@ -16,11 +16,11 @@ from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine.backbone import SAVED, adapter_weights
 from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS
-from rlhf_plugins.engine.forward import trunk_of
+from rlhf_plugins.engine.forward import inner_of, trunk_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import SAVED as IN_THE_FOLDER
 from rlhf_plugins.reward_models.reward_model import RewardModel
-from rlhf_plugins.trainers.classifier import HEADS, whole
+from rlhf_plugins.trainers.classifier import HEADS
 
 
 def save_as_ours(scorer: RewardModel, parts: tuple[Pooling | None, RewardHead | None], folder: Path) -> None:
@@ -48,9 +48,9 @@ def save_as_ours(scorer: RewardModel, parts: tuple[Pooling | None, RewardHead | 
     if head is not None:
         found.head = scorer.head
     else:
-        found.head.load_state_dict({"weight": _trained(whole(model).score, model).weight})
+        found.head.load_state_dict({"weight": _trained(inner_of(model).score, model).weight})
     folder.mkdir(parents=True, exist_ok=True)
-    if whole(model) is model:
+    if inner_of(model) is model:
         trunk_of(model).save_pretrained(folder)
     else:
         _save_adapter(model, folder)
@@ -80,7 +80,7 @@ def _save_adapter(model: Any, folder: Path) -> None:
 
 def _inside(model: Any) -> str:
     """The name of the decoder in its classifier."""
-    return next(path for path, module in whole(model).named_modules() if module is trunk_of(model))
+    return next(path for path, module in inner_of(model).named_modules() if module is trunk_of(model))
 
 
 def _of_trunk(names: Any, prefix: str) -> Any:
@@ -90,7 +90,7 @@ def _of_trunk(names: Any, prefix: str) -> Any:
 
 def _adapter(model: Any) -> Mapping[str, Any] | None:
     """The adapter in the words of a recipe; None without one."""
-    if whole(model) is model:
+    if inner_of(model) is model:
         return None
     config = model.peft_config[model.active_adapter]
     if not isinstance(config, LoraConfig):

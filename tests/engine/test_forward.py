@@ -18,7 +18,7 @@ from torch import Tensor
 from rlhf_plugins.data.branches import Layout, PromptBranches
 from rlhf_plugins.engine import probing
 from rlhf_plugins.engine.attention import packed_mask
-from rlhf_plugins.engine.forward import probe_ids, sequence_states, states_at, trunk_of
+from rlhf_plugins.engine.forward import inner_of, probe_ids, sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
 
@@ -73,6 +73,13 @@ def agrees(model: Any, layout: Layout, groups: list[PromptBranches], rounding: f
     found, separate = (response_logps(model, batch_of(groups, each)).logps for each in (layout, Layout.SEPARATE))
     assert worst(found, separate) < rounding
     assert worst(gradients(model, groups, layout), gradients(model, groups, Layout.SEPARATE)) < rounding
+
+
+def test_below_a_head_and_below_an_adapter_are_the_models_of_transformers(causal: Causal) -> None:
+    plain_model = causal()
+    assert (inner_of(plain_model), trunk_of(plain_model)) == (plain_model, plain_model.model)
+    adapted = get_peft_model(plain_model, LoraConfig(r=2))
+    assert (inner_of(adapted), trunk_of(adapted)) == (plain_model, plain_model.model)
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])

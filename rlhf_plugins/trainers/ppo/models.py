@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf_plugins.contract import processes
 from rlhf_plugins.data.branches import BranchBatch, Ids, Layout, by_prompt, collate, within_budget
 from rlhf_plugins.engine.backbone import active_adapter
+from rlhf_plugins.engine.forward import inner_of
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.shards import gathered
@@ -133,8 +134,7 @@ class Models:
             output.logits = self.temperature * mixed(own, hot, exploration.epsilon)
             return output
 
-        inner = self.policy.get_base_model() if hasattr(self.policy, "get_base_model") else self.policy
-        hook = inner.register_forward_hook(mix)
+        hook = inner_of(self.policy).register_forward_hook(mix)
         try:
             yield
         finally:
