@@ -47,7 +47,7 @@ from rlhf_plugins.engine.half.casting import cast_at_once
 from rlhf_plugins.engine.half.norm import fuse_half_norms
 from rlhf_plugins.engine.half.rotation import fuse_half_rotations
 from rlhf_plugins.engine.layers import decoder_layers
-from rlhf_plugins.engine.precision import half_precision
+from rlhf_plugins.engine.precision import INT8, NF4, half_precision, known_quantization
 from rlhf_plugins.engine.progress import loading
 from rlhf_plugins.engine.targets import refuse_unmatched
 from rlhf_plugins.errors import RunError
@@ -317,14 +317,12 @@ def _dtype(base: Base) -> torch.dtype:
 
 
 def _quantization(name: str) -> BitsAndBytesConfig:
-    if name not in ("int8", "nf4"):
-        raise RunError(f"unknown quantization {name!r}; write nf4 or int8")
-    if name == "int8":
+    if known_quantization(name) == INT8:
         logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_no_cast)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
+        bnb_4bit_quant_type=NF4,
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=half_precision() or torch.float32,
     )

@@ -7,8 +7,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from rlhf_plugins.errors import RunError, nearest
+
 logger = logging.getLogger(__name__)
 Config = TypeVar("Config")
+NF4, INT8 = "nf4", "int8"  # the quantizations of a base
 
 
 def computes_in_bf16() -> bool:
@@ -24,6 +27,13 @@ def half_precision() -> torch.dtype | None:
     if computes_in_bf16():
         return torch.bfloat16
     return torch.float16 if torch.cuda.is_available() else None
+
+
+def known_quantization(name: str) -> str:
+    """The name of a quantization. Raises RunError for any other name."""
+    if name not in (known := (NF4, INT8)):
+        raise RunError(f"unknown quantization {name!r} {nearest(name, known)}")
+    return name
 
 
 def on_one_gpu(args: Config) -> Config:

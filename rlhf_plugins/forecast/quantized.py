@@ -9,9 +9,9 @@ from bitsandbytes.autograd._functions import MatmulLtState
 from bitsandbytes.nn import Linear4bit, Linear8bitLt  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from rlhf_plugins.engine.precision import INT8, NF4, known_quantization
 from rlhf_plugins.forecast.meter import allocating
 
-NF4, INT8 = "nf4", "int8"
 DEQUANTIZED = "dequantized weights"
 BLOCK, BLOCKS = 64, 256  # weights with one scale, scales with one scale of their own
 
@@ -57,8 +57,8 @@ class EightBit(Linear8bitLt):
 
 
 def quantized(model: Any, how: str) -> Any:
-    """The model on `meta`, with every linear layer but its head as one of these."""
-    make = FourBit if how == NF4 else EightBit
+    """The model on `meta`, with every linear layer but its head as one of these. Raises RunError for another name."""
+    make = {NF4: FourBit, INT8: EightBit}[known_quantization(how)]
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

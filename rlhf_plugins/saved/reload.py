@@ -35,10 +35,11 @@ def load_reward_model(
         RunError: the folder holds neither, a part of it is missing, or it cannot be quantized.
         PluginError: a plugin that it was made with is missing; for one of another version there is a warning.
     """
+    from rlhf_plugins.engine.precision import known_quantization
     from rlhf_plugins.reward_models.opening import open_reward
 
-    if quantization not in (None, "int8", "nf4"):
-        raise RunError(f"quantization: should be int8 or nf4, got {quantization!r}")
+    if quantization is not None:
+        known_quantization(quantization)
     place = _place(folder, "rewards")
     return open_reward(place, opener(place), trust_remote_code, quantization=quantization)
 

@@ -29,5 +29,5 @@ def test_a_base_without_linear_layers_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_quantization_is_none_of_ours(tmp_path: Path) -> None:
     base = tiny_base(tmp_path)
-    with pytest.raises(RunError, match="unknown quantization 'nf5'; write nf4 or int8"):
+    with pytest.raises(RunError, match=r"unknown quantization 'nf5' \(did you mean nf4\? known: int8, nf4\)"):
         load_trunk(Base(base.path, "nf5"))

@@ -240,3 +240,10 @@ def test_products_of_four_bits_are_in_the_precision_of_the_model() -> None:
 
     half = torch.nn.Linear(64, 64, dtype=torch.float16, device="meta")
     assert FourBit(half).compute_dtype == torch.float16
+
+
+def test_a_forecast_of_an_unknown_quantization_is_refused() -> None:
+    from rlhf_plugins.forecast.quantized import quantized
+
+    with pytest.raises(RunError, match=r"unknown quantization 'nf5' \(did you mean nf4\? known: int8, nf4\)"):
+        quantized(torch.nn.Sequential(torch.nn.Linear(2, 2)), "nf5")

@@ -136,7 +136,7 @@ def test_in_4_bits_rewards_are_those_of_the_rounded_weights(saved: str, plain_en
 
 
 def test_a_model_that_cannot_be_quantized_is_refused(served: Callable[..., str], whole: str, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="quantization: should be int8 or nf4, got 'int4'"):
+    with pytest.raises(RunError, match=r"unknown quantization 'int4' \(did you mean int8\? known: int8, nf4\)"):
         load_reward_model(whole, quantization="int4")
     with pytest.raises(RunError, match="--compare prints what --quantization costs: give one"):
         served(whole, compare=tmp_path / "pairs.jsonl")
