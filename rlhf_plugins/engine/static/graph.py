@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.engine import CUDA_GRAPH, cost
-from rlhf_plugins.engine.forward import probe_ids, trial_result, trunk_of
+from rlhf_plugins.engine.forward import earlier_result, probe_ids, trial_result, trunk_of
 from rlhf_plugins.engine.out_of_memory import out_of_memory
 from rlhf_plugins.engine.static.filling import Filler, Responses
 from rlhf_plugins.engine.static.slots import Slots
@@ -40,8 +40,7 @@ def recorded(model: Any, slots: Slots) -> Callable[[], Any]:
             slots.step()
         with cost.uncounted():
             replay = record(slots.step, model.device)
-        size = f"graph of {slots.count} x {slots.capacity}, {slots.drawing.key}"
-        if trial_result(trunk, size, lambda: _same_bits(model, slots, replay)):
+        if _agrees(model, slots, replay):
             return _counted(replay, counter.flops)
         reason = "its tokens or its keys and values are others than without"
     except Exception as error:  # what cannot be recorded raises several classes
@@ -92,6 +91,28 @@ def _counted(replay: Callable[[], None], flops: float) -> Callable[[], None]:
         cost.add(flops=flops)
 
     return step
+
+
+def _agrees(model: Any, slots: Slots, replay: Callable[[], None]) -> bool:
+    """Whether a graph gives the bits of the step: the first of a size in whole responses, each later one in a step."""
+    trunk, size = trunk_of(model), f"graph of {slots.count} x {slots.capacity}, {slots.drawing.key}"
+    if earlier_result(trunk, size):
+        with cost.uncounted():
+            return _same_step(model, slots, replay)
+    return trial_result(trunk, size, lambda: _same_bits(model, slots, replay))
+
+
+def _same_step(model: Any, slots: Slots, replay: Callable[[], None]) -> bool:
+    """Whether both draw the same of all slots. The graph is first: what it does not write is not there."""
+    every, found = range(slots.count), list[list[Tensor]]()
+    lengths = [1 + slot % min(PLACES, slots.capacity) for slot in every]
+    numbers = torch.linspace(0, 0.99, slots.count, dtype=torch.float64, device=model.device).unsqueeze(1)
+    for step in (replay, slots.step):
+        slots.start(every, probe_ids(trunk_of(model), slots.count), lengths, numbers)
+        step()
+        found.append([*slots.responses(every, 1), *_states(slots)])
+    slots.stop()
+    return all(torch.equal(*both) for both in zip(*found, strict=True))
 
 
 def _same_bits(model: Any, slots: Slots, replay: Callable[[], None]) -> bool:

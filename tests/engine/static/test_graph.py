@@ -154,6 +154,41 @@ def test_a_graph_is_tried_once_for_each_size(
     assert replays
 
 
+@pytest.mark.parametrize("worse", ["another token", "no keys", "nothing at all"])
+def test_each_graph_is_compared(
+    causal: Causal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, worse: str
+) -> None:
+    """The first of a size was right."""
+
+    def record(step: Any, device: torch.device) -> Callable[[], None]:
+        replay, slots = record_on_a_cpu(step, device), step.__self__
+
+        def off() -> None:
+            replay()
+            if worse == "another token":
+                slots._ids += 1
+            else:
+                slots.cache.layers[-1].keys.zero_()
+
+        return {"nothing at all": lambda: None}.get(worse, off)
+
+    model, found = causal(), list[Tensor]()
+    for each in (record_on_a_cpu, record):
+        monkeypatch.setattr(graph, "record", each)
+        found.append(over_slots(model, sampled()))
+    assert torch.equal(*found)
+    assert "others than without" in caplog.text
+
+
+def test_a_later_graph_costs_one_step_more(causal: Causal, replays: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    own, steps, model = Slots.step, list[int](), causal()
+    monkeypatch.setattr(Slots, "step", lambda slots: [steps.append(1), own(slots)][1])
+    over_slots(model, greedy())
+    steps.clear()
+    over_slots(model, greedy())
+    assert len(steps) == 1 + 3 + 1  # counted, recorded, compared
+
+
 def test_on_a_gpu_alone() -> None:
     assert not graph.CUDA_GRAPH.active(torch.zeros(1))
     with pretending("cuda"):
