@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
+from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,18 +91,43 @@ def map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def concatenated(predictions: list[Prediction]) -> Prediction:
-    """One prediction of all responses of several, in order; they come from one head."""
-    first = predictions[0]
+    """One prediction of all responses of several, in order; where some abstain, the others are known not to.
 
-    def joined(name: str) -> Any:
-        parts = [getattr(prediction, name) for prediction in predictions]
-        if isinstance(parts[0], torch.Tensor):
-            return torch.cat(parts)
-        if isinstance(parts[0], tuple):
-            return tuple(concatenated(list(of_member)) for of_member in zip(*parts, strict=True))
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts[0] else parts[0]
+    Raises:
+        RunError: a part lacks a field that another has, so that they are not of one head.
+    """
+    if any(prediction.abstained is not None for prediction in predictions):
+        predictions = [_heard(prediction) for prediction in predictions]
+    return Prediction(**{f.name: _joined(f.name, predictions) for f in fields(Prediction)})
 
-    return Prediction(**{f.name: joined(f.name) for f in fields(first)})
+
+def _heard(prediction: Prediction) -> Prediction:
+    """With `abstained` filled in: False where it was None."""
+    if prediction.abstained is not None:
+        return prediction
+    return replace(prediction, abstained=torch.zeros_like(prediction.reward, dtype=torch.bool))
+
+
+def _joined(name: str, predictions: list[Prediction]) -> Any:
+    """One field of several predictions."""
+    parts = [getattr(prediction, name) for prediction in predictions]
+    first = parts[0]
+    if len({_held(part) for part in parts}) > 1:
+        raise RunError(f"predictions of different heads cannot be joined: some have another `{name}`, or none")
+    if isinstance(first, torch.Tensor):
+        return torch.cat(parts)
+    if isinstance(first, tuple):
+        return tuple(concatenated(list(of_member)) for of_member in zip(*parts, strict=True))
+    return {key: torch.cat([part[key] for part in parts]) for key in first} if isinstance(first, Mapping) else first
+
+
+def _held(part: Any) -> Any:
+    """What two parts of one field have in common where they can be joined."""
+    if isinstance(part, torch.Tensor):
+        return torch.Tensor
+    if isinstance(part, tuple):
+        return len(part)
+    return frozenset(part) if isinstance(part, Mapping) else part
 
 
 def _ranked(scores: RankedScores) -> Compared:

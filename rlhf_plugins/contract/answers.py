@@ -90,10 +90,12 @@ def rewards(answer: Any, samples: Samples) -> Prediction:
         rows = [torch.as_tensor(0.0 if row is None else row, dtype=torch.float32).detach().cpu() for row in given]
     except Exception as error:  # an iterator may raise anything
         raise Wrong(f"gave {_shown(answer)}, not a number for each of {len(samples.responses)} responses") from error
+    if len(given) != (count := len(samples.responses)):
+        raise Wrong(f"gave {len(given)} number{'s' * (len(given) != 1)} for {count} responses")
     if any(row.dim() for row in rows):
         rows = [
             row if row.dim() or not out else row.new_zeros(len(ids))
-            for row, out, ids in zip(rows, silent.tolist(), samples.response_ids, strict=False)
+            for row, out, ids in zip(rows, silent.tolist(), samples.response_ids, strict=True)
         ]
     if wrong := _misfit(rows, samples):
         raise Wrong(f"gave {wrong}")
@@ -325,11 +327,8 @@ def _worst(values: Tensor) -> float:
 
 
 def _misfit(rows: list[Tensor], samples: Samples) -> str | None:
-    """What is wrong with the shapes of a reward's answer; None when they fit."""
-    count, lengths = len(samples.responses), [len(ids) for ids in samples.response_ids]
-    if len(rows) != count:
-        return f"{len(rows)} number{'s' * (len(rows) != 1)} for {count} responses"
-    for row, length in zip(rows, lengths, strict=True):
+    """What is wrong with the shapes of a reward's answer, one row per response; None when they fit."""
+    for row, length in zip(rows, map(len, samples.response_ids), strict=True):
         if row.shape not in ((), (length,)):
             return f"numbers of shape {tuple(row.shape)} for a response of {length} tokens: one, or one a token"
     return None if len({row.dim() for row in rows}) == 1 else "numbers to some responses and rows of them to others"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +15,7 @@ from rlhf_plugins.arithmetic.ranking import comparisons, concatenated, mean_over
 from rlhf_plugins.contract.interfaces import RewardLoss
 from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
 from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.errors import RunError
 
 # A > B = C; and, of the second group, B > A with C not placed.
 SCORES = RankedScores.of(
@@ -115,3 +118,27 @@ def test_predictions_are_joined_field_by_field() -> None:
     ]
     whole = concatenated(parts)
     assert (whole.reward.tolist(), whole.dimensions["a"].tolist(), whole.variance) == ([1, 3], [2, 4], None)
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_part_that_abstains_nowhere_is_joined_with_one_that_does(order: list[int]) -> None:
+    parts = [Prediction(tensor([1.0, 2.0])), Prediction(tensor([0.0]), abstained=tensor([True]))]
+    whole = concatenated([parts[place] for place in order])
+    assert whole.abstained is not None
+    assert whole.abstained.tolist() == [[False, False, True], [True, False, False]][order[0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("variance", {"variance": tensor([1.0])}),
+        ("dimensions", {"dimensions": {"a": tensor([1.0])}}),
+        ("each", {"each": (Prediction(tensor([1.0])),)}),
+        ("shares", {"shares": True}),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_field_that_some_parts_lack_is_named(name: str, given: dict[str, Any], first: bool) -> None:
+    parts = [Prediction(tensor([1.0]), **given), Prediction(tensor([1.0]))]
+    with pytest.raises(RunError, match=f"some have another `{name}`, or none"):
+        concatenated(parts if first else parts[::-1])

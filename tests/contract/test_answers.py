@@ -41,6 +41,8 @@ def scored(said: Any) -> Prediction:
         (Prediction(tensor([3.0, 2.0]), tokens=tensor([[1.0, 1.0], [2.0, 0.0]])), "not the sums of their tokens"),
         (Prediction(tensor([3.0, 2.0]), tokens=tensor([[float("inf"), 1], [2, 0]])), "gave inf for the response 'a b'"),
         ([1.0], r"gave 1 number for 2 responses"),
+        ([[1.0, 2.0], [3.0], [4.0]], r"gave 3 numbers for 2 responses"),
+        ([[1.0, 2.0], None, None], r"gave 3 numbers for 2 responses"),
         ([[1.0, 2.0, 3.0], [1.0]], r"gave numbers of shape \(3,\) for a response of 2 tokens"),
         ([1.0, [1.0]], "gave numbers to some responses and rows of them to others"),
         ([1.0, "a"], r"gave \[1.0, 'a'\], not a number for each of 2 responses"),
