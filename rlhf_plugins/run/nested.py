@@ -20,8 +20,9 @@ from rlhf_plugins.engine.progress import before
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.run import results
+from rlhf_plugins.run.checkpoints import of_checkpoint
 from rlhf_plugins.run.difference import difference
-from rlhf_plugins.run.folder import CALL, cleared
+from rlhf_plugins.run.folder import CALL, ONCE, cleared
 from rlhf_plugins.run.handed_on import HandedOn, Part, find, handed_on
 from rlhf_plugins.run.perform import perform, random_state_kept
 from rlhf_plugins.run.starts import PREVIOUS, Places, places
@@ -135,8 +136,10 @@ def _inner(run: StageRun, given: Given, begins: Places) -> StageRun:
 def _check(stage: Stage, given: Given) -> None:
     from rlhf_plugins.recipe.naming import STAGE_NAME
 
-    if not STAGE_NAME.fullmatch(given.name) or given.name == "once":
+    if not STAGE_NAME.fullmatch(given.name):
         raise RunError(f"train: the name {given.name!r} cannot name a folder; write letters, digits, '-', '_' and '.'")
+    if given.name == ONCE or of_checkpoint(Path(given.name)):
+        raise RunError(f"train: a run keeps files of its own under {given.name!r}; give the call another name")
     for name in ("data", "budget"):
         if getattr(given, name) is not None and getattr(stage, name, None) is not None:
             raise RunError(f"train: the stage has `{name}` of its own, and the call gives another; leave one out")

@@ -75,6 +75,10 @@ def test_another_call_of_the_same_name_is_refused_with_both(run: Run) -> None:
     [
         ({"name": "a/b"}, "'a/b' cannot name a folder"),
         ({"start": "dpo"}, "no earlier stage made a policy"),
+        ({"name": "once"}, "a run keeps files of its own under 'once'"),
+        ({"name": "checkpoints"}, "a run keeps files of its own under 'checkpoints'"),
+        ({"name": "checkpoint-1"}, "a run keeps files of its own under 'checkpoint-1'"),
+        ({"name": "a.jsonl"}, "a run keeps files of its own under 'a.jsonl'"),
     ],
 )
 def test_arguments_that_cannot_be_met_are_refused(run: Run, given: dict[str, Any], message: str) -> None:
