@@ -94,7 +94,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.engine.loading import cut_off
     from rlhf_plugins.engine.mixture import mix
     from rlhf_plugins.forecast.forecast import estimate
-    from rlhf_plugins.recipe.check import check_recipe
+    from rlhf_plugins.recipe.check import check_recipe, with_overrides
     from rlhf_plugins.recipe.public import component, read_options, read_yaml, recipe_digest
     from rlhf_plugins.run.record import RunRecord, open_run
     from rlhf_plugins.run.run import run_recipe
@@ -221,6 +221,7 @@ __all__ = [
     "trait",
     "uses",
     "wilson_interval",
+    "with_overrides",
 ]
 
 _LAZY = {
@@ -252,6 +253,7 @@ _LAZY = {
     "set_engine": "rlhf_plugins.engine",
     "strict_pairs": "rlhf_plugins.data.convert",
     "wilson_interval": "rlhf_plugins.arithmetic.scored",
+    "with_overrides": "rlhf_plugins.recipe.check",
 }
 
 

@@ -32,6 +32,8 @@ from rlhf_plugins.registry.registry import registry as installed
 AnyRecipe = str | Path | Mapping[str, Any]
 TWICE = "changes nothing, since a path of `sweep` sets the same: leave one of them out, or sweep the longer path last"
 
+AGAIN = "changes nothing, since a later one sets the same: leave one of them out"
+
 
 @dataclass(frozen=True)
 class _Checked:
@@ -55,6 +57,26 @@ def check_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Reg
         RecipeError: it holds every fault, with its line in a file and its path in a mapping.
     """
     return _checked(recipe, overrides, registry or installed()).values
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A package's own options, such as a suite of runs, with other values, which are written as those of a recipe.
+
+    A path leads into a mapping by a key, which is made where it is missing; into a list by a number, and into one of
+    stages also by the name or the kind of a stage. A component that is a bare name gets room for options.
+
+    Args:
+        values: plain values, as YAML has them; they stay as they are.
+        overrides: `a.b=value`, as on the command line.
+
+    Raises:
+        RecipeError: each override that is no `a.b=value`, leads nowhere, or sets what a later one sets again.
+    """
+    source = of_mapping(values)
+    changed = command_line.apply(source, overrides, lambda stage: _quiet_name(stage, installed()))
+    if useless := command_line.replaced(source, overrides, changed):
+        raise RecipeError(Fault(name, 0, name.partition("=")[0], AGAIN) for name in useless)
+    return changed.values
 
 
 def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Registry | None = None) -> Assembled:

@@ -1,4 +1,6 @@
-"""Command-line overrides, `a.b=c`, over the values of a recipe; it knows where a value goes and no more.
+"""Command-line overrides, `a.b=c`, over the values of a recipe or of a file of a package's own.
+
+It knows where a value goes and no more.
 
 Whether the path and the value make sense is for the check, which then points at the override.
 """
@@ -99,8 +101,10 @@ def _opened(value: Any, keys: Keys) -> Any:
 
 
 def _tag(keys: Keys) -> str:
-    top = options(Recipe).get(str(keys[0]))
-    return top.tag if top and len(keys) == 1 + top.many else "use"
+    """What names a component in its options: an option that is called as one of a recipe has the tag of that one."""
+    *_, name = [key for key in keys if isinstance(key, str)]
+    same = options(Recipe).get(name)
+    return same.tag if same and same.many == isinstance(keys[-1], int) else "use"
 
 
 def _index(items: list[Any], word: str, keys: Keys, stage_name: StageName) -> int:
@@ -108,7 +112,7 @@ def _index(items: list[Any], word: str, keys: Keys, stage_name: StageName) -> in
         if int(word) < len(items):
             return int(word)
         raise ValueError(f"{dotted(keys)} has {len(items)} elements, numbered from 0")
-    if keys != ("stages",):
+    if keys != ("stages",) and not any(isinstance(item, dict) and "stage" in item for item in items):
         raise ValueError(f"{word!r} should be the number of an element, from 0 to {len(items) - 1}")
     return _stage(items, word, stage_name)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from marks import slow
 
+from rlhf_plugins import check_recipe, with_overrides
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe.overrides import parsed
 
@@ -86,3 +88,56 @@ def test_a_stage_with_a_fault_is_found_by_its_name(checked: Checked) -> None:
 def test_what_is_no_yaml_value_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match="is not a YAML value"):
         parsed(f"a.b={written}")
+
+
+def test_the_data_of_a_stage_as_a_bare_name_gets_room_for_options() -> None:
+    recipe = {"base": "sandbox", "data": "sandbox", "stages": [{"stage": "preference", "data": "sandbox"}]}
+    assert check_recipe(recipe, ["stages.0.data.prompts=7"])["stages"][0]["data"]["prompts"] == 7
+
+
+OWN: dict[str, Any] = {
+    "start": [{"stage": "reward_model"}, {"stage": "online", "name": "ppo", "kl": "k3"}],
+    "tasks": {"t": {"data": "sandbox", "seeds": [1, 2]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("start.reward_model.share=0.5", {"stage": "reward_model", "share": 0.5}),
+        ("start.ppo.trainer.max_steps=3", {**OWN["start"][1], "trainer": {"max_steps": 3}}),
+        ("start.online.kl.coef=1e-1", {**OWN["start"][1], "kl": {"use": "k3", "coef": "1e-1"}}),
+        ("tasks.t.data.prompts=3", {"data": {"format": "sandbox", "prompts": 3}, "seeds": [1, 2]}),
+        ("tasks.t.seeds.1=7", {"data": "sandbox", "seeds": [1, 7]}),
+    ],
+)
+def test_overrides_lead_into_a_packages_own_values_as_into_a_recipe(override: str, value: object) -> None:
+    before = copy.deepcopy(OWN)
+    changed = with_overrides(OWN, [override])
+    assert value in (*changed["start"], *changed["tasks"].values())
+    assert before == OWN
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["start.pop.share=1"], "start.pop.share: no stage 'pop' (did you mean ppo?"),
+        (["tasks.t.seeds.first=1"], "tasks.t.seeds.first: 'first' should be the number of an element, from 0 to 1"),
+        (["tasks.t.seeds.0.a=1"], "tasks.t.seeds.0.a: tasks.t.seeds.0 is 1 and has no options"),
+        (["start=[1"], "start: '[1' is not a YAML value"),
+        (["start.0.a=1", "start.reward_model.a=2"], "start.0.a: changes nothing, since a later one sets the same"),
+        (["start.0.a=1", "start=[]"], "start.0.a: changes nothing, since a later one sets the same"),
+    ],
+)
+def test_an_override_of_a_packages_own_values_that_changes_nothing_is_refused(
+    overrides: list[str], message: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        with_overrides(OWN, overrides)
+    (fault,) = caught.value.faults
+    assert str(fault).startswith(f"{overrides[0]} (command line): {message}")
+
+
+def test_two_places_of_one_object_are_two_values() -> None:
+    shared = {"a": 1}
+    assert with_overrides({"one": shared, "two": shared}, ["one.a=2"]) == {"one": {"a": 2}, "two": {"a": 1}}

@@ -1,84 +1,88 @@
-"""Values of a suite from the command line, `a.b=value`. It knows where a value goes, not what it means.
-
-Those of the core are over a recipe, whose stages and components it knows; a suite has several lists of stages.
-"""
+"""What of a suite's file is run: the values of its block `quick`, and those of the command line, `a.b=value`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-import yaml
+from rlhf_plugins import RunError, nearest, with_overrides
 
-from rlhf_plugins import RunError, nearest
+Words = dict[str, Any]
+PICKED = ("tasks", "algorithms")  # of which a list of names selects some
 
-Place = tuple[str | int, ...]
 
+def overridden(file: Path, words: Words, quick: bool, overrides: Sequence[str]) -> tuple[Words, frozenset[str]]:
+    """The words of a suite with other values, and the names of all its tasks, those that are not run among them.
 
-def overridden(words: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The suite with other values; the words that were read stay as they are, since YAML may hold one at two places.
+    Args:
+        file: where they were read, which faults name.
+        words: of the file.
+        quick: with the values of its block `quick` in the place of the others.
+        overrides: over both, as over a recipe; `tasks=[NAMES]` and `algorithms=[NAMES]` select.
 
     Raises:
-        RunError: each override that is none, leads nowhere, or is set again by a later one.
+        RunError: the block, a name or an override says what nobody would read.
+        RecipeError: an override leads nowhere.
     """
-    found: Any = words
-    faults: list[str] = []
-    set_by: list[tuple[Place, str]] = []
-    for text in overrides:
-        path, equals, written = text.partition("=")
-        keys = path.split(".")
-        if not equals or not all(keys):
-            faults.append(f"{text}: an override is written key=value or a.b=value")
-            continue
-        try:
-            place = _place(found, keys)
-            found = _put(found, place, yaml.safe_load(written))
-        except yaml.YAMLError:
-            faults.append(f"{text}: {written!r} is not a YAML value")
-        except ValueError as error:
-            faults.append(f"{text}: {error}")
-        else:
-            faults += [f"{was}: {text} sets it again" for at, was in set_by if at[: len(place)] == place]
-            set_by.append((place, text))
-    if faults:
-        raise RunError("\n".join(faults))
-    return dict(found)
+    if quick and not (words.get("quick") and isinstance(words["quick"], dict)):
+        raise RunError(f"{file}: has no block `quick` of options, which says what --quick leaves out")
+    block = words["quick"] if quick else {}
+    lists = {key: block[key] for key in PICKED if isinstance(block.get(key), list)}
+    words = {**words, **{key: value for key, value in block.items() if key not in lists}}
+    picks = [text for text in overrides if _picks(text)]
+    values = [text for text in overrides if not _picks(text)]
+    if unread := [text for text in values if text.partition("=")[0].partition(".")[0] == "quick"]:
+        raise RunError(f"{unread[0]}: is read by nobody: with --quick, set the option itself, without `quick.`")
+    if astray := [f"{text}: {why}" for text in values if (why := _astray(words, text))]:
+        raise RunError("\n".join(astray))
+    words = with_overrides(words, values)
+    every = frozenset(map(str, words["tasks"])) if isinstance(words.get("tasks"), dict) else frozenset()
+    words = _picked(file, words, with_overrides(lists, picks))
+    if unfelt := [text for text in values if not _has(words, text.partition("=")[0].split("."))]:
+        raise RunError("\n".join(f"{text}: sets what is not among the tasks and algorithms to run" for text in unfelt))
+    return words, every
 
 
-def _place(here: Any, keys: Sequence[str]) -> Place:
-    """Where a path leads, with the numbers of elements. Raises ValueError where it leads nowhere."""
-    place: Place = ()
-    for number, key in enumerate(keys, 1):
-        at = ".".join(keys[: number - 1])
-        if isinstance(here, list):
-            place = (*place, _index(here, key, at))
-        elif not isinstance(here, dict):
-            raise ValueError(f"{at} is {here!r}, which has no options")
-        elif number < len(keys) and key not in here:
-            raise ValueError(f"{'.'.join(keys[:number])}: not there {nearest(key, here)}")
-        else:
-            place = (*place, key)
-        here = here[place[-1]] if number < len(keys) else None
-    return place
+def _picks(text: str) -> bool:
+    """Whether an override is a list of names, which selects."""
+    path, _, written = text.partition("=")
+    return path in PICKED and written.lstrip().startswith(("[", "- "))
 
 
-def _index(items: Sequence[Any], word: str, at: str) -> int:
-    """The number of an element: as it is written, or of the one stage of that name or else of that kind."""
-    if word.isdecimal() and int(word) < len(items):
-        return int(word)
-    stages = [one if isinstance(one, dict) else {} for one in items]
-    kinds = [one.get("stage") for one in stages]
-    for labels in ([one.get("name", one.get("stage")) for one in stages], kinds):
-        if labels.count(word) == 1:
-            return labels.index(word)
-    raise ValueError(f"{at} has {len(items)} elements, numbered from 0: {word!r} is none of them, nor the one stage")
+def _astray(words: Words, text: str) -> str:
+    """What is wrong with an override of an option of a task or algorithm that is not there; empty where it is."""
+    key, *path = text.partition("=")[0].split(".")
+    known = words.get(key)
+    if key not in PICKED or len(path) < 2 or not isinstance(known, dict) or path[0] in known:
+        return ""
+    return f"{key}: unknown {path[0]!r} {nearest(path[0], known)}"
 
 
-def _put(here: Any, place: Place, value: Any) -> Any:
-    """A copy of a container with the value at a place."""
-    if not place:
-        return value
-    key, rest = place[0], place[1:]
-    if isinstance(here, list) and isinstance(key, int):
-        return [*here[:key], _put(here[key], rest, value), *here[key + 1 :]]
-    return {**here, key: _put(here.get(key), rest, value)}
+def _picked(file: Path, words: Words, lists: Words) -> Words:
+    """A list of names in `quick` or in an override selects among those of the suite."""
+    for key, names in lists.items():
+        known = words.get(key)
+        if isinstance(known, dict):
+            if unknown := [str(name) for name in names if name not in list(known)]:
+                raise RunError(f"{file}: {key}: unknown {unknown[0]!r} {nearest(unknown[0], known)}")
+            words = {**words, key: {name: _within(known[name], names) for name in names}}
+    return words
+
+
+def _has(words: Any, keys: Sequence[str]) -> bool:
+    """Whether the task or algorithm of an override is still there, and a task's `against`."""
+    for key in keys[:3]:
+        if not isinstance(words, dict):
+            break
+        if key not in words:
+            return False
+        words = words[key]
+    return True
+
+
+def _within(one: Any, names: Iterable[str]) -> Any:
+    """A task without an `against` that is not picked."""
+    if not isinstance(one, dict):
+        return one
+    return {key: value for key, value in one.items() if key != "against" or value in names}

@@ -42,7 +42,6 @@ OPTIONS = (
     "algorithms",
     "quick",
 )
-PICKED = ("tasks", "algorithms")  # of which a list of names selects some
 OF_TASK, OF_ALGORITHM = ("about", "data", "against"), ("about", "stages", "not_on", "knob")
 BUDGETS = ("flops", "seconds")
 BASE = "base"  # the baseline that is always there: the untrained policy
@@ -90,24 +89,9 @@ def read(file: Path, quick: bool = False, overrides: Sequence[str] = ()) -> Suit
 
     Raises:
         RunError: it holds every fault that was found.
-        RecipeError: it is no YAML file of plain values, or writes a key twice.
+        RecipeError: it is no YAML file of plain values, or writes a key twice; or an override leads nowhere.
     """
-    words = read_yaml(file)
-    if quick and not (words.get("quick") and isinstance(words["quick"], dict)):
-        raise RunError(f"{file}: has no block `quick` of options, which says what --quick leaves out")
-    block = words["quick"] if quick else {}
-    lists = {key: block[key] for key in PICKED if isinstance(block.get(key), list)}
-    picks = [text for text in overrides if _picks(text)]
-    values = [text for text in overrides if not _picks(text)]
-    if unread := [text for text in values if text.partition("=")[0].partition(".")[0] == "quick"]:
-        raise RunError(f"{unread[0]}: is read by nobody: with --quick, set the option itself, without `quick.`")
-    words = overridden({**words, **{key: value for key, value in block.items() if key not in lists}}, values)
-    every = frozenset(map(str, words["tasks"])) if isinstance(words.get("tasks"), dict) else frozenset()
-    words = _picked(file, words, overridden(lists, picks))
-    if unfelt := [text for text in values if not _has(words, text.partition("=")[0].split("."))]:
-        raise RunError("\n".join(f"{text}: sets what is not among the tasks and algorithms to run" for text in unfelt))
-    if said := [text for text in overrides if not text.startswith("about=")]:
-        words = {**words, "about": f"{words.get('about', '')} With {', '.join(said)}.".lstrip()}
+    words, every = overridden(file, read_yaml(file), quick, overrides)
     return _Reader(file, words, every, _named(file, quick, overrides), tuple(overrides)).suite()
 
 
@@ -115,41 +99,6 @@ def _named(file: Path, quick: bool, overrides: Sequence[str]) -> str:
     """The name of its folder; a suite with other values is another one, so that their tables do not mix."""
     mark = sha256("\0".join(overrides).encode()).hexdigest()[:6]
     return file.stem + f"-{mark}" * bool(overrides) + "-quick" * quick
-
-
-def _picks(text: str) -> bool:
-    """Whether an override is a list of names, which selects."""
-    path, _, written = text.partition("=")
-    return path in PICKED and written.lstrip().startswith(("[", "- "))
-
-
-def _picked(file: Path, words: Recipe, lists: Recipe) -> Recipe:
-    """A list of names in `quick` or in an override selects among those of the suite."""
-    for key, names in lists.items():
-        known = words.get(key)
-        if isinstance(known, dict):
-            if unknown := [str(name) for name in names if name not in list(known)]:
-                raise RunError(f"{file}: {key}: unknown {unknown[0]!r} {nearest(unknown[0], known)}")
-            words = {**words, key: {name: _within(known[name], names) for name in names}}
-    return words
-
-
-def _has(words: Any, keys: Sequence[str]) -> bool:
-    """Whether the task or algorithm of an override is still there, and a task's `against`."""
-    for key in keys[:3]:
-        if not isinstance(words, dict):
-            break
-        if key not in words:
-            return False
-        words = words[key]
-    return True
-
-
-def _within(one: Any, names: Iterable[str]) -> Any:
-    """A task without an `against` that is not picked."""
-    if not isinstance(one, dict):
-        return one
-    return {key: value for key, value in one.items() if key != "against" or value in names}
 
 
 class _Reader:
@@ -167,6 +116,7 @@ class _Reader:
         for key, kind, what in (("evaluate", dict, "a mapping"), ("start", list, "a list")):
             if not isinstance(words.get(key) or kind(), kind):
                 self.fault(key, f"should be {what} of {'options' if kind is dict else 'stages'}, got {words[key]!r}")
+        self.said("about", words)
         tasks = self.mapping("tasks", OF_TASK, "data")
         written = self.mapping("algorithms", OF_ALGORITHM, "stages")
         for name, one in written.items():
@@ -188,9 +138,10 @@ class _Reader:
         for line, (first, *others) in self.unfit.items():
             self.fault("", f"{first}{f' and {len(others)} more' if others else ''}: {line}")
         self.refuse()
-        about = {name: str(one.get("about", "")) for name, one in tasks.items()}
-        of_algorithms = {name: str(one.get("about", "")) for name, one in algorithms.items()}
-        text = str(words.get("about", ""))
+        about = {name: one.get("about", "") for name, one in tasks.items()}
+        of_algorithms = {name: one.get("about", "") for name, one in algorithms.items()}
+        given = [text for text in self.overrides if not text.startswith("about=")]
+        text = f"{words.get('about', '')} With {', '.join(given)}.".lstrip() if given else words.get("about", "")
         named = (self.name, text, seeds, budget, baseline, about, of_algorithms, knobs)
         return Suite(*named, tuple(cells), against, self.overrides)
 
@@ -216,7 +167,13 @@ class _Reader:
                 self.fault(f"{key}.{name}", f"needs `{needed}`")
             else:
                 self.unknown(f"{key}.{name}", one, known)
+                self.said(f"{key}.{name}.about", one)
         return {str(name): one for name, one in found.items()}
+
+    def said(self, path: str, found: Mapping[str, Any]) -> None:
+        """Notes an `about` that is no text."""
+        if not isinstance(found.get("about", ""), str):
+            self.fault(path, f"should be text, got {found['about']!r}")
 
     def listed(self, path: str, stages: Any) -> bool:
         fits = isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)

@@ -14,13 +14,12 @@ import uvicorn
 from rlhf_bench import judges
 from rlhf_bench.bundled import find
 from rlhf_bench.commands import bench
-from rlhf_bench.overrides import overridden
 from rlhf_bench.runs import CELLS
 from rlhf_bench.suite import read
 from rlhf_serve.app import app
 from rlhf_serve.batches import Batches
 
-from rlhf_plugins import RunError, open_run
+from rlhf_plugins import RlhfError, RunError, open_run
 from rlhf_plugins.testing import tiny_pairs
 
 Write = Callable[..., Path]
@@ -289,42 +288,34 @@ def test_what_only_its_own_reward_sees_is_over_optimised() -> None:
     assert second == f"t, rloo: {above} 60% by the judge."
 
 
-def test_an_override_goes_where_its_path_leads_and_changes_no_other_place() -> None:
-    shared = {"max_steps": 1}
-    words = {"budget": {"flops": 1.0}, "algorithms": {n: {"stages": [{"trainer": shared}]} for n in "ab"}}
-    found = overridden(words, ["budget.flops=2", "algorithms.a.stages.0.trainer.max_steps=9", "base=some/folder"])
-    assert (found["budget"], found["base"]) == ({"flops": 2}, "some/folder")
-    assert [found["algorithms"][n]["stages"][0]["trainer"]["max_steps"] for n in "ab"] == [9, 1]
-
-
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("given", "message"),
     [
-        ("budget", "budget: an override is written key=value or a.b=value"),
-        ("bugdet.flops=1", "bugdet: not there (did you mean budget?"),
-        ("budget.flops.a=1", "budget.flops is 1.0, which has no options"),
-        ("seeds.3=1", "seeds has 2 elements, numbered from 0: '3' is none of them"),
-        ("base=[", "'[' is not a YAML value"),
-        ("start.sft.lr=1", "start has 2 elements, numbered from 0: 'sft' is none of them, nor the one stage"),
+        (["budget"], "budget: an override is written key=value or a.b=value"),
+        (["bugdet.flops=1"], "bugdet: unknown option (did you mean budget?"),
+        (["budget.flops.a=1"], "budget.flops is 1000000000000.0 and has no options"),
+        (["seeds.3=1"], "seeds.3: seeds has 1 elements, numbered from 0"),
+        (["base=["], "'[' is not a YAML value"),
+        (["base=" + "[" * 3000], "is not a YAML value"),
+        (["algorithms.ppo.stages.rewad_model.share=1"], "no stage 'rewad_model' (did you mean reward_model?"),
+        (["algorithms.pop.about=x"], "algorithms.pop.about=x: algorithms: unknown 'pop' (did you mean ppo?"),
+        (["algorithms.ppo.about.x=1"], "algorithms.ppo.about: should be text, got"),
+        (["about.x=1"], "about: should be text, got"),
+        (["about="], "about: should be text, got None"),
+        (["seeds=[1]", "seeds=[2]"], "seeds=[1] (command line): seeds: changes nothing, since a later one sets the"),
     ],
 )
-def test_an_override_that_leads_nowhere_is_refused(text: str, message: str) -> None:
-    with pytest.raises(RunError) as refused:
-        overridden({"budget": {"flops": 1.0}, "seeds": [1, 2], "start": [{"stage": "sft"}] * 2}, [text])
+def test_an_override_that_leads_nowhere_is_refused(given: list[str], message: str, people: Write) -> None:
+    with pytest.raises(RlhfError) as refused:
+        read(people(algorithms={"ppo": {**PPO, "about": ""}}, baseline="base", about=""), overrides=given)
     assert message in str(refused.value)
 
 
-def test_a_stage_goes_by_its_name_or_kind_as_in_a_recipe() -> None:
-    stages = [{"stage": "reward_model"}, {"stage": "online", "name": "ppo"}]
-    found = overridden({"start": stages}, ["start.reward_model.a=1", "start.ppo.a=2", "start.online.b=3"])["start"]
-    assert found == [{**stages[0], "a": 1}, {**stages[1], "a": 2, "b": 3}]
-
-
-@pytest.mark.parametrize(("first", "second"), [("seeds=[1]", "seeds=[2]"), ("s.0.a=1", "s.x.a=2"), ("s.x.a=1", "s=[]")])
-def test_a_value_that_a_later_one_sets_again_is_refused(first: str, second: str) -> None:
-    with pytest.raises(RunError) as refused:
-        overridden({"seeds": [3], "s": [{"stage": "x"}]}, [first, second])
-    assert str(refused.value) == f"{first}: {second} sets it again"
+def test_an_override_of_a_suite_leads_where_one_of_a_recipe_does(people: Write) -> None:
+    given = ["algorithms.dpo.stages.preference.loss.beta=0.3", "algorithms.ppo.stages.online.trainer.max_steps=9"]
+    dpo, ppo = (cell.recipe["stages"] for cell in read(people(), overrides=given).cells)
+    assert dpo[0]["loss"] == {"beta": 0.3}
+    assert ppo[1]["trainer"]["max_steps"] == 9
 
 
 def test_names_select_and_what_they_leave_out_takes_no_value(people: Write) -> None:
