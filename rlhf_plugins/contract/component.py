@@ -125,7 +125,7 @@ class Component:
     kind: ClassVar[str] = ""
     traits: ClassVar[Mapping[str, Trait]] = {}
     like: ClassVar[tuple[str, ...]] = ()
-    renamed: ClassVar[Mapping[str, str]] = {}  # old option -> what to write instead
+    renamed: ClassVar[Mapping[str, str]] = {}  # what is no option -> what to write instead
     named: ClassVar[tuple[str, str] | None] = None  # the component and its option that a word means which names none
     _given: ClassVar[frozenset[str]] = frozenset()  # traits that the class or its bases give
     needs: ClassVar[frozenset[str]] = trait(

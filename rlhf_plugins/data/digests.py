@@ -109,7 +109,7 @@ def changed(old: Mapping[str, str], new: Mapping[str, str]) -> str:
 def refuse_changed(folder: Path) -> None:
     """Raises RunError where a folder or a file that a stage saved is not as the stage left it.
 
-    One that no stage saved, and one of an older version, are not judged.
+    One that no stage saved is not judged.
     """
     here = folder.absolute()
     for stage in (here, *here.parents)[: DEPTH + 1]:

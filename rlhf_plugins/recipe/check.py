@@ -11,8 +11,6 @@ from typing import Any
 
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.contract.run_kinds import Stage
-from rlhf_plugins.data.digests import RECIPE
-from rlhf_plugins.data.other_run import is_run
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, nearest
 from rlhf_plugins.recipe import between, members, settings, targets, template
 from rlhf_plugins.recipe import overrides as command_line
@@ -135,9 +133,7 @@ def _source(recipe: AnyRecipe) -> tuple[Source, Path]:
         source, name, folder = of_mapping(recipe), "recipe", Path()
     else:
         file = find(recipe)
-        bundled_one, of_run = file != Path(recipe), file.name == RECIPE and is_run(file.parent)
-        # the paths of a run's recipe are absolute, but those of an older version
-        source, name, folder = read(file), file.stem, Path() if bundled_one or of_run else file.parent
+        source, name, folder = read(file), file.stem, Path() if file != Path(recipe) else file.parent
     source.values.setdefault("output_dir", f"runs/{name}")
     return source, folder
 

@@ -22,7 +22,7 @@ from rlhf_plugins.recipe.source import Keys, Source
 from rlhf_plugins.registry.registry import Registry
 
 logger = logging.getLogger(__name__)
-RENAMED = {("stage", "reward"): "reward_model", ("advantage", "optimal_baseline"): "weighted_rloo"}
+RENAMED = {"reward": "reward_model"}  # stages
 TRACKERS = "report_to"  # an option of the top that every `trainer` block takes over
 SHARED = ("monitor",)  # kinds of components that the top of a recipe may give to all of its stages
 
@@ -133,7 +133,7 @@ class Resolver:
         if not isinstance(value, dict):
             how = f"should be the name of a {kind}, or its options with `{tag}: <name>`"
             return self.problem(keys, f"{how}; got {_got(value)} {nearest('', names)}")
-        value = _renamed(kind, value, tag)
+        value = _renamed(value, tag) if kind == "stage" else value
         value = {tag: option.default, **value} if isinstance(option.default, str) else value
         if tag not in value:
             return self.problem(keys, f"needs `{tag}: <name of a {kind}>` {nearest('', names)}")
@@ -174,25 +174,19 @@ class Resolver:
         return None
 
 
-def _renamed(kind: str, value: dict[str, Any], tag: str) -> dict[str, Any]:
-    """A component under its present name; of a stage the old one stays its `name`, which references use."""
+def _renamed(value: dict[str, Any], tag: str) -> dict[str, Any]:
+    """A stage under its present name; the old one stays its `name`, which references use."""
     old = value.get(tag)
-    if not isinstance(old, str) or (kind, old) not in RENAMED:
+    if not isinstance(old, str) or old not in RENAMED:
         return value
-    _say_renamed(kind, old)
-    name = {"name": old} if kind == "stage" else {}
-    return {**name, **value, tag: RENAMED[kind, old]}
+    _say_renamed(old)
+    return {"name": old, **value, tag: RENAMED[old]}
 
 
 @cache
-def _say_renamed(kind: str, old: str) -> None:
+def _say_renamed(old: str) -> None:
     """Once per process."""
-    logger.warning(
-        "%s %s is now called %s; write that, a later version refuses the old name",
-        kind,
-        old,
-        RENAMED[kind, old],
-    )
+    logger.warning("stage %s is now called %s; write that, a later version refuses the old name", old, RENAMED[old])
 
 
 @cache

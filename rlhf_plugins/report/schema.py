@@ -342,10 +342,7 @@ class Report(Record):
     @model_validator(mode="before")
     @classmethod
     def _of_this_format(cls, values: Any) -> Any:
-        """Makes a report of format 1, which had no `format`, one of format 2."""
-        if isinstance(values, dict) and "format" not in values:
-            return {**values, "stages": [_from_format_1(stage) for stage in values.get("stages", ())]}
-        if isinstance(values, dict) and values["format"] != FORMAT:
+        if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
             raise ValueError(f"it has format {values['format']}, and this version reads {FORMAT}: upgrade rlhf-plugins")
         return values
 
@@ -355,12 +352,3 @@ class Report(Record):
             known = ", ".join(self.policies) or "none"
             raise ValueError(f"reference {self.reference!r} is not a policy (known: {known})")
         return self
-
-
-def _from_format_1(stage: Any) -> Any:
-    if not isinstance(stage, dict) or "kind" not in stage:
-        return stage
-    cost = {name: stage[name] for name in ("seconds", "peak_bytes") if name in stage}
-    curves = {name: {"points": points} for name, points in stage.get("curves", {}).items()}
-    kept = {name: value for name, value in stage.items() if name not in ("kind", *cost)}
-    return {**kept, "stage": stage["kind"], "cost": cost, "curves": curves}

@@ -27,7 +27,7 @@ def difference(
 
 
 def _moved(old: Any, new: Any, digested: Collection[str]) -> bool:
-    """Whether two paths may be of one file that was moved, or that an older run noted from the working directory."""
+    """Whether two paths may be of one file that was moved."""
     if not isinstance(old, str) or not isinstance(new, str) or not os.path.isabs(new):
         return False
-    return os.path.abspath(old) == new or (old in digested and os.path.basename(old) == os.path.basename(new))
+    return old in digested and os.path.basename(old) == os.path.basename(new)

@@ -66,10 +66,10 @@ def refuse_other_base(folder: RunFolder, path: str) -> None:
 
 
 def refuse_other_rows(folder: RunFolder, assembled: Assembled, data: Data) -> None:
-    """Raises RunError where the rows or the files of a stage's data changed; older versions noted no digest of them."""
+    """Raises RunError where the rows or the files of a stage's data changed."""
     status = folder.status()
     old, files = _dict(status.get("data")), _changed_files(_dict(status.get(READ)), assembled.resolved)
-    if reporting.DIGEST in old and (what := difference(old, reporting.counted(data))):
+    if old and (what := difference(old, reporting.counted(data))):
         words = [f"{name} has changed" for name in files] + [what] * (not what.startswith(reporting.DIGEST))
         said = ", ".join(words) or "they are not the same"
         raise RunError(f"{folder.path} was started with other rows: {said}; give the old rows back, {OTHER}")

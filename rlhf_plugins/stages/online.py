@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -97,11 +97,6 @@ class Online(
     cache_tokens: CacheTokens = None
     name: str = "online"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": CONFIG})
-
-    renamed: ClassVar = {
-        "belts": "is now `monitors`: write `monitors: [{use: kl_limit, limit: 5.0}, {use: entropy_floor, share: 0.01}, "
-        "{use: equal_rewards, limit: 10}, {use: value_divergence, limit: 10.0}]`, or leave it out for these limits"
-    }
 
     def __post_init__(self) -> None:
         fewest, given = self.advantage.min_group, self.trainer.get("num_generations")

@@ -107,15 +107,5 @@ def test_a_function_of_a_module_is_no_folder(recipe: Path) -> None:
     assert check_recipe(recipe)["stages"][1]["reward"]["path"] == "json:loads"
 
 
-def test_a_run_keeps_whole_paths_and_one_of_an_older_version_the_working_directory(recipe: Path) -> None:
-    run = recipe.parent / "run"
-    run.mkdir()
-    (run / "status.json").write_text("{}")
-    (run / "recipe.yaml").write_text(
-        RECIPE.replace("rows.jsonl", "recipes/rows.jsonl").replace("rewards", "recipes/rewards")
-    )
-    assert check_recipe(run / "recipe.yaml")["data"]["source"] == str(recipe.parent / "rows.jsonl")
-
-
 def test_a_component_made_in_python_keeps_its_path(recipe: Path) -> None:
     assert component("data_format", "preference", source="rows.jsonl").source == "rows.jsonl"

@@ -67,11 +67,6 @@ def test_a_monitor_of_the_top_that_is_unknown_is_one_fault() -> None:
     assert len(caught.value.faults) == 1
 
 
-def test_belts_are_answered_with_what_to_write() -> None:
-    with pytest.raises(RecipeError, match=r"belts: is now `monitors`: write `monitors: \[\{use: kl_limit"):
-        stages({}, {"stage": "online", "reward": "gold", "belts": {"max_kl": 1.0}})
-
-
 def test_a_fallback_goes_with_its_option() -> None:
     for words in ({"fallback": "gold"}, {"abstained": "fallback"}):
         with pytest.raises(RecipeError, match="a second reward goes with `abstained: fallback`; write both or neither"):

@@ -98,13 +98,6 @@ def test_the_old_name_of_a_stage_is_accepted_with_a_line(caplog: pytest.LogCaptu
     ]
 
 
-def test_the_old_name_of_an_advantage_is_accepted_with_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        found = component("advantage", "optimal_baseline")
-    assert found == component("advantage", "weighted_rloo")
-    assert "advantage optimal_baseline is now called weighted_rloo; write that" in caplog.text
-
-
 def test_a_component_is_constructed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from rlhf_plugins.registry.registry import registry
 

@@ -88,13 +88,6 @@ def test_a_reward_model_out_of_distribution_is_read_back(rewards: Report) -> Non
     assert again.reward_models["gaussian"].out_of_distribution.accuracy == 0.65
 
 
-def test_a_report_of_format_1_is_read(fields: dict[str, Any]) -> None:
-    stage = {"name": "dpo", "kind": "preference", "seconds": 2.0, "peak_bytes": 5, "curves": {"loss": [(1, 0.5)]}}
-    (read,) = Report.model_validate(fields | {"stages": [stage]}).stages
-    assert (read.stage, read.cost.seconds, read.cost.peak_bytes) == ("preference", 2.0, 5)
-    assert read.curves["loss"].points == [(1, 0.5)]
-
-
 def test_a_report_of_a_later_format_is_refused(report: Report) -> None:
     stored = report.model_dump_json()
     assert json.loads(stored)["format"] == 2
