@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,6 +56,7 @@ HEAVY = {
 }
 PRINTERS = {"click.echo", "print", "typer.echo", "Console().print"}
 PICKLES = {"cloudpickle", "dill", "joblib", "pickle", "shelve"}
+DOTTED = re.compile(r"`(\w+\.\w+\.\w+(?:\.\w+)*)`")
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 400, 80, 7
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -274,6 +276,25 @@ def package_cycle(sources: Iterable[Source]) -> list[str]:
     except graphlib.CycleError as error:
         return list(error.args[1])
     return []
+
+
+def stale_names(sources: Iterable[Source]) -> Iterator[str]:
+    """The names in docstrings, as `contract.run.Run`, that their module does not define; imports do not count."""
+    modules = {source.module.removeprefix(f"{PACKAGE}."): source for source in sources}
+    for source in modules.values():
+        for node, _ in [(source.tree, True), *source.statements]:
+            documented = isinstance(node, ast.Module | ast.ClassDef | Function)
+            for name in DOTTED.findall(ast.get_docstring(node) or "") if documented else ():
+                module, own = ".".join(name.split(".")[:2]), name.split(".")[2]
+                if module in modules and own not in _defined(modules[module]):
+                    yield source.at(getattr(node, "lineno", 1), f"{name} is not there")
+
+
+def _defined(source: Source) -> set[str]:
+    """What a module defines or assigns on its own level."""
+    named = {node.name for node in source.tree.body if isinstance(node, ast.ClassDef | Function)}
+    stored = (found for node in source.tree.body for found in ast.walk(node) if isinstance(found, ast.Name))
+    return named | {found.id for found in stored if isinstance(found.ctx, ast.Store)}
 
 
 def deepest_chain(sources: Iterable[Source]) -> list[str]:

@@ -13,7 +13,7 @@ from statistics import median
 
 import house
 import pytest
-from house import LIGHT, LIGHT_MODULES, PACKAGE, Source
+from house import LEVELS, LIGHT, LIGHT_MODULES, PACKAGE, Source
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (PACKAGE, "plugins", "benchmarks", "docs", "tests")
@@ -75,6 +75,22 @@ def _recipe(makefile: str, target: str) -> str:
     found = re.search(rf"^{target}:.*\n((?:[\t].*\n)+)", makefile, re.M)
     assert found, f"no target {target}"
     return found[1]
+
+
+def test_names_in_docstrings_are_where_they_say() -> None:
+    assert list(house.stale_names(sources(PACKAGE))) == []
+
+
+def test_a_stale_name_is_found() -> None:
+    text = '"""`data.b.f`, `data.b.A.x`, `data.c.x` and `torch.nn.Module`."""\nclass B:\n """`data.b.g`"""'
+    found = [Source(f"{PACKAGE}/data/a.py", text), Source(f"{PACKAGE}/data/b.py", "from c import g\nA = f = 1")]
+    assert list(house.stale_names(found)) == [f"{PACKAGE}/data/a.py:2: data.b.g is not there"]
+
+
+def test_contributing_shows_the_levels() -> None:
+    (chart,) = re.findall(r"^    errors\n(?:      .*\n)+", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)
+    shown = [sorted(re.findall(r"\w+", names)) for names in chart.split("<-")]
+    assert shown == [sorted(n for n, at in LEVELS.items() if at == level) for level in range(max(LEVELS.values()) + 1)]
 
 
 def test_packages_import_one_another_in_no_circle() -> None:

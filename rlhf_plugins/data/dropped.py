@@ -13,7 +13,7 @@ NAMED = 10  # faults of rows in a message, and places of each
 
 
 class Dropped(dict[str, int]):
-    """Reason -> count, as `PreferenceData.dropped` holds it, with the first places of each and the rows read.
+    """Reason -> count, as `contract.rows.Data.dropped` holds it, with the first places of each and the rows read.
 
     Args:
         gathers: go on where a row is refused, so that `refuse` names all of them; else the first one raises DataError.

@@ -47,7 +47,7 @@ ADAPTER = "adapter_config.json"
 class Handle(ABC):
     """What policies and mixtures of them share: everything that follows from their models and their log-probabilities.
 
-    It is a `contract.run.Policy`, whose docstrings hold here too.
+    It is a `contract.handles.Policy`, whose docstrings hold here too.
     """
 
     encoder: RowEncoder

@@ -30,7 +30,7 @@ Predict = Callable[["Samples"], Prediction]
 
 @dataclass(frozen=True)
 class RewardHandle:
-    """A `contract.run.RewardModel`: a saved reward model, an ensemble, or anything that a reward component builds.
+    """A `contract.handles.RewardModel`: a saved reward model, an ensemble, or anything that a reward component builds.
 
     It may be called too, as what a component builds. In several processes all of them ask it: a model scores in each
     its share of the prompts, anything else is asked by the main one.
