@@ -9,6 +9,8 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+EPSILON = 1e-10
+
 
 def mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     """Mean of `values` where `mask` is True; 0 where nothing is True.
@@ -26,11 +28,11 @@ def variance(values: Tensor, mask: Tensor) -> Tensor:
     return mean((values - mean(values, mask)) ** 2, mask)
 
 
-def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-10) -> Tensor:
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """Shifts and scales to mean 0 and variance 1 over the mask; 0 outside it. Same shape as `values`.
 
-    Epsilon, a share of the mean square, keeps rounding errors of equal values small; it has no unit.
+    A share of the mean square, `EPSILON`, keeps rounding errors of equal values small.
     """
-    spread = variance(values, mask) + epsilon * mean(values**2, mask)
+    spread = variance(values, mask) + EPSILON * mean(values**2, mask)
     white = (values - mean(values, mask)) * spread.clamp(min=torch.finfo(values.dtype).tiny).rsqrt()
     return white.masked_fill(~mask, 0.0)

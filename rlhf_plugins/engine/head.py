@@ -19,6 +19,7 @@ from rlhf_plugins.engine.cost import count_head
 from rlhf_plugins.engine.cpu.product import outer_sum, times_transposed, uses_onednn
 
 LOGITS_PER_CHUNK, FEWEST_TOKENS = 2**20, 256  # 4 MiB in float32; enough work for a launch with a large vocabulary
+TRIED = 1024  # rows of a head that a trial takes for a whole vocabulary
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # names of a cap in configurations
 
@@ -119,15 +120,15 @@ def _observed(logits: Tensor, log_probs: Tensor, logps: Tensor) -> tuple[Tensor,
     return logits.mean(-1), logps >= log_probs.amax(-1)
 
 
-def chunks_agree(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scaling, rows: int = 1024) -> bool:
+def chunks_agree(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scaling) -> bool:
     """Whether log-probabilities in chunks and their gradients equal those computed at once, on this device.
 
-    The trial takes the first rows of the head for a whole vocabulary, once as frozen and once as trained.
+    The trial takes the first rows of the head, once as frozen and once as trained.
     """
     if not _is_plain(head):
         return True
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(hidden.device.type, enabled=False):
-        weight = head.weight.detach()[:rows].to(hidden.dtype).clone()
+        weight = head.weight.detach()[:TRIED].to(hidden.dtype).clone()
         states, ids = hidden.detach().clone(), targets.clone() % len(weight)
         return all(_chunks_agree(states, weight.requires_grad_(trained), ids, scaling) for trained in (False, True))
 

@@ -11,6 +11,8 @@ from scipy import stats
 from rlhf_plugins.arithmetic.scored import unanimous
 from rlhf_plugins.errors import RunError
 
+RESAMPLES = 2000
+
 
 class Interval(NamedTuple):
     """A mean and its 95% confidence interval."""
@@ -20,7 +22,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> Interval:
+def mean_interval(values: np.ndarray, seed: int = 0) -> Interval:
     """The mean with its bias-corrected bootstrap interval (Efron 1987, BCa); degenerate where all values are equal.
 
     Args:
@@ -31,7 +33,7 @@ def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> I
     if len(values) < 2 or np.ptp(values) == 0:
         return Interval(mean, mean, mean)
     found: Any = stats.bootstrap(
-        (values,), np.mean, n_resamples=resamples, method="BCa", rng=np.random.default_rng(seed), vectorized=True
+        (values,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(seed), vectorized=True
     ).confidence_interval
     return Interval(mean, float(found.low), float(found.high))
 

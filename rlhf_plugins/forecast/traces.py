@@ -95,16 +95,15 @@ class Found(NamedTuple):
     flops: float
 
 
-def traced(config: Any, work: Work, setting: Setting, layers_at_most: int | None = None) -> Bytes:
+def traced(config: Any, work: Work, setting: Setting) -> Bytes:
     """Bytes at the peak of a work, by consumer, of a model of all its layers.
 
     Args:
         config: of the model.
         work: what it computes.
         setting: how, and what is held meanwhile.
-        layers_at_most: that are traced; None is as few as their kinds need.
     """
-    one, two, more = _few(config, work, setting, layers_at_most)
+    one, two, more = _few(config, work, setting)
     before = {**dict.fromkeys(two.peaks, one.peaks.get("backward", {})), **one.peaks}  # one may have no other layers
     parts = [_further(before[part], two.peaks[part], more) for part in two.peaks]
     return max(parts, key=lambda part: sum(part.values()))
@@ -121,11 +120,11 @@ def flops(config: Any, work: Work, setting: Setting) -> float:
     return one.flops + more * (two.flops - one.flops)
 
 
-def _few(config: Any, work: Work, setting: Setting, at_most: int | None = None) -> tuple[Found, Found, float]:
+def _few(config: Any, work: Work, setting: Setting) -> tuple[Found, Found, float]:
     """A work of two models of few layers, and how often their difference comes to the first in the whole model."""
     few, layers = period(config), config.num_hidden_layers
     first, second = (few, 2 * few) if few > 1 else (2, 3)
-    if layers <= (at_most or second):
+    if layers <= second:
         whole = _traced(config, layers, work, setting)
         return whole, whole, 0.0
     one, two = (_traced(config, count, work, setting) for count in (first, second))

@@ -57,18 +57,17 @@ def component(kind: str, name: str, /, **options: Any) -> Any:
     return assemble.component(kind, {"use": name, **{key: _spec(value) for key, value in options.items()}})
 
 
-def read_options(file: str | Path, cls: type[Options], registry: Registry | None = None) -> Options:
+def read_options(file: str | Path, cls: type[Options]) -> Options:
     """A YAML file of a package's own, such as a constitution, read and checked as a recipe is.
 
     Args:
         file: a mapping of options, which may hold components; paths in it are relative to its folder.
         cls: a frozen dataclass, whose fields are the options.
-        registry: the components by name; None: every installed one.
 
     Raises:
         RecipeError: it holds every fault, with its line.
     """
-    registry, source = registry or installed(), read(file)
+    registry, source = installed(), read(file)
     resolver = Resolver(registry, source, Path(file).parent)
     values = resolver.block(cls, source.values, ())
     problems = list(resolver.problems)

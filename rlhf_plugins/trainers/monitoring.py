@@ -12,10 +12,9 @@ from typing import Any, NoReturn
 from pydantic_core import from_json, to_json
 
 from rlhf_plugins.contract import processes
-from rlhf_plugins.contract.named import Named
 from rlhf_plugins.contract.run import Alarm, Section, Step
 from rlhf_plugins.engine.cost import Counter
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import RunError, nearest
 from rlhf_plugins.trainers.trackers import Trackers
 
 logger = logging.getLogger(__name__)
@@ -35,6 +34,20 @@ def write(file: Path, entries: Sequence[Row]) -> None:
 def _plain(value: Any) -> Any:
     """A tensor or array as lists, anything else as text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+class UnknownName(KeyError):
+    """There is no metric of this name; the guard of a monitor adds who asked for it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class _Metrics(dict[str, float]):
+    """The metrics of a step by name; `get` and `in` are a dict's, and an unknown name is answered with the nearest."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise UnknownName(f"unknown metric of a step {name!r} {nearest(str(name), map(str, self))}")
 
 
 class Monitors:
@@ -80,7 +93,7 @@ class Monitors:
             RunError: an alarm stops the training.
             ComponentError: a monitor fails, or answers anything but an alarm or None.
         """
-        values = Named("metric of a step", step.values)
+        values = _Metrics(step.values)
         cost = processes.cost_of_all(self.counter.cost()) if self._built else self.counter.cost()
         step = replace(step, stage=self.stage, values=values, cost=cost)
         found = {name: watch(step) for name, watch in self._built.items()}
