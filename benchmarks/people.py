@@ -23,7 +23,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
 from rlhf_plugins.contract.rows import Data
-from rlhf_plugins.data.preference import load_preferences
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.recipe.assemble import component
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks"
@@ -49,7 +50,7 @@ def run(name: str, source: str, folder: Path) -> dict[str, Any]:
     """The report of the recipe on one file."""
     if not finished(folder / "run"):
         base = folder / "base"
-        write_base(base, load_preferences(source, "train", None, 0.1, 0))
+        write_base(base, component("data_format", {"use": "preference", "source": source}).load(Base(""), 0))
         overrides = [f"base={base}", f"data.source={source}", f"output_dir={folder / 'run'}"]
         recipe = ROOT / "recipes" / "people_small.yaml"
         subprocess.run([sys.executable, "-m", "rlhf_plugins.cli", "run", str(recipe), *overrides], check=True)

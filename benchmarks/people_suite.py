@@ -17,7 +17,8 @@ from pathlib import Path
 
 from people import OUT, ROOT, write_base
 
-from rlhf_plugins.data.preference import load_preferences
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.recipe.assemble import component
 
 WORK = Path("runs/people_suite")  # as the suite names it, from ROOT
 
@@ -44,7 +45,8 @@ def prepare(file: Path) -> None:
     if rows.is_file() and rows.read_bytes() == file.read_bytes():
         return
     rows.unlink(missing_ok=True)
-    write_base(ROOT / WORK / "base", load_preferences(str(file), "train", None, 0.1, 0))
+    data = component("data_format", {"use": "preference", "source": str(file)}).load(Base(""), 0)
+    write_base(ROOT / WORK / "base", data)
     shutil.copy(file, rows)  # last: they say that the base is there
 
 

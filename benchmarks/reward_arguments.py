@@ -28,7 +28,6 @@ from rlhf_plugins.contract.records import ScoredPairs
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.merge import merged
-from rlhf_plugins.data.preference import load_preferences
 from rlhf_plugins.engine.loading import load_tokenizer
 from rlhf_plugins.evaluate.reward_models import measure, score_pairs
 from rlhf_plugins.recipe.assemble import component
@@ -95,7 +94,7 @@ def carried() -> str | None:
 
 def topics(file: str) -> list[Group]:
     """One group a topic, with all its pairs."""
-    data = load_preferences(file, "train", None, 0.1, 0)
+    data = component("data_format", {"use": "preference", "source": file}).load(Base(""), 0)
     return list(merged([*data.train, *data.test]))
 
 

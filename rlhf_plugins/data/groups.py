@@ -16,11 +16,9 @@ from rlhf_plugins.errors import DataError
 __all__ = [
     "batch_columns",
     "best_response",
-    "best_responses",
     "labels",
     "pair_rows",
     "pairs",
-    "preference_dataset",
     "prompt_dataset",
 ]
 
@@ -28,7 +26,7 @@ Row = dict[str, Any]
 COLUMNS = "rlhf_columns"  # of a data set of prompts: those of the prompt, as JSON
 
 
-def preference_dataset(groups: Iterable[Group]) -> Dataset:
+def pair_rows(groups: Iterable[Group]) -> list[Row]:
     """Pairs with TRL's columns `prompt`, `chosen`, `rejected`, and where any row has one `margin` and `probability`.
 
     A row without a margin then has 0, and a row without a soft label 1.
@@ -36,11 +34,6 @@ def preference_dataset(groups: Iterable[Group]) -> Dataset:
     Raises:
         DataError: no group holds a strictly ordered pair.
     """
-    return Dataset.from_list(pair_rows(groups))
-
-
-def pair_rows(groups: Iterable[Group]) -> list[Row]:
-    """The rows of `preference_dataset`. Raises DataError as it does."""
     rows = [_row(pair) for pair in pairs(groups)]
     if not rows:
         raise DataError("no pair of responses is strictly ordered: there is nothing to learn from")
@@ -84,23 +77,11 @@ def batch_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return by_name([json.loads(row[COLUMNS]) if row.get(COLUMNS) else {} for row in rows])
 
 
-def best_responses(groups: Iterable[Group]) -> Dataset:
-    """Each group's best response with TRL's columns `prompt`, `completion`, for supervised fine-tuning.
-
-    The best is the one that is better in most comparisons, less those in which it is worse; the first of equals.
-
-    Raises:
-        DataError: there is no group.
-    """
-    best = ((g.prompt, best_response(g)) for g in groups)
-    rows = [{"prompt": prompt, "completion": response} for prompt, response in best if response is not None]
-    if not rows:
-        raise DataError("there are no responses to imitate")
-    return Dataset.from_list(rows)
-
-
 def best_response(group: Group) -> Text | None:
-    """The one of `best_responses`; None where the group has none, or one that is labelled undesirable."""
+    """The one that is better in most comparisons, less those in which it is worse; the first of equals.
+
+    None where the group has no response, or one that is labelled undesirable.
+    """
     return group.responses[_best(group)] if group.responses and group.label is not False else None
 
 

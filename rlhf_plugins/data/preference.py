@@ -7,21 +7,16 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from rlhf_plugins.contract.rows import Comparison, Data, Group
+from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.data.convert import soft_label
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import annotator, blank, extras, key, number, optional, probability, responses
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.shapes import Pair, shaped_pairs
-from rlhf_plugins.data.sources import PairColumns, Sources
-from rlhf_plugins.data.splits import Placed, load
+from rlhf_plugins.data.sources import PairColumns
+from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.data.values import all_texts
 from rlhf_plugins.errors import DataError
-
-
-def load_preferences(source: str, split: str, test_source: str | None, test_fraction: float, seed: int) -> Data:
-    """Pairs with TRL's columns, prompts held out by hash or by a test source. Raises DataError as `splits.load`."""
-    return load(Sources(source, split, test_source, test_fraction), read_pairs, seed)
 
 
 def read_pairs(rows: Iterable[Row], dropped: Dropped, columns: PairColumns = PairColumns()) -> Iterator[Placed]:  # noqa: B008

@@ -228,13 +228,6 @@ def base_weights(model: Any) -> dict[str, Tensor]:
     return {name.replace(".base_layer.", ".").replace(".original_module.", "."): each for name, each in kept.items()}
 
 
-def load_policy(base: Base, folder: Path) -> Any:
-    """A policy that a stage saved: an adapter on the base, or a whole model. Raises RunError if it does not load."""
-    if (folder / "adapter_config.json").exists():
-        return with_saved_adapter(load_causal(base), folder).eval()
-    return load_causal(Base(str(folder), trust_remote_code=base.trust_remote_code)).eval()
-
-
 def device() -> torch.device:
     """The device of models: the GPU if there is one, in several processes that of this one."""
     if processes.launched() > 1 and torch.cuda.is_available():

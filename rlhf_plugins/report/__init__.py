@@ -6,12 +6,11 @@ from rlhf_plugins.report.files import PAGE, read, show, write
 from rlhf_plugins.report.machine import hardware, versions
 from rlhf_plugins.report.reward_table import reward_table
 from rlhf_plugins.report.summary import summary
-from rlhf_plugins.report.table import markdown_table, rich_table, task_tables
+from rlhf_plugins.report.table import rich_table, task_tables
 
 __all__ = [
     "PAGE",
     "hardware",
-    "markdown_table",
     "read",
     "reward_table",
     "rich_table",

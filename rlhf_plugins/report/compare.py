@@ -25,8 +25,7 @@ def compared(reports: Mapping[str, Report]) -> Table:
         for name, policy in report.policies.items():
             narrow = policy.model_copy(update={"kl_interval": None})  # no room for it in 80 columns
             chosen = cells(narrow, {name: COLUMNS[name] for name in KEPT})
-            words = (f"{cell.main} {cell.interval.replace(' ', '')}".rstrip() for cell in chosen)
-            table.add_row(*map(verbatim, (run, name, *words)))
+            table.add_row(*map(verbatim, (run, name, *(cell.unspaced for cell in chosen))))
     return table
 
 

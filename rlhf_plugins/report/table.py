@@ -1,4 +1,4 @@
-"""The table of policies, for terminal, Markdown and page; it knows columns and cells, not plots."""
+"""The table of policies, for terminal and page; it knows columns and cells, not plots."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ class Cell:
     interval: str = ""
     value: float | None = None
 
-    def __str__(self) -> str:
-        return f"{self.main} {self.interval}".rstrip()
+    @property
+    def unspaced(self) -> str:
+        """With its interval as one word, which no narrow terminal breaks in two."""
+        return f"{self.main} {self.interval.replace(' ', '')}".rstrip()
 
 
 def headers(report: Report | EvaluationReport) -> list[str]:
@@ -61,7 +63,8 @@ def rich_table(report: Report) -> Table:
         table.add_column(verbatim("\n".join(header.rsplit(" ", 1))), justify="right", no_wrap=column is not _wins)
     best = taken(report)
     for name, policy in report.policies.items():
-        row = [name, *map(_unspaced, cells(policy.model_copy(update={"kl_interval": None}), shown_columns))]
+        found = cells(policy.model_copy(update={"kl_interval": None}), shown_columns)
+        row = [name, *(cell.unspaced for cell in found)]
         table.add_row(*map(verbatim, row), style="bold" if name == best else "")
     return table
 
@@ -85,23 +88,6 @@ def _plain(section: SectionReport) -> Table:
 def verbatim(text: str) -> Text:
     """The text of a cell for a terminal, in which square brackets are no markup."""
     return Text(shown(text))
-
-
-def _unspaced(cell: Cell) -> str:
-    """The cell with its interval as one word, which no narrow terminal breaks in two."""
-    return f"{cell.main} {cell.interval.replace(' ', '')}".rstrip()
-
-
-def markdown_table(report: Report) -> str:
-    """The same table as GitHub Markdown, with a newline at its end."""
-    found = columns(report)
-    rule = ["---"] + ["---:"] * (len(found) + 1)
-    rows = [[_escaped(shown(name)), *map(str, cells(policy, found))] for name, policy in report.policies.items()]
-    return "".join(f"| {' | '.join(row)} |\n" for row in [headers(report), rule, *rows])
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"\\{letter}" if letter in "\\`*[]<>|&" else letter for letter in name)
 
 
 def _score(gold: Interval) -> Cell:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import tensor
 from torch.testing import assert_close
+from trl_rows import preference_dataset
 
 from rlhf_plugins import (
     Base,
@@ -26,7 +27,6 @@ from rlhf_plugins import (
 )
 from rlhf_plugins.arithmetic.ranking import comparisons, pairs
 from rlhf_plugins.contract.records import Prediction
-from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.data.preference import load_preferences
+from rlhf_plugins.data import splits
+from rlhf_plugins.data.preference import read_pairs
+from rlhf_plugins.data.sources import Sources
 from rlhf_plugins.errors import DataError
 
 GOOD = {"prompt": "p", "chosen": "good", "rejected": "bad"}
 
 
 def load(path: Path | str) -> None:
-    load_preferences(str(path), "train", None, 0.1, seed=0)
+    splits.load(Sources(str(path)), read_pairs, seed=0)
 
 
 def second(**changes: Any) -> str:

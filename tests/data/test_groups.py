@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlhf_plugins.contract.rows import Comparison, Group
-from rlhf_plugins.data.groups import best_responses, pairs, preference_dataset, prompt_dataset
+from rlhf_plugins.data.groups import best_response, pair_rows, pairs, prompt_dataset
 from rlhf_plugins.errors import DataError
 
 RANKING = Group("p", ("a", "b", "c", "d"), (1, 0, 1, 3), gold=(1.0, 2.0, 1.5, 0.0))
@@ -31,36 +31,33 @@ def test_ties_and_what_nobody_compared_give_no_pair() -> None:
 
 
 def test_columns_are_trls() -> None:
-    dataset = preference_dataset([PAIR, TIE])
-    assert dataset.column_names == ["prompt", "chosen", "rejected", "margin"]
-    assert dataset.to_list() == [{"prompt": "r", "chosen": "better", "rejected": "worse", "margin": 2.0}]
+    assert pair_rows([PAIR, TIE]) == [{"prompt": "r", "chosen": "better", "rejected": "worse", "margin": 2.0}]
 
 
 def test_a_row_without_a_margin_has_zero_beside_one_that_has() -> None:
-    dataset = preference_dataset([Group("q", ("a", "b"), (0, 1)), PAIR])
-    assert dataset["margin"][:] == [0.0, 2.0]
+    rows = pair_rows([Group("q", ("a", "b"), (0, 1)), PAIR])
+    assert [row["margin"] for row in rows] == [0.0, 2.0]
 
 
 def test_without_any_margin_there_is_no_such_column() -> None:
-    assert preference_dataset([RANKING]).column_names == ["prompt", "chosen", "rejected"]
+    assert {*map(tuple, pair_rows([RANKING]))} == {("prompt", "chosen", "rejected")}
 
 
 def test_messages_stay_messages() -> None:
     said = tuple([{"role": "assistant", "content": text}] for text in ("yes", "no"))
-    (row,) = preference_dataset([Group(MESSAGES, said, (0, 1))]).to_list()
+    (row,) = pair_rows([Group(MESSAGES, said, (0, 1))])
     assert row == {"prompt": MESSAGES, "chosen": said[0], "rejected": said[1]}
 
 
 def test_prompts_and_best_responses() -> None:
     assert prompt_dataset([Group("p"), Group("q")]).to_list() == [{"prompt": "p"}, {"prompt": "q"}]
-    rows = best_responses([RANKING, PAIR, Group("s", ("only",))]).to_list()
-    assert [(row["prompt"], row["completion"]) for row in rows] == [("p", "b"), ("r", "better"), ("s", "only")]
+    assert [*map(best_response, (RANKING, PAIR, Group("s", ("only",)), Group("t")))] == ["b", "better", "only", None]
 
 
 def test_compared_pairs_keep_their_own_margins() -> None:
     compared = (Comparison(1, 0, margin=2.0), Comparison(2, 1), Comparison(0, 2, tied=True))
-    dataset = preference_dataset([Group("p", ("a", "b", "c"), compared=compared)])
-    assert [tuple(row.values()) for row in dataset.to_list()] == [("p", "b", "a", 2.0), ("p", "c", "b", 0.0)]
+    rows = pair_rows([Group("p", ("a", "b", "c"), compared=compared)])
+    assert [tuple(row.values()) for row in rows] == [("p", "b", "a", 2.0), ("p", "c", "b", 0.0)]
 
 
 def test_the_best_response_wins_most_comparisons() -> None:
@@ -68,13 +65,11 @@ def test_the_best_response_wins_most_comparisons() -> None:
     circle = (Comparison(0, 1), Comparison(1, 2), Comparison(2, 0))
     groups = [Group("p", ("a", "b", "c"), compared=c) for c in (compared, circle)]
     partly = Group("q", ("a", "b", "c"), (None, 1, 0))
-    assert best_responses([*groups, partly])["completion"][:] == ["c", "a", "c"]
+    assert [*map(best_response, [*groups, partly])] == ["c", "a", "c"]
 
 
 def test_nothing_to_learn_from_is_refused() -> None:
     with pytest.raises(DataError, match="no pair of responses is strictly ordered"):
-        preference_dataset([TIE])
+        pair_rows([TIE])
     with pytest.raises(DataError, match="no prompts to generate from"):
         prompt_dataset([])
-    with pytest.raises(DataError, match="no responses to imitate"):
-        best_responses([])

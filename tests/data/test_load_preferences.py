@@ -14,7 +14,9 @@ from rlhf_plugins.components.data_format import Preference
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.preference import load_preferences
+from rlhf_plugins.data.preference import read_pairs
+from rlhf_plugins.data.sources import Sources
+from rlhf_plugins.data.splits import load as loaded
 from rlhf_plugins.errors import DataError
 
 Row = dict[str, Any]
@@ -30,7 +32,8 @@ def load(tmp_path: Path) -> Load:
         paths = [tmp_path / "rows.jsonl", tmp_path / "test.jsonl"]
         for path, given in zip(paths, (rows, test_rows or []), strict=True):
             path.write_text("\n".join(map(json.dumps, given)))
-        return load_preferences(str(paths[0]), "train", str(paths[1]) if test_rows else None, held_out, seed)
+        test = str(paths[1]) if test_rows else None
+        return loaded(Sources(str(paths[0]), test_source=test, test_fraction=held_out), read_pairs, seed)
 
     return load
 
@@ -223,7 +226,7 @@ def test_preferences_of_people(name: str, rows: int, prompts: int, dropped: dict
     path = SHARED_DATA / name
     if not path.exists():
         pytest.skip(f"{name} is not here")
-    data = load_preferences(str(path), "train", None, 0.1, seed=0)
+    data = loaded(Sources(str(path)), read_pairs, seed=0)
     assert data.dropped == dropped
     assert len(data.train) + len(data.test) + sum(dropped.values()) == rows
     train, test = ({g.prompt for g in split} for split in (data.train, data.test))

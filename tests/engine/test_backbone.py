@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from handed import saved_policy
 from torch import Tensor, tensor
 
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base, Weights
 from rlhf_plugins.engine.backbone import Backbone, add_adapter
-from rlhf_plugins.engine.loading import base_weights, load_causal, load_policy, load_trunk, with_adapter
+from rlhf_plugins.engine.loading import base_weights, load_causal, load_trunk, with_adapter
 from rlhf_plugins.engine.starting import load_start
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
@@ -159,7 +160,7 @@ def test_saving_the_policy_saves_its_adapter_alone(tmp_path: Path) -> None:
         "adapter_model.safetensors",
         "README.md",
     }
-    torch.testing.assert_close(logits(load_policy(base, tmp_path / "policy")), expected, rtol=0, atol=0)
+    torch.testing.assert_close(logits(saved_policy(base, tmp_path / "policy")), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from handed import saved_policy
 from transformers import AutoModel, AutoModelForCausalLM, LlamaForSequenceClassification
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
-from rlhf_plugins.engine.loading import load_causal, load_policy, load_tokenizer, load_trunk, with_adapter
+from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.engine.starting import load_whole
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.testing import tiny_base
@@ -102,7 +103,7 @@ def test_a_merged_adapter_is_a_whole_model_with_the_same_logits(
             weights.data += 0.1
     model.save_pretrained(tmp_path / "policy")
     expected = model(IDS).logits
-    torch.testing.assert_close(load_policy(base, tmp_path / "policy")(IDS).logits, expected, rtol=0, atol=0)
+    torch.testing.assert_close(saved_policy(base, tmp_path / "policy")(IDS).logits, expected, rtol=0, atol=0)
     load_whole(Weights("policy", base, tmp_path / "policy")).save_pretrained(tmp_path / "whole")
     assert not list((tmp_path / "whole").glob("adapter_*"))
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
@@ -119,7 +120,7 @@ def test_a_damaged_adapter_is_refused(tmp_path: Path, missing: str) -> None:
     else:
         (tmp_path / "policy" / missing).unlink()
     with pytest.raises(RunError, match="its adapter does not load: "):
-        load_policy(base, tmp_path / "policy")
+        saved_policy(base, tmp_path / "policy")
 
 
 def test_a_base_that_is_a_reward_model_says_that_its_head_is_dropped(

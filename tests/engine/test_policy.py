@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from handed import saved_policy
 from torch import Tensor
 
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Base, Weights
-from rlhf_plugins.engine.loading import load_policy
 from rlhf_plugins.engine.policy import ModelPolicy, describe, open_policy, saved_base
 from rlhf_plugins.engine.starting import load_trunk_start
 from rlhf_plugins.errors import DataError, RunError
@@ -193,7 +193,7 @@ def test_a_base_is_saved_without_the_adapters_that_it_has(base: Base, tmp_path: 
     before = whole.log_probs(samples)
     whole.backbone.add(Adapter(r=2))
     whole.save(tmp_path / "saved")
-    assert torch.equal(load_policy(base, tmp_path / "saved")(IDS).logits, whole.module(IDS).logits)
+    assert torch.equal(saved_policy(base, tmp_path / "saved")(IDS).logits, whole.module(IDS).logits)
     assert torch.equal(open_policy(tmp_path / "saved", base).log_probs(samples), before)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from handed import folder_of
+from handed import folder_of, saved_policy
 
 from rlhf_plugins import PluginError
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base, StageResult
-from rlhf_plugins.engine.loading import load_causal, load_policy
+from rlhf_plugins.engine.loading import load_causal
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
@@ -42,7 +42,7 @@ def test_good_words_become_likelier_than_bad_ones(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
     loss = {"use": "advantage_weighted", "beta": 0.3}  # weights of 20, the limit, and of e^(-1 / .3) = .04
     result = trained(base, tmp_path / "run", logged(), trainer={**FEW, "max_steps": 8}, policy_loss=loss)
-    before, after = load_causal(base), load_policy(base, folder_of(result.policies))
+    before, after = load_causal(base), saved_policy(base, folder_of(result.policies))
     with torch.no_grad():
         gained = [model(torch.tensor([[15, 16]])).logits[0, -1].log_softmax(-1).exp() for model in (before, after)]
     good, bad = ((gained[1] - gained[0])[words].sum() for words in (slice(3, 9), slice(9, 15)))

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from handed import folder_of
+from handed import folder_of, saved_policy
 from marks import slow
 from safetensors.torch import load_file
 
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
-from rlhf_plugins.engine.loading import load_causal, load_policy, with_adapter
+from rlhf_plugins.engine.loading import load_causal, with_adapter
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.recipe.assemble import component
@@ -67,7 +67,7 @@ def test_packed_groups_equal_separate_rows(tmp_path: Path, quantization: str) ->
 def test_a_policy_on_a_quantized_base_opens_again(tmp_path: Path, quantization: str, stage: Callable[[], Any]) -> None:
     base = quantized(tmp_path / "base", quantization)
     result = stage().run(run_for(base, tmp_path / "run"))
-    first, second = (logits(load_policy(base, folder_of(result.policies))) for _ in range(2))
+    first, second = (logits(saved_policy(base, folder_of(result.policies))) for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     assert (first - logits(load_causal(base))).abs().max() > 0.01
     adapter = load_file(folder_of(result.policies) / "adapter_model.safetensors")
@@ -90,7 +90,7 @@ def test_what_was_trained_is_what_is_saved(tmp_path: Path, quantization: str, mo
     result = preference().run(run_for(base, tmp_path / "run"))
     # Some CPUs run NF4 in bfloat16, and bitsandbytes rounds its scales again when such a model is moved or saved.
     rounding = {"nf4": 2e-2, "int8": 1e-5}[quantization] * seen[0].abs().max()
-    loaded = logits(load_policy(base, folder_of(result.policies)))
+    loaded = logits(saved_policy(base, folder_of(result.policies)))
     torch.testing.assert_close(loaded, seen[0], rtol=0, atol=float(rounding))
 
 

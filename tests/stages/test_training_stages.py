@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from handed import folder_of
+from handed import folder_of, saved_policy
 from marks import slow
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Adapter, Base, Run, StageResult
-from rlhf_plugins.engine.loading import load_causal, load_policy
+from rlhf_plugins.engine.loading import load_causal
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.trainer import config_options
@@ -72,7 +72,7 @@ def test_a_policy_opens_here_and_elsewhere(
 ) -> None:
     base = replace(base, adapter=adapter)
     result = stage().run(run_for(base, tmp_path / "run"))
-    policy = load_policy(base, folder_of(result.policies))
+    policy = saved_policy(base, folder_of(result.policies))
     logits = policy(IDS).logits
     elsewhere: Any = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
     plain = elsewhere.from_pretrained(folder_of(result.policies), dtype=torch.float32).eval()
@@ -88,7 +88,7 @@ def test_supervised_training_imitates_and_opens_elsewhere(base: Base, tmp_path: 
     base = replace(base, adapter=adapter)
     result = sft(max_steps=10).run(run_for(base, tmp_path / "sft"))
     assert result.base is None
-    policy = load_policy(base, folder_of(result.policies))
+    policy = saved_policy(base, folder_of(result.policies))
     elsewhere: Any = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
     plain = elsewhere.from_pretrained(folder_of(result.policies), dtype=torch.float32)
     torch.testing.assert_close(plain.state_dict(), policy.state_dict(), rtol=0, atol=0)

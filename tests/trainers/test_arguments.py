@@ -14,9 +14,9 @@ import pytest
 import torch
 import trl
 from datasets.utils import are_progress_bars_disabled
+from trl_rows import preference_dataset
 
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component

@@ -11,9 +11,9 @@ import torch
 import trl
 from torch import Tensor
 from transformers import TrainerCallback
+from trl_rows import preference_dataset
 
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine import set_engine
 from rlhf_plugins.engine.cpu import decoding, product
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, lora_config, with_adapter

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 import trl
+from trl_rows import preference_dataset
 
 from rlhf_plugins import RewardTrainer
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import Layout, PromptBranches
-from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel

@@ -12,10 +12,10 @@ import torch
 import trl
 from marks import slow
 from memory_full import Full
+from trl_rows import preference_dataset
 
 from rlhf_plugins import RewardTrainer, RunError
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.data.tokenized import tokenized_answers
 from rlhf_plugins.engine.loading import load_causal, load_row_encoder, load_tokenizer, lora_config
 from rlhf_plugins.engine.out_of_memory import out_of_memory

@@ -11,9 +11,9 @@ import torch
 import trl
 from marks import slow
 from peft import LoraConfig, get_peft_model
+from trl_rows import preference_dataset
 
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import base_weights, load_causal, load_tokenizer, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.score_cache import files_identity, weights_identity

@@ -14,13 +14,13 @@ from marks import slow
 from peft import get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification
+from trl_rows import preference_dataset
 
 from rlhf_plugins.arithmetic.ranking import map_tensors
 from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
-from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.data.tokens import samples_of
 from rlhf_plugins.engine.loading import load_row_encoder, load_tokenizer, load_trunk, lora_config
 from rlhf_plugins.recipe.assemble import component

@@ -11,9 +11,9 @@ import torch
 import trl
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
+from trl_rows import preference_dataset
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
