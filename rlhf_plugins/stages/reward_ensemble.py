@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 MEMBERS, FEWEST = 4, 2
 PARTS = ("pooling", "reward_head", "reward_loss", "sampler")  # kinds of what each of `models` has of its own
 OWN = ("base", "head_learning_rate", "quantization", "tokens_per_batch", "train_layers")  # and options
+MEASURED = (
+    "Measuring the members took {flops:.4g} FLOPs and {seconds:.4g} seconds, beside the budget of their trainings."
+)
 SHARED = {  # options of all members together, and their defaults
     "budget": None,
     "data": None,
@@ -53,6 +56,7 @@ class Member(NamedTuple):
     accuracies: Accuracies
     prompts: int  # that its bootstrap left out
     held_out: Orders
+    beside: Mapping[str, float]  # FLOPs and seconds of measuring it, which are not of its budget
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class RewardEnsemble(RewardModelStage, processes="several"):
     share, such as `data` and `monitors`, is said once, of the ensemble, and so is what `trainer` has in common. With an
     adapter the members share one base; without one each is a whole model. Each member's accuracy is measured
     on the prompts that its bootstrap left out (Breiman 1996), about 37% where each has one row; without
-    bootstrap all count as equal.
+    bootstrap all count as equal. A `budget` is for their trainings alone: what measuring the members costs beside it is
+    said in the report.
     """
 
     members: Annotated[
@@ -175,20 +180,24 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         left_out = Counter[str]()
         for member in members:
             left_out.update(member.trained.left_out)
+        beside = {name: sum(member.beside[name] for member in members) for name in ("flops", "seconds")}
+        notes = [f"Member {i}: {note}" for i, m in enumerate(members) for note in m.trained.spent.notes]
         curves = {f"{name}_{i}": points for i, m in enumerate(members) for name, points in m.trained.curves.items()}
         return StageResult(
             rewards={self.name: {"use": "saved", "path": str(folder)}},
-            metrics={"out_of_bag_accuracy": accuracy},
+            metrics={"out_of_bag_accuracy": accuracy, **({"beside_budget": beside} if self.budget else {})},
             report=ReportParts(
                 left_out={f"{k}, of all members": v for k, v in left_out.items()} | unread,
-                notes=[f"Member {i}: {note}" for i, m in enumerate(members) for note in m.trained.spent.notes],
+                notes=[*notes, *([MEASURED.format(**beside)] if self.budget else [])],
             ),
             sections=[section for member in members for section in member.trained.alarms],
             curves=curves,
         )
 
     def _member(self, run: Run, member: int, groups: Sequence[Group]) -> Member:
+        from rlhf_plugins.contract import processes
         from rlhf_plugins.data.fields import key
+        from rlhf_plugins.engine.cost import counting
         from rlhf_plugins.reward_models.members import orders
         from rlhf_plugins.reward_models.opening import pair_accuracies
 
@@ -201,8 +210,10 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         left_out = out_of_bag(groups, drawn.tolist())
         judge, encoder = _opened(run, folder, stage.own_base(run))
         prompts = len({key(group.prompt) for group in left_out if any(not c.tied for c in group.comparisons)})
-        held_out = orders(judge, run.data.test, encoder)
-        return Member(trained, pair_accuracies(judge, left_out, encoder), prompts, held_out)
+        with counting() as counter:
+            held_out, accuracies = orders(judge, run.data.test, encoder), pair_accuracies(judge, left_out, encoder)
+        beside = processes.spent(counter, ("flops", "seconds"))
+        return Member(trained, accuracies, prompts, held_out, beside)
 
 
 def out_of_bag(groups: Sequence[Group], drawn: Sequence[int]) -> list[Group]:

@@ -8,14 +8,17 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import numpy as np
 import pytest
 from handed import folder_of
 from torch.testing import assert_close
 
 from rlhf_plugins import PluginError, RunError
 from rlhf_plugins.contract.run import Base, StageResult
+from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.opening import open_reward, pair_accuracy
+from rlhf_plugins.stages.reward_ensemble import out_of_bag
 from rlhf_plugins.stages.reward_model import member_seed
 from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs, tiny_run
 
@@ -132,3 +135,20 @@ def test_a_part_that_each_member_has_of_its_own_is_refused(tmp_path: Path) -> No
 def test_no_member_has_the_seed_of_one_in_a_run_with_another_seed() -> None:
     assert len({member_seed(seed, member) for seed in range(10) for member in range(10)}) == 100
     assert [member_seed(7, None), member_seed(7, 0)] == [7, 7]
+
+
+def test_what_measuring_the_members_costs_beside_their_budget_is_said(tmp_path: Path) -> None:
+    run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run")
+    spec = {"use": "reward_ensemble", "members": 2, "trainer": FEW}
+    result = component("stage", {**spec, "budget": {"flops": 1e18}}).run(run)
+    with counting() as counter:
+        for member in range(2):
+            handle = open_reward(folder_of(result.rewards) / str(member), component)
+            drawn = np.random.default_rng([run.seed, member]).integers(16, size=16).tolist()
+            for groups in (out_of_bag(run.data.train, drawn), run.data.test):
+                pair_accuracy(handle, groups, handle.encoder)
+    beside = result.metrics["beside_budget"]
+    assert beside["flops"] == counter.flops > 0
+    took = f"took {beside['flops']:.4g} FLOPs and {beside['seconds']:.4g} seconds"
+    assert result.report.notes == [f"Measuring the members {took}, beside the budget of their trainings."]
+    assert "beside_budget" not in component("stage", spec).run(replace(run, folder=tmp_path / "again")).metrics
