@@ -104,6 +104,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (cache_utils.DynamicLayer, "lazy_initialization", "our decoding loop calls it before the first token"),
     (cache_utils.DynamicLayer, "get_seq_length", "our decoding loop writes keys behind those that it counts"),
     (activations, "SiLUActivation", "gated blocks with it are fused"),
+    (activations, "GELUTanh", "gated blocks with it are fused"),
     (sdpa_attention, "sdpa_attention_forward", "it computes the attention over rows that are not packed"),
     (sdpa_attention, "repeat_kv", "it repeats keys and values for the heads that share them"),
     (masking_utils, "sdpa_mask", "it makes the masks of rows that are not packed"),

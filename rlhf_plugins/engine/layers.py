@@ -9,6 +9,7 @@ from torch import nn
 CHECKPOINTING = "gradient_checkpointing"  # a flag of each layer that recomputes its activations
 RECOMPUTING = "_gradient_checkpointing_func"  # what such a layer computes by
 FULL, SLIDING = "full_attention", "sliding_attention"
+GATED = ("gate_proj", "up_proj", "down_proj")  # the layers of a gated block, in models that transformers has
 
 
 def decoder_layers(trunk: Any) -> nn.ModuleList | None:

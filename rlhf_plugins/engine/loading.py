@@ -44,6 +44,7 @@ from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_misfit, refuse_pickle
 from rlhf_plugins.engine.forward import evaluating, inner_of, trunk_of
 from rlhf_plugins.engine.half import lora as half_lora
 from rlhf_plugins.engine.half.casting import cast_at_once
+from rlhf_plugins.engine.half.gated import fuse_half_gated
 from rlhf_plugins.engine.half.norm import fuse_half_norms
 from rlhf_plugins.engine.half.rotation import fuse_half_rotations
 from rlhf_plugins.engine.layers import decoder_layers
@@ -148,7 +149,7 @@ def with_fast_paths(model: PreTrainedModel) -> PreTrainedModel:
 
 def with_half_paths(model: Any) -> Any:
     """The model, quantized or not, with the layers of `engine/half` in place of those in half precision."""
-    return fuse_half_rotations(fuse_half_norms(model))
+    return fuse_half_rotations(fuse_half_norms(fuse_half_gated(model)))
 
 
 def use_fast_paths(model: Any) -> None:

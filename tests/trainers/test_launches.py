@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import trl
-from gpu_kernels import as_on_a_gpu
+from gpu_kernels import as_on_a_gpu, as_with_liger
 from launches import Launches
 
 from rlhf_plugins.contract.rows import Group, Samples
@@ -102,6 +103,23 @@ def test_a_step_launches_casts_and_moves_no_more_than_it_did(
     assert all(less < more for less, more in zip(own[:3], counted(found)[:3], strict=True))
     for name, count, most in zip(("casts", "launches", "bytes", "waits"), own, MOST[make.__name__], strict=True):
         assert count <= most, f"{count} {name}"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_with_liger_a_step_launches_three_operations_fewer_for_each_gated_block(
+    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_dtype", lambda base: torch.bfloat16)
+    monkeypatch.setitem(OPTIONS, "bf16", True)
+    base, found = Base(bases().path, adapter=Adapter(r=4)), dict[str, tuple[int, int, int, int]]()
+    for name in ("torch", "liger"):
+        with as_with_liger(monkeypatch) if name == "liger" else nullcontext():
+            made = sft(base, tmp_path)
+            made.accelerator.prepare_model(made.model)
+            counted(made)
+            found[name] = counted(made)
+    assert found["torch"][1] - found["liger"][1] == 2 * 3
+    assert found["torch"][2] > found["liger"][2]
 
 
 def waits_of(compute: Callable[[], Any]) -> int:

@@ -18,19 +18,18 @@ from transformers.activations import SiLUActivation
 
 from rlhf_plugins.engine import GATED_BLOCKS
 from rlhf_plugins.engine.cpu.product import Product
-from rlhf_plugins.engine.cpu.swapping import swap_class
+from rlhf_plugins.engine.cpu.swapping import FAR, swap_class
+from rlhf_plugins.engine.layers import GATED
 
 SILU_BACKWARD = torch.ops.aten.silu_backward.grad_input
-LAYERS = ("gate_proj", "up_proj", "down_proj")
 MANY = 2**15  # elements; with fewer, calls cost more than passes over memory
-FAR = 1e3  # scale of an input at which a block that clamps gives another output
 
 
 def fuse_gated_blocks(model: Any) -> Any:
     """The model, with `FusedGatedBlock` for every gated block with SiLU whose trial agrees."""
     for block in model.modules():
         children = dict(block.named_children())
-        if {*LAYERS, "act_fn"} == set(children) and isinstance(block.act_fn, nn.SiLU | SiLUActivation):
+        if {*GATED, "act_fn"} == set(children) and isinstance(block.act_fn, nn.SiLU | SiLUActivation):
             width = getattr(block.gate_proj, "in_features", 0)
             example = torch.linspace(-1, 1, 2 * width).view(1, 2, width)
             swap_class(block, GATED_BLOCKS, FusedGatedBlock, example, FAR * example)
@@ -62,9 +61,9 @@ def _layer_products(block: Any, x: Tensor) -> list[Product] | None:
     """The products that the block's layers compute; None if one of them computes anything else."""
     if not GATED_BLOCKS.active(x):
         return None
-    known = [_product(getattr(block, name), x) for name in LAYERS]
+    known = [_product(getattr(block, name), x) for name in GATED]
     products = [product for product in known if product is not None]
-    return products if len(products) == len(LAYERS) else None
+    return products if len(products) == len(GATED) else None
 
 
 def _product(layer: Any, x: Tensor) -> Product | None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from rlhf_plugins.engine import FastPath
 
+FAR = 1e3  # scale of an input at which a module that clamps gives another output
+
 
 def swap_class(module: nn.Module, path: FastPath, faster: type[nn.Module], *examples: Tensor) -> None:
     """Gives the module a subclass of its class whose forward pass is `faster`'s, if both agree on every example.
