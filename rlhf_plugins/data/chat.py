@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from copy import copy
 from typing import Any
 
 from rlhf_plugins.contract.rows import Data, Group
@@ -27,6 +28,15 @@ def whole_template(own: Any, chat: Chat) -> str:
         sets.append(f"{{% if {opened} %}}{{% set messages = {first} + messages %}}{{% endif %}}")
     before = "".join(sets)
     return f"{before[:-2]}+%}}{template}" if before else str(template)  # a line break that it begins with is kept
+
+
+def rendering(tokenizer: Any, options: Mapping[str, Any]) -> Any:
+    """The tokenizer, or a copy of it whose chat template sets the options. Raises RunError as `whole_template`."""
+    if not options or not tokenizer.chat_template:
+        return tokenizer
+    own = copy(tokenizer)
+    own.chat_template = whole_template(tokenizer.chat_template, Chat(options=options))
+    return own
 
 
 def refuse_text(data: Data, chat: Chat | None) -> None:

@@ -23,6 +23,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import KL
 from rlhf_plugins.contract.run import Step
+from rlhf_plugins.data.chat import rendering
 from rlhf_plugins.data.conversations import Conversations
 from rlhf_plugins.data.groups import COLUMNS
 from rlhf_plugins.data.tokens import RowEncoder, encode_prompt, turn_end
@@ -96,6 +97,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         self.sampler_log_probs: list[Sequence[float | None]] = []  # of a rollout's responses, under what sampled them
         super().__init__(**theirs)
         self._policy_tokens = RowEncoder(self._tokenizer, None)  # a reward model that has others reads texts
+        self.prompt_tokens = RowEncoder(rendering(self._tokenizer, self.chat_template_kwargs), None)
         if asked is not None:
             asked.reward = asked.reward.given(self._policy_tokens)
         self.obstacle, self.settled = obstacle_of(self, theirs, own), True
@@ -169,9 +171,10 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
             self.generation_config.eos_token_id = ends
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
-        if self.obstacle is not None or self.chat_template_kwargs or self.tools:
+        if self.obstacle is not None or self.tools:
             return super()._tokenize_prompts(prompts)
-        return [encode_prompt(self._tokenizer, without_nulls(prompt)) for prompt in prompts], None, {}
+        tokenizer = self.prompt_tokens.tokenizer
+        return [encode_prompt(tokenizer, without_nulls(prompt)) for prompt in prompts], None, {}
 
     def _reference_of(self, own: OnlineOptions) -> Any:
         """The reference: a model, the adapter that TRL copied, or None for the policy with its adapters off.
@@ -329,7 +332,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
             RunError: the chat template refuses it.
         """
         try:
-            tokens = len(self._policy_tokens.encode_start(conversation)) + self.max_completion_length
+            tokens = len(self.prompt_tokens.encode_start(conversation)) + self.max_completion_length
         except DataError as error:
             raise RunError(f"a conversation that the environment continued: {error}") from error
         return self._most_tokens is None or tokens <= self._most_tokens

@@ -20,7 +20,7 @@ GRPO, MADE = trl.GRPOTrainer, trl.GRPOTrainer.__init__
 SAMPLED = GRPO._generate_single_turn
 READ: dict[str, tuple[Callable[..., Any], str]] = {  # by what, in which words
     "cache_implementation": (MADE, "args.cache_implementation"),
-    "chat_template_kwargs": (GRPO._tokenize_prompts, "**self.chat_template_kwargs"),
+    "chat_template_kwargs": (OnlineTrainer.__init__, "self.chat_template_kwargs"),
     "disable_dropout": (MADE, "disable_dropout_in_model(model)"),
     "ds3_gather_for_generation": (SAMPLED, "self.args.ds3_gather_for_generation"),
     "generation_batch_size": (GRPO._get_train_sampler, "self.args.generation_batch_size"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from templates import chat_base
 
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
@@ -18,6 +19,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.online_metrics import spread
 from rlhf_plugins.trainers.online_way import OnlineOptions, check
+from rlhf_plugins.trainers.ppo import held_out
 from rlhf_plugins.trainers.ppo.options import Objective, Turns
 
 from .online_parts import FREE, Bases, logged, objective, prompts, rolled_out, samples_of, trainer
@@ -120,6 +122,25 @@ def test_a_conversation_without_room_for_a_response_ends_and_is_counted(bases: B
     assert talked(found).cut == 3
 
 
+def test_options_of_the_chat_template_hold_for_all_prompts(tmp_path: Path) -> None:
+    """Of what is sampled, of ReMax's greedy response, of held-out prompts, and of the room for a response."""
+    aim, options = objective(advantage="remax", **FREE), {"enable_thinking": False}
+    asked = [{"role": "user", "content": "how"}]
+    found = trainer(chat_base(tmp_path, "qwen"), tmp_path, aim, chat_template_kwargs=options)
+    ids = found._tokenizer.apply_chat_template(asked, add_generation_prompt=True, **options)["input_ids"]
+    plain = found._tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+    assert len(ids) == len(plain) + 2  # <think> </think>
+    samples = samples_of(found, [asked] * 3)
+    greedy = found._rollouts.greedy(found, samples)
+    assert greedy is not None
+    assert [*samples.prompt_ids, *greedy.prompt_ids] == [ids] * 4
+    assert held_out._talked(found, [asked], {}).samples.prompt_ids == [ids]
+    rooms = []
+    for found._most_tokens in (len(ids) + 5, len(ids) + 6):  # a response has 6
+        rooms.append(found.has_room(asked))
+    assert rooms == [False, True]
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
@@ -146,7 +167,7 @@ def test_what_a_script_gives_is_checked_and_built_as_a_recipes_environment(bases
 
 def test_a_chat_template_that_refuses_a_later_turn_is_named(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path, in_turns())
-    found._tokenizer.chat_template = "{{ raise_exception('users speak once') }}"
+    found.prompt_tokens.tokenizer.chat_template = "{{ raise_exception('users speak once') }}"
     with pytest.raises(RunError, match="a conversation that the environment continued: .*users speak once"):
         found.has_room([{"role": "user", "content": "how"}] * 2)
 

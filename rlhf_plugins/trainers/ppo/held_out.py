@@ -53,7 +53,7 @@ def _talked(trainer: Any, prompts: Sequence[Text], columns: Mapping[str, list[An
     decoding = Decoding(trainer.max_completion_length, trainer.temperature, trainer.args.seed, trainer.top_p)
 
     def respond(asked: Sequence[Text], own: Mapping[str, list[Any]]) -> Samples:
-        return replace(sample(trainer.model, trainer._tokenizer, asked, decoding=decoding), columns=own)
+        return replace(sample(trainer.model, trainer.prompt_tokens.tokenizer, asked, decoding=decoding), columns=own)
 
     first, turns = respond(prompts, columns), trainer._objective.turns
     if turns is None:

@@ -190,8 +190,8 @@ class Rollouts:
             return None
         decoding = Decoding(trainer.max_completion_length, temperature=0.0)
         columns = {name: values[:: self.group] for name, values in samples.columns.items()}
-        asked = samples.prompts[:: self.group]
-        own = sample(trainer.model, trainer._tokenizer, asked[processes.share(len(asked))], decoding=decoding)
+        asked, tokenizer = samples.prompts[:: self.group], trainer.prompt_tokens.tokenizer
+        own = sample(trainer.model, tokenizer, asked[processes.share(len(asked))], decoding=decoding)
         return replace(reduce(Samples.__add__, processes.gathered(own)), columns=columns)
 
     def conversations(self, trainer: Any, samples: Samples) -> Conversations:
