@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -98,6 +99,21 @@ class Group:
         placed = [(rank, i) for i, rank in enumerate(self.ranks) if rank is not None]
         both = combinations(sorted(placed), 2)
         return tuple(Comparison(i, j, a == b, self.margin, self.weight) for (a, i), (b, j) in both)
+
+    @property
+    def prompt_words(self) -> str:
+        """The prompt without case and with single spaces: prompts with the same words are held out together."""
+        plain = _plain(self.prompt)
+        return plain if isinstance(plain, str) else json.dumps(plain)
+
+
+def _plain(value: Any) -> Any:
+    """Every text in it without case and with single spaces."""
+    if isinstance(value, str):
+        return " ".join(value.split()).casefold()
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _check_numbers(weight: float, margin: float | None) -> None:

@@ -42,7 +42,7 @@ class Audit:
     contradictions: int  # pairs of responses that are ordered both ways
     circles: int  # prompts in which a > b > c > a
     circling: Share  # comparisons between responses of one circle
-    shared_prompts: Mapping[str, int]  # prompts in training and in test groups, and in how many; the most first
+    shared_prompts: Mapping[str, int]  # whose words training and test groups have, and how many; the most first
     shared_responses: Mapping[str, int]  # the same of response texts
     known: Share  # test groups with a response that a training group has too
     longer_wins: Share  # of pairs that differ in length, in characters
@@ -62,7 +62,7 @@ def audit(data: Data, tokens: Tokens | None = None, max_length: int | None = Non
         DataError: every response is over-long.
     """
     groups = data.groups
-    shared = _shared(data, lambda g: g.responses)
+    shared = _shared_responses(data)
     compared = [c for g in groups for c in g.comparisons]
     contradictions, circles, circling = _circles(groups)
     strange = {"out of distribution": len(data.out_of_distribution)} if data.out_of_distribution else {}
@@ -79,8 +79,8 @@ def audit(data: Data, tokens: Tokens | None = None, max_length: int | None = Non
         contradictions,
         circles,
         circling,
-        _read(_shared(data, lambda g: (g.prompt,))),
-        _read(shared),
+        _shared_prompts(data),
+        {content(json.loads(name)[0]): count for name, count in shared.items()},
         Share(len(data.test), sum(any(key(r) in shared for r in g.responses) for g in data.test)),
         _longer_wins(groups),
         _first_wins(groups),
@@ -88,19 +88,25 @@ def audit(data: Data, tokens: Tokens | None = None, max_length: int | None = Non
     )
 
 
-def _shared(data: Data, texts: Callable[[Group], Sequence[Text]]) -> dict[str, int]:
-    """The keys of texts that training and test groups have, and how many groups have each."""
+def _shared_prompts(data: Data) -> dict[str, int]:
+    """Prompts whose words training and test groups have, one of each, and how many groups have them."""
+    train, test = (Counter(g.prompt_words for g in groups) for groups in (data.train, data.test))
+    read = {g.prompt_words: content(g.prompt) for g in data.test}
+    return {read[words]: count for words, count in _of_both(train, test).items()}
+
+
+def _shared_responses(data: Data) -> dict[str, int]:
+    """The keys of responses that training and test groups have, and how many groups have each."""
 
     def names(groups: Iterable[Group]) -> Counter[str]:
-        return Counter(name for g in groups for name in dict.fromkeys(map(key, texts(g))))
+        return Counter(name for g in groups for name in dict.fromkeys(map(key, g.responses)))
 
-    train, test = names(data.train), names(data.test)
+    return _of_both(names(data.train), names(data.test))
+
+
+def _of_both(train: Counter[str], test: Counter[str]) -> dict[str, int]:
+    """What is in both, with its counts, the most first."""
     return {name: count for name, count in (train + test).most_common() if train[name] and test[name]}
-
-
-def _read(counts: Mapping[str, int]) -> dict[str, int]:
-    """The same by what a reader sees of each text."""
-    return {content(json.loads(name)[0]): count for name, count in counts.items()}
 
 
 def _longer_wins(groups: Iterable[Group]) -> Share:

@@ -86,8 +86,8 @@ def trained(data: Data) -> set[str]:
 
 
 def hashed(group: Group) -> str:
-    """Equal for groups of one prompt."""
-    return digest(key(group.prompt), 0).hex()
+    """Equal for groups whose prompts have the same words."""
+    return digest(group.prompt_words, 0).hex()
 
 
 def repeated(groups: Sequence[Group], weight: float, seed: int) -> list[Group]:

@@ -21,6 +21,7 @@ Read = Callable[[Iterable[Row], Dropped], Iterable[Placed]]  # a format: rows to
 def load(sources: Sources, read: Read, seed: int) -> Data:
     """Groups of a format's rows, split so that no prompt (and, if topics are held out, no topic) is in both.
 
+    Prompts that differ in case and space alone are one prompt (`Group.prompt_words`).
     Repeated rows, rows of weight 0 and pairs or answers that another row of the same annotator judges otherwise are
     left out and counted, and so are training rows whose prompt (or topic) is in `test_source`. Without a `test_source`,
     `test_fraction` of the prompts or topics is held out by hash, so that the order of rows does not matter. Rows out of
@@ -41,7 +42,7 @@ def load(sources: Sources, read: Read, seed: int) -> Data:
     if sources.test_source is not None:
         apart, elsewhere = {unit(item) for item in test}, "the test source"
     else:
-        apart, elsewhere = _held_out([unit(item) for item in placed], sources.test_fraction, seed), "a held-out topic"
+        apart, elsewhere = _held_out(sources, placed, seed), "a held-out topic"
         test = [item for item in placed if unit(item) in apart]
         placed = [item for item in placed if unit(item) not in apart]
         if sources.hold_out == "topic" and not test:
@@ -80,9 +81,9 @@ def _strange(
 
 def _elsewhere(placed: Iterable[Placed], strange: Sequence[Placed], dropped: Dropped) -> Iterator[Placed]:
     """The groups whose prompt is not out of distribution."""
-    asked = {key(group.prompt) for _, group in strange}
+    asked = {group.prompt_words for _, group in strange}
     for item in placed:
-        if key(item[1].prompt) in asked:
+        if item[1].prompt_words in asked:
             dropped.add("prompt is out of distribution too", item[0])
         else:
             yield item
@@ -97,7 +98,7 @@ def _unit(sources: Sources) -> Callable[[Placed], str]:
             raise DataError(f"{where}: has no topic, and topics are to be held out (`hold_out`)")
         return group.topic
 
-    return topic if sources.hold_out == "topic" else lambda item: key(item[1].prompt)
+    return topic if sources.hold_out == "topic" else lambda item: item[1].prompt_words
 
 
 def _unseen(
@@ -110,11 +111,11 @@ def _unseen(
 ) -> Iterator[Placed]:
     """Groups to train on whose topic and prompt are nowhere in the test groups."""
     name, elsewhere = words
-    asked = {key(group.prompt) for _, group in test}
+    asked = {group.prompt_words for _, group in test}
     for item in placed:
         if unit(item) in apart:
             dropped.add(f"{name} is in {elsewhere} too", item[0])
-        elif key(item[1].prompt) in asked:
+        elif item[1].prompt_words in asked:
             dropped.add(f"prompt is in {elsewhere} too", item[0])
         else:
             yield item
@@ -211,11 +212,22 @@ def _says_something(groups: Sequence[Group]) -> bool:
     return any(len(different) > 1 for different in values.values())
 
 
-def _held_out(units: Sequence[str], fraction: float, seed: int) -> set[str]:
+def _held_out(sources: Sources, placed: Sequence[Placed], seed: int) -> set[str]:
     """The prompts or topics with the smallest hashes: two if the fraction is less, which a mean needs; never all."""
-    names = sorted(set(units), key=lambda name: digest(name, seed))
-    count = max(round(fraction * len(names)), min(2, len(names) // 2))
+    if sources.hold_out == "topic":
+        names = sorted(set(map(_unit(sources), placed)), key=lambda name: digest(name, seed))
+    else:
+        names = in_random_order((group for _, group in placed), seed)
+    count = max(round(sources.test_fraction * len(names)), min(2, len(names) // 2))
     return set(names[: min(count, len(names) - 1)])
+
+
+def in_random_order(groups: Iterable[Group], seed: int) -> list[str]:
+    """The prompts' words, each once, in an order that neither that of the groups nor other prompts change."""
+    least: dict[str, str] = {}  # of the prompts with the same words
+    for group in groups:
+        least[group.prompt_words] = min(key(group.prompt), least.get(group.prompt_words, key(group.prompt)))
+    return sorted(least, key=lambda words: digest(least[words], seed))
 
 
 def digest(name: str, seed: int) -> bytes:

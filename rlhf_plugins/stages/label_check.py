@@ -117,14 +117,13 @@ class LabelCheck(RewardModelStage, makes={"data"}, processes="one"):
 
 def _dealt(groups: Sequence[Group], folds: int, seed: int) -> list[int]:
     """The fold of each row; the rows of a prompt are in one. Raises RunError where there are fewer prompts."""
-    from rlhf_plugins.data.fields import key
-    from rlhf_plugins.data.splits import digest
+    from rlhf_plugins.data.splits import in_random_order
 
-    names = sorted({key(group.prompt) for group in groups}, key=lambda name: digest(name, seed))
+    names = in_random_order(groups, seed)
     if len(names) < folds:
         raise RunError(f"folds: {folds}, but there are {len(names)} prompts; write fewer")
     fold = {name: place % folds for place, name in enumerate(names)}
-    return [fold[key(group.prompt)] for group in groups]
+    return [fold[group.prompt_words] for group in groups]
 
 
 def _judged(judge: Any, base: Base, groups: Sequence[Group], rows: Sequence[int]) -> list[Judged]:

@@ -218,10 +218,8 @@ class RewardEnsemble(RewardModelStage, processes="several"):
 
 def out_of_bag(groups: Sequence[Group], drawn: Sequence[int]) -> list[Group]:
     """The groups whose prompt no drawn group has: neither copies of drawn rows nor other rows of their prompts."""
-    from rlhf_plugins.data.fields import key
-
-    seen = {key(groups[place].prompt) for place in drawn}
-    return [group for group in groups if key(group.prompt) not in seen]
+    seen = {groups[place].prompt_words for place in drawn}
+    return [group for group in groups if group.prompt_words not in seen]
 
 
 def _opened(run: Run, folder: Path, base: Base) -> tuple[RewardHandle, RowEncoder]:

@@ -21,6 +21,16 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def test_prompts_have_the_same_words_whatever_their_case_and_space() -> None:
+    assert Group("Why is  the sky\n\tBLUE? ").prompt_words == "why is the sky blue?"
+    said = [{"role": "user", "content": content} for content in ("Why\n so?", " why so? ", "why so")]
+    parts = [[{"role": "user", "content": [{"type": "text", "text": text}]}] for text in ("Why\n so?", "WHY so?")]
+    one, other, third = (Group([message]).prompt_words for message in said)
+    assert one == other != third
+    assert Group(parts[0]).prompt_words == Group(parts[1]).prompt_words
+    assert Group([said[0], said[0]]).prompt_words != one
+
+
 @pytest.mark.parametrize(("fields", "message"), BAD)
 def test_a_field_that_does_not_fit_the_responses_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def test_what_stands_in_train_and_test() -> None:
     found = audit(data(RANKED, test=(TEST, CIRCLE)))
     assert (found.shared_prompts, found.shared_responses) == ({"p": 2}, {"b": 3})
     assert found.known == Share(2, 2)
+    found = audit(data(RANKED, RANKED, test=(replace(TEST, prompt=" P\n"),)))
+    assert found.shared_prompts == {" P\n": 3}
     found = audit(data(RANKED, test=()))
     assert (found.shared_prompts, found.shared_responses) == ({}, {})
 

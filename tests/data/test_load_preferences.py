@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from rlhf_plugins.components.data_format import Preference
-from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.preference import read_pairs
 from rlhf_plugins.data.sources import Sources
+from rlhf_plugins.data.splits import digest, in_random_order
 from rlhf_plugins.data.splits import load as loaded
 from rlhf_plugins.errors import DataError
 
@@ -148,6 +153,30 @@ def test_a_test_source_is_held_out_as_it_is(load: Load) -> None:
     data = load([row("p")], [row("q"), row("q"), row("r", "x", "x")], held_out=0.9)
     assert ([g.prompt for g in data.train], [g.prompt for g in data.test]) == (["p"], ["q"])
     assert data.dropped == {"repeated row": 1, "chosen equals rejected": 1}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_prompts_that_differ_in_case_and_space_are_held_out_together(load: Load, seed: int) -> None:
+    wordings = [[f"Prompt {i}", f"prompt  {i}\n", f"PROMPT {i}"] for i in range(6)]
+    rows = [row(prompt) for prompts in wordings for prompt in prompts]
+    data = load(rows, held_out=1 / 3, seed=seed)
+    train, test = ([str(g.prompt).split()[1] for g in groups] for groups in (data.train, data.test))
+    assert (len(set(train)), len(set(test)), set(train) & set(test)) == (4, 2, set())
+    assert Counter(train + test) == dict.fromkeys("012345", 3)
+
+
+def test_those_of_a_test_source_are_left_out_of_the_training_and_counted(load: Load) -> None:
+    data = load([row("Why so?"), row("why  so?"), row("who")], [row("WHY SO?")])
+    assert [group.prompt for group in data.train] == ["who"]
+    assert dict(data.dropped) == {"prompt is in the test source too": 2}
+
+
+@hypothesis.given(st.sets(st.text("ab ", min_size=1), min_size=1), st.integers(0, 99))
+def test_the_order_of_prompts_that_differ_otherwise_is_that_of_their_hashes(prompts: set[str], seed: int) -> None:
+    """So that what is held out of such rows stays what it was."""
+    groups = list({Group(prompt).prompt_words: Group(prompt) for prompt in prompts}.values())
+    expected = sorted(groups, key=lambda group: digest(key(group.prompt), seed))
+    assert in_random_order(groups, seed) == [group.prompt_words for group in expected]
 
 
 @pytest.mark.parametrize(

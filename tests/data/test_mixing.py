@@ -42,6 +42,14 @@ def test_what_one_part_holds_out_is_trained_on_in_none() -> None:
     assert ([group.prompt for group in found.test], found.dropped) == (["q"], {HELD_OUT: 1})
 
 
+def test_case_and_space_make_no_other_prompt_of_one_that_is_held_out(tmp_path: Path) -> None:
+    found = mixed([data("p", test=("Why so?",)), data("why  so?", "WHY SO", "r")], [1, 1], seed=0)
+    assert [group.prompt for group in found.train] == ["p", "WHY SO", "r"]
+    assert found.dropped == {HELD_OUT: 1}
+    own = without_held_out(data("why  so?", "r", test=("s",)), data("p", test=("Why so?",)))
+    assert ([group.prompt for group in own.train], dict(own.dropped)) == (["r"], {OF_RECIPE: 1})
+
+
 def test_a_stage_trains_on_no_prompt_that_the_recipes_data_hold_out() -> None:
     own = without_held_out(data("p", "q", "r", test=("s",)), data("p", test=("q",)))
     assert [group.prompt for group in own.train] == [group.prompt for group in own.prompts["train"]] == ["p", "r"]

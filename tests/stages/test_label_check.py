@@ -71,7 +71,7 @@ def test_a_budget_that_ended_the_training_of_a_fold_is_noted(tmp_path: Path) -> 
 
 
 def test_rows_of_a_prompt_are_in_one_fold() -> None:
-    groups = [Group(f"q{i % 7}", ("a", "b"), (0, 1)) for i in range(21)]
+    groups = [Group(f"{'qQ'[i % 2]}{i % 7}", ("a", "b"), (0, 1)) for i in range(21)]
     dealt = _dealt(groups, 3, 0)
     assert dealt[:7] == dealt[7:14] == dealt[14:]
     assert sorted(dealt[:7].count(fold) for fold in range(3)) == [2, 2, 3]

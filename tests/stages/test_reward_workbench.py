@@ -375,5 +375,5 @@ def test_what_the_test_and_strange_prompts_leave_out_is_added_up(tmp_path: Path)
 
 
 def test_a_copy_of_a_drawn_row_and_a_row_of_its_prompt_were_not_left_out() -> None:
-    rows = [Group(prompt, ("yes", "no"), (0, 1)) for prompt in ("a", "a", "b", "c")]
+    rows = [Group(prompt, ("yes", "no"), (0, 1)) for prompt in ("a", " A", "b", "c")]
     assert out_of_bag([*rows, Group("a", ("x", "y"), (0, 1))], [0, 3]) == [rows[2]]

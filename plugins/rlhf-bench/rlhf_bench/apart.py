@@ -89,15 +89,15 @@ class Unseen(DataFormat, like="rows"):
 
     def _without(self, data: Data, others: Data) -> Data:
         asked = [group for rows in others.prompts.values() for group in rows]
-        learned = {worded(group) for group in (*others.train, *others.prompts.get("train", ()))}
-        why = {worded(group): HELD_OUT for group in (*others.groups, *asked)} | dict.fromkeys(learned, OF_OTHERS)
-        found = training(data, lambda group: worded(group) not in why)
+        learned = {group.prompt_words for group in (*others.train, *others.prompts.get("train", ()))}
+        why = {group.prompt_words: HELD_OUT for group in (*others.groups, *asked)} | dict.fromkeys(learned, OF_OTHERS)
+        found = training(data, lambda group: group.prompt_words not in why)
         if data.train and not found.train:
             raise DataError(
                 "unseen: policies learn from the prompt of every row, or are judged on it, so that none is left for "
                 "the judge"
             )
-        lost = Counter(why[words] for group in data.train if (words := worded(group)) in why)
+        lost = Counter(why[words] for group in data.train if (words := group.prompt_words) in why)
         return replace(found, dropped=dict(Counter(data.dropped) + lost))
 
 
@@ -107,11 +107,6 @@ def training(data: Data, keep: Callable[[Group], bool]) -> Data:
     return replace(data, train=tuple(filter(keep, data.train)), prompts={**data.prompts, "train": asked})
 
 
-def worded(group: Group) -> str:
-    """Equal for prompts that differ in space and case alone."""
-    return " ".join(str(group.prompt).split()).lower()
-
-
 def drawn(group: Group) -> float:
     """A number from 0 to 1 that follows from the prompt's words."""
-    return int.from_bytes(sha256(worded(group).encode()).digest()[:8]) / 2**64
+    return int.from_bytes(sha256(group.prompt_words.encode()).digest()[:8]) / 2**64

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhf_bench.apart import HELD_OUT, OF_OTHERS, worded
+from rlhf_bench.apart import HELD_OUT, OF_OTHERS
 from rlhf_plugins import Base, Data, RlhfError, RunError, RunRecord, component, open_run
 
 Row = dict[str, Any]
@@ -95,7 +95,7 @@ def learned(path: str) -> Data:
 
 def prompts(data: Data) -> set[str]:
     """Those to train on."""
-    return {worded(group) for group in (*data.train, *data.prompts.get("train", ()))}
+    return {group.prompt_words for group in (*data.train, *data.prompts.get("train", ()))}
 
 
 def scored(rows: Sequence[Row]) -> str:

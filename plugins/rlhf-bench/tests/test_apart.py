@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rlhf_bench.apart import HELD_OUT, OF_OTHERS, drawn, worded
+from rlhf_bench.apart import HELD_OUT, OF_OTHERS, drawn
 
 from rlhf_plugins import Base, Data, DataError, Group, component
 
@@ -40,7 +40,6 @@ def test_two_parts_share_no_prompt_and_are_the_same_under_every_seed() -> None:
 
 def test_a_prompts_part_follows_from_its_words() -> None:
     one, other = Group("Why is  the sky blue?\n", ("a",)), Group("why is the sky blue?", ("b",))
-    assert worded(one) == worded(other) == "why is the sky blue?"
     assert 0 <= drawn(one) == drawn(other) < 1
 
 
@@ -73,7 +72,7 @@ def test_rows_of_a_file_of_its_own_that_policies_learn_from_are_left_out_and_cou
 
 def test_rows_whose_prompts_are_held_out_are_left_out_and_counted_apart(tmp_path: Path) -> None:
     own, others = written(tmp_path / "own.jsonl", "one", "Held  out", "two"), written(tmp_path / "others.jsonl", "two")
-    strange = written(tmp_path / "strange.jsonl", "one")["source"]
+    strange, own["test_source"] = (written(tmp_path / f"{name}.jsonl", name)["source"] for name in ("one", "far"))
     found = loaded(use="unseen", rows=own, by=others)
     assert prompts(found) == {"one"}
     assert (found.dropped[OF_OTHERS], found.dropped[HELD_OUT]) == (1, 1)
