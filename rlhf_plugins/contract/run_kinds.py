@@ -234,9 +234,9 @@ class Stage(Component, kind="stage"):
         """Raises ValueError where several processes cannot run it with these options."""
 
     def fits_data(self, data: Data) -> None:
-        """Raises ValueError where it cannot run on these rows, the recipe's, before any stage trains.
+        """Raises ValueError where it cannot run on these rows, the recipe's or its own.
 
-        A stage that has `data` of its own is not asked: it reads them when it starts.
+        It is asked before any stage trains, and when it starts: an earlier stage may make its rows.
         """
 
     def workload(self, adapter: Adapter | None) -> Workload | None:

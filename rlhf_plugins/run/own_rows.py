@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.data.files import put, read_json
+from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
@@ -32,6 +33,14 @@ def own_data(run: StageRun, stage: Stage, source: DataFormat) -> Data:
         run.folder.mkdir(parents=True, exist_ok=True)
         put(run.folder / FILE, json.dumps(sorted(trained(data))).encode())
     return data
+
+
+def refuse_unfit(stage: Stage, data: Data) -> None:
+    """Raises RunError where a stage cannot run on these rows."""
+    try:
+        stage.fits_data(data)
+    except ValueError as error:
+        raise RunError(f"stage {stage.name}: {error}") from error
 
 
 def trained_before(run: StageRun, stage: Stage, given: StageRun) -> list[str]:

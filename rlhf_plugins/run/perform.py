@@ -36,6 +36,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
 
     Raises:
         DataError: a component of the stage needs a column that no row has.
+        RunError: the stage cannot run on its rows.
         KeyboardInterrupt: the run was asked to end, so that what the stage made may not be whole; it is not saved.
         StopRun: a plugin wants the run to end.
     """
@@ -47,7 +48,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     from rlhf_plugins.engine.cost import counting
     from rlhf_plugins.recipe.needs import refuse_unmet
     from rlhf_plugins.run import together
-    from rlhf_plugins.run.own_rows import own_data, trained_before
+    from rlhf_plugins.run.own_rows import own_data, refuse_unfit, trained_before
     from rlhf_plugins.run.starts import names
 
     together.refuse_stage(stage)
@@ -60,6 +61,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     with PeakMemory() as memory, counting() as counter:
         run.ending.counter = counter
         given = run if stage.data is None else replace(run, data=own_data(run, stage, stage.data))
+        refuse_unfit(stage, given.data)
         together.refuse_few_rows(stage, given.data)
         refuse_text(given.data, given.base.chat)
         lost = _fields_lost(stage, given)

@@ -24,6 +24,7 @@ from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled
 from rlhf_plugins.recipe.course import courses
 from rlhf_plugins.recipe.members import SEEDS, SWEEP
+from rlhf_plugins.recipe.order import too_early
 from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.report.words import duration
@@ -32,12 +33,13 @@ from rlhf_plugins.run.folder import RunFolder, own
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.left import after, left
 from rlhf_plugins.run.lock import locked
+from rlhf_plugins.run.own_rows import refuse_unfit
 from rlhf_plugins.run.perform import perform
 from rlhf_plugins.run.stage_run import stage_run
 from rlhf_plugins.run.stop import Ended, Stop
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.run_kinds import Stage
+    from rlhf_plugins.contract.run_kinds import DataFormat, Stage
     from rlhf_plugins.contract.workload import Course
     from rlhf_plugins.recipe.check import AnyRecipe
     from rlhf_plugins.registry.discovery import Plugin
@@ -173,10 +175,10 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
         say(f"warning: {warning}")
     ahead = forecasts.of_memory(assembled, say)
     say("data: loading")
-    data = _loaded(assembled)
+    data = _loaded(assembled, assembled.data)
     left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
     say(f"data: {len(data.train)} groups to train on, {len(data.test)} held out{left_out}")
-    _refuse_rows(assembled.stages, data)
+    _refuse_rows(assembled, data)
     used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)
     if processes.count() > 1:
         together.refuse_differences(origin.facts(assembled, data, used))
@@ -199,9 +201,9 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     return Finished(folder.path, hooks.unreported)
 
 
-def _loaded(assembled: Assembled) -> Data:
+def _loaded(assembled: Assembled, source: DataFormat) -> Data:
     try:
-        rows = assembled.data.load(assembled.base, assembled.seed)
+        rows = source.load(assembled.base, assembled.seed)
         refuse_text(rows, assembled.base.chat)
         return rows
     except RlhfError:
@@ -213,13 +215,15 @@ def _loaded(assembled: Assembled) -> Data:
         raise DataError(f"the data cannot be read: {type(error).__name__}: {error}{where}") from error
 
 
-def _refuse_rows(stages: Sequence[Stage], data: Data) -> None:
-    for stage in stages:
-        try:
-            if stage.data is None:
-                stage.fits_data(data)
-        except ValueError as error:
-            raise RunError(f"stage {stage.name}: {error}") from error
+def _refuse_rows(assembled: Assembled, data: Data) -> None:
+    """Of rows that an earlier stage makes a stage is asked when they are there."""
+    from rlhf_plugins.contract.run_kinds import Stage
+
+    for stage in assembled.stages:
+        if stage.data is None:
+            refuse_unfit(stage, data)
+        elif type(stage).fits_data is not Stage.fits_data and not any(too_early(stage.data)):
+            refuse_unfit(stage, _loaded(assembled, stage.data))
 
 
 def _allowed(folder: RunFolder, assembled: Assembled, resume: bool, overwrite: bool) -> list[str]:

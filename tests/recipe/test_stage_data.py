@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins import RecipeError, check_recipe, open_run, run_recipe
+from rlhf_plugins import RecipeError, RunError, check_recipe, open_run, run_recipe
 
 WRITER = """
 from dataclasses import dataclass, replace
@@ -66,6 +66,16 @@ def test_a_stage_trains_on_what_an_earlier_one_wrote(recipe: Callable[..., dict[
     assert reward.report.left_out["its data, diverse: not chosen"] == 3
     assert reward.report.own_data == {"train": 3, "test": 0}
     run_recipe(recipe(data=data), resume=True, say=lambda _: None)
+
+
+def test_a_stage_that_cannot_measure_what_an_earlier_one_wrote_is_refused_when_it_is_there(
+    recipe: Callable[..., dict[str, Any]],
+) -> None:
+    words = recipe()
+    words["stages"].append({"stage": "evaluate_reward", "data": {"format": "stage", "stage": "flip"}})
+    with pytest.raises(RunError, match="stage evaluate_reward: no held-out pair is"):
+        run_recipe(words, say=lambda _: None)
+    assert [result.name for result in open_run("out").finished] == ["flip", "reward_model"]
 
 
 @pytest.mark.parametrize(
