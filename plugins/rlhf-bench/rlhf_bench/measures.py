@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_bench import climbs, judges
 from rlhf_bench.ratings import Ratings
-from rlhf_bench.runs import folder_of
+from rlhf_bench.runs import computes_prompts_once, folder_of
 from rlhf_bench.suite import BASE, Cell, Suite
 from rlhf_plugins import Curve, RunError, StageResult, open_run
 
@@ -72,6 +72,7 @@ def measured(cell: Cell, root: Path, budget: Mapping[str, float], known: dict[st
         "win_rate": policy.win_rate.mean if policy.win_rate else None,
         "out_of_distribution": policy.out_of_distribution.mean if policy.out_of_distribution else None,
         **_cost(results, budget),
+        "prompts_once": computes_prompts_once(root, cell),
         **_convergence(results),
         "climb": climbs.read(results[-1]),
         "tasks": {task: of[name]["mean"] for task, of in tasks.items()},

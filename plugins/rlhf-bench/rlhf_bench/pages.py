@@ -1,9 +1,15 @@
-"""A suite's tables as JSON, Markdown and one HTML page. It knows lines and sentences, not how they were measured."""
+"""A suite's tables as JSON, Markdown and one HTML page. It knows lines and sentences, not how they were measured.
+
+    python -m rlhf_bench.pages docs/benchmarks
+
+writes each suite_NAME.md of a folder again, from the suite_NAME.json beside it; it runs nothing.
+"""
 
 from __future__ import annotations
 
 import html
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +38,23 @@ OF_COST = (
 )
 
 
+def main(given: Sequence[str]) -> None:
+    """Writes the pages of a folder again."""
+    if len(given) != 1:
+        raise SystemExit(__doc__)
+    for file in sorted(Path(given[0]).glob("suite_*.json")):
+        file.with_suffix(".md").write_text(page_of(json.loads(file.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
+def page_of(content: Mapping[str, Any]) -> str:
+    """The page for docs of a bench.json."""
+    same = {name: content[name] for name in ("about", "seeds", "budget", "baseline", "tasks", "against")}
+    knobs = {label: (name, value) for label, (name, value) in content["knobs"].items()}
+    algorithms = dict.fromkeys(content["algorithms"], "")
+    suite = Suite(content["suite"], **same, algorithms=algorithms, knobs=knobs, cells=())
+    return markdown(suite, content["runs"], lines(suite, content["runs"]))
+
+
 def write(suite: Suite, rows: Sequence[Row], folder: Path) -> list[Path]:
     """Writes bench.json, bench.md and bench.html."""
     found = lines(suite, rows)
@@ -42,7 +65,9 @@ def write(suite: Suite, rows: Sequence[Row], folder: Path) -> list[Path]:
         "overrides": suite.overrides,
         "baseline": suite.baseline,
         "tasks": suite.tasks,
+        "against": suite.against,
         "algorithms": list(suite.algorithms),
+        "knobs": suite.knobs,
         "lines": [line.record() for line in found],
         "changes": [one.record() for one in changes.changes(suite, rows)],
         "frontiers": [asdict(one) for one in frontier.frontiers(suite, found)],
@@ -125,3 +150,7 @@ def _where(suite: Suite, rows: Sequence[Row]) -> str:
         "means of the seeds; KL is to the base in nats a response. Seconds and memory are of processes that shared the "
         "machine."
     )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -16,6 +16,7 @@ from rlhf_plugins import RlhfError, RunError, RunInUse, open_run, run_recipe
 Say = Callable[[str], None]
 KILLED = "its process was ended from outside, perhaps for its memory; the same command goes on with it"
 ENDED = {"running": KILLED, "finished": ""}  # what became of a run whose pool broke, by its status; others waited
+ONCE = ".once"  # the end of a file beside a run that a version began which computes a prompt once for all its responses
 CELLS = "cells"  # the folder of runs, each named by the digest of its recipe: suites share them
 
 
@@ -30,6 +31,11 @@ def status_of(root: Path, cell: Cell) -> str:
         return open_run(folder_of(root, cell)).status
     except RunError:
         return "missing"
+
+
+def computes_prompts_once(root: Path, cell: Cell) -> bool:
+    """Whether the FLOPs of what a run sampled count a prompt once; older versions computed it for each response."""
+    return folder_of(root, cell).with_suffix(ONCE).exists()
 
 
 def run_all(cells: Sequence[Cell], root: Path, jobs: int = 1, retry: bool = False, say: Say = print) -> None:
@@ -58,7 +64,10 @@ def perform(cell: Cell, root: Path) -> str:
     """Runs one cell, or goes on with it; why it did not finish here, empty where it did."""
     folder = folder_of(root, cell)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    resume = status_of(root, cell) not in ("missing", "finished")
+    status = status_of(root, cell)
+    resume = status not in ("missing", "finished")
+    if status == "missing":
+        folder.with_suffix(ONCE).touch()
     try:
         with folder.with_suffix(".log").open("a", encoding="utf-8") as log, redirect_stderr(log):  # progress bars
             run_recipe({**cell.recipe, "output_dir": str(folder)}, resume=resume, say=_nothing)

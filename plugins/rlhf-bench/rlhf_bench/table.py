@@ -15,6 +15,10 @@ from rlhf_bench.suite import BASE, Suite
 
 EQUAL = 0.1  # the part of a budget by which runs may miss it and still be at equal compute
 SIGNIFICANT = 0.05
+OF_EACH = (
+    "{}: a prompt was computed, and its FLOPs counted, for each response that was sampled to it. Since 29 November "
+    "2026 it is computed once for all of them, and an online stage takes some more steps with the same FLOPs."
+)
 TASK = "task: "  # before the name of a task of the evaluation, among the means
 
 
@@ -152,7 +156,7 @@ def notes(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[str]
         other = by_run.get((task, suite.baseline, seed))
         if other and _beside(row, suite.baseline, other) is None and name != suite.baseline:
             said.append(f"{task}, {name}, seed {seed}: no gain, other prompts have a score than those of the baseline.")
-    said += _unequal(by_run)
+    said += [*_unequal(by_run), *_counted(list(by_run.values()))]
     if any(line.rating for line in found):
         said.append("Human ratings are means over prompts, with intervals by resampling prompts.")
     said += [*judges.notes(list(by_run.values())), *judges.over_optimised(found, TASK + judges.WINS)]
@@ -170,6 +174,12 @@ def _unequal(by_run: Mapping[tuple[str, str, int], Row]) -> list[str]:
         f"{task}, {name}, seed {', '.join(map(str, of))}: used {', '.join(of.values())} {ending}."
         for (task, name), of in found.items()
     ]
+
+
+def _counted(rows: Sequence[Row]) -> list[str]:
+    """Which algorithms sampled in training with a prompt computed for each of its responses, as older versions did."""
+    names = dict.fromkeys(row["algorithm"] for row in rows if row["generated_tokens"] and not row.get("prompts_once"))
+    return [OF_EACH.format(", ".join(names))] * bool(names)
 
 
 def _versions(rows: Sequence[Row]) -> list[str]:
