@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "_scaled_dot_product")  # how their names begin
 UNWRITTEN = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+MARKS = {"_record_function_enter_new", "_record_function_exit"}  # of a profiler
 WRITES_OVER = {"copy_", "fill_", "zero_"}
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "repeat_interleave"}
 INDEXES = {
@@ -55,7 +56,7 @@ class Launches(TorchDispatchMode):
         self.waits += _waits(func, args)
         result = func(*args, **(kwargs or {}))
         given, made = _tensors((args, kwargs)), _tensors(result)
-        self.all += not (func.overloadpacket.__name__ in UNWRITTEN or _is_view(func, given, made))
+        self.all += not (func.overloadpacket.__name__ in UNWRITTEN | MARKS or _is_view(func, given, made))
         self.bytes += _moved(func, given, made)
         return result
 

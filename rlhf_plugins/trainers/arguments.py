@@ -74,6 +74,7 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
         "run_name": run_name(folder),
         "save_strategy": "no",
         "logging_steps": 10,
+        "logging_nan_inf_filter": False,  # it would wait twice for a loss that every stage has checked
         **keeping_the_best(trainer),
         **moving(trainer, cuda),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +165,11 @@ class Monitored:
         metrics = getattr(self, "_metrics", {"train": {}})["train"]  # a recovery from too little memory replaces it
         step = self.state.global_step + 1
         whole = processes.mean(loss)
-        if not torch.isfinite(whole):
+        number = whole.item()
+        if not isfinite(number):
             message = not_finite("the loss", whole)
             self.monitors.stop("finite", Alarm(message, action="stop"), step)
-        self.step_numbers["loss"].append(whole.item())
+        self.step_numbers["loss"].append(number)
         for name, values in metrics.items():
             if name in NOT_KEPT:
                 continue

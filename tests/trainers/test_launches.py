@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import trl
 from gpu_kernels import as_on_a_gpu, as_with_liger
 from launches import Launches
+from transformers import TrainerCallback
 
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Adapter, Base
@@ -24,6 +26,7 @@ from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
 from rlhf_plugins.trainers.reward import on_the_host
+from rlhf_plugins.trainers.supervision import Monitored, as_first_base
 
 from . import test_recovery, test_recovery_online
 from .conftest import OPTIONS, ranked, reward_trainer
@@ -38,6 +41,14 @@ MOST = {  # casts, all launches, bytes of what is no matrix product, waits of th
     "ppo": (14, 543, 685_614, 6),
     "grpo": (10, 484, 656_050, 6),
 }
+AFTERWARDS = {
+    "sft": 11,
+    "reward": 11,
+    "ranking": 11,
+    "dpo": 11,
+    "ppo": 13,
+    "grpo": 11,
+}  # a value head has weights of its own
 RESPONSES = [[4, 5, 6, 7, 8, 1], [5, 6, 1], [6, 7, 8, 9, 1]] * 2  # as many tokens on every machine
 
 
@@ -103,6 +114,60 @@ def test_a_step_launches_casts_and_moves_no_more_than_it_did(
     assert all(less < more for less, more in zip(own[:3], counted(found)[:3], strict=True))
     for name, count, most in zip(("casts", "launches", "bytes", "waits"), own, MOST[make.__name__], strict=True):
         assert count <= most, f"{count} {name}"
+
+
+class Afterwards(TrainerCallback):
+    """Counts what a step launches after its backward pass: clipping, the optimizer, and what callbacks do."""
+
+    def __init__(self, found: Any) -> None:
+        self.steps: list[Launches] = []
+        self._own = found.training_step
+        found.training_step = self.training_step
+        found.add_callback(self)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        loss = self._own(*args, **kwargs)
+        self.steps.append(Launches().__enter__())
+        return loss
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.steps[-1].__exit__(None, None, None)
+
+
+def online(base: Base, folder: Path, **aim: Any) -> Any:
+    return trainer(base, folder, objective(**aim), bf16=True)
+
+
+TRAINERS = {
+    **{make.__name__: make for make in (sft, reward, ranking, dpo)},
+    "ppo": online,
+    "grpo": lambda *given: online(*given, **test_recovery_online.GRPO),
+}
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("name", TRAINERS)
+def test_the_optimizer_s_step_launches_no_more_than_it_did_and_the_host_does_not_wait(
+    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """An operation over a list of tensors is counted once, and is on a CPU what it is on CUDA."""
+    monkeypatch.setattr(loading, "_dtype", lambda base: torch.bfloat16)
+    monkeypatch.setitem(OPTIONS, "bf16", True)
+    found = TRAINERS[name](Base(bases().path, adapter=Adapter(r=4)), tmp_path)
+    found.args.max_steps, found.args.logging_steps = 2, 100
+    after = Afterwards(found)
+    found.train()
+    assert len(after.steps) == 2
+    assert [(step.all <= AFTERWARDS[name], step.waits, step.casts) for step in after.steps] == [(True, 0, 0)] * 2
+
+
+def test_monitors_wait_once_for_a_step(bases: Bases, tmp_path: Path) -> None:
+    found = dpo(bases(), tmp_path)
+    counted(found)  # tries layouts
+    alone = counted(found)
+    found.__class__ = as_first_base(Monitored, type(found))
+    found._show, found.step_numbers = lambda step: None, defaultdict(list)
+    assert counted(found)[3] - alone[3] == 1
 
 
 @pytest.mark.usefixtures("gpu")
