@@ -36,9 +36,12 @@ def other_side(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def said(message: Mapping[str, Any]) -> str:
-    """What a reader sees of a message: its content, and its calls of tools as JSON."""
-    calls = [json.dumps(message[CALLS], ensure_ascii=False)] if message.get(CALLS) else []
-    return "\n".join([*([str(message["content"])] if message["content"] else []), *calls])
+    """What a reader sees of a message: its content, its calls of tools as JSON, and the type of an image."""
+    content = message.get("content") or ""
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", f"[{part.get('type')}]")) for part in content)
+    calls = json.dumps(message[CALLS], ensure_ascii=False) if message.get(CALLS) else ""
+    return "\n".join(filter(None, (str(content), calls)))
 
 
 def without_nulls(value: Any) -> Any:

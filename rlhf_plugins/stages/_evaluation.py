@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from rlhf_plugins.contract.handles import Policy
-from rlhf_plugins.contract.rows import Group, Samples, Text
+from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
 from rlhf_plugins.data.groups import best_response
 from rlhf_plugins.data.ranked import encodable
 from rlhf_plugins.data.tokenized import prompts_with_room
-from rlhf_plugins.data.tokens import samples_of
+from rlhf_plugins.data.tokens import as_text, samples_of
 from rlhf_plugins.engine.backbone import shared
 from rlhf_plugins.engine.loading import load_row_encoder
 from rlhf_plugins.engine.progress import Counted
@@ -292,7 +292,7 @@ class Session:
         """The first prompts with every policy's response and score."""
         return [
             {
-                "prompt": _plain(prompt),
+                "prompt": as_text(prompt),
                 "responses": {
                     name: {"text": policy.samples.responses[row], **self.shown(float(policy.scores[row]))}
                     for name, policy in judged.items()
@@ -306,7 +306,3 @@ class Session:
         if self.judge is None:
             return {}
         return {"gold" if isinstance(self.judge, ScoreJudge) and self.judge.gold else "reward": score}
-
-
-def _plain(prompt: Text) -> str:
-    return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)

@@ -73,6 +73,12 @@ def test_an_ensemble_that_votes_judges_both_responses_together(run: Run) -> None
     assert [one.probability for one in verdicts] == pytest.approx([2 / 3, 0.5])
 
 
+def test_a_question_shows_calls_of_tools_and_parts_of_a_content_as_a_reader_sees_them() -> None:
+    parts = {"role": "user", "content": [{"type": "text", "text": "who"}]}
+    calls = {"role": "assistant", "content": None, "tool_calls": [{"name": "find"}]}
+    assert asked("{prompt}|{first}{second}", [parts, calls], "", "") == 'user: who\nassistant: [{"name": "find"}]|'
+
+
 def test_the_same_question_is_asked_in_every_run_and_its_fence_in_either_order() -> None:
     one, other = (asked("{fence}{prompt}{first}{second}", "p", *pair) for pair in (("a", "b"), ("b", "a")))
     assert one == asked("{fence}{prompt}{first}{second}", "p", "a", "b")

@@ -83,3 +83,9 @@ def test_responses_that_the_model_cannot_take_are_counted_by_reason(encoder: Row
 def test_one_message_is_its_content_and_several_are_lines() -> None:
     assert as_text(ASKED) == "who is"
     assert as_text([*ASKED, *ANSWERED]) == "user: who is\nassistant: ant bee"
+
+
+def test_a_call_of_a_tool_and_the_parts_of_a_content_are_read() -> None:
+    calls = {"role": "assistant", "content": None, "tool_calls": [{"name": "find"}]}
+    parts = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what"}, {"text": " is it"}]}
+    assert as_text([parts, calls]) == 'user: [image]what is it\nassistant: [{"name": "find"}]'
