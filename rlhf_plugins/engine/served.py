@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,7 @@ class Server:
 
     url: str
     model: str
-    key: str | None
+    key: str | None = field(repr=False)
     attempts: int
     timeout: float
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rlhf_plugins.contract.processes import COUNT
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Adapter, Base, Checkpoint, Lengths, Run
 from rlhf_plugins.data.chat import refuse_text
@@ -66,7 +66,7 @@ def session(
     """
     from rlhf_plugins.sandbox import base_path
 
-    if int(os.environ.get(COUNT, "1")) > 1:
+    if processes.is_launched():
         raise RunError("a session runs in one process, and a launcher started several: put the stages into a recipe")
     registry = registry or installed()
     model = base if isinstance(base, Base) else Base(base, adapter=Adapter() if based.is_policy(base) else None)

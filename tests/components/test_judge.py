@@ -19,6 +19,7 @@ from rlhf_plugins.contract.run import Run
 from rlhf_plugins.contract.run_kinds import Judge, JudgeFunction, Reward, RewardFunction
 from rlhf_plugins.engine.asking import asked, both_orders
 from rlhf_plugins.engine.loading import load_row_encoder
+from rlhf_plugins.engine.served import Server
 from rlhf_plugins.evaluate.judges import PairJudge
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.handle import RewardHandle
@@ -157,6 +158,10 @@ def test_a_busy_server_is_asked_again_and_then_is_a_failure(run: Run, serve: Cal
     assert (one.probability, len(calls)) == (0.5, 4)
     (lost,) = of_server(run, serve(lambda _: (503, {})), attempts=2)(["who"], ["a"], ["b"])
     assert lost == Verdict(None, "failed", "unavailable after 2 calls: HTTP 503")
+
+
+def test_a_server_does_not_show_its_key() -> None:
+    assert "s3cret" not in repr(Server("http://localhost", "m", "s3cret", 1, 1.0))
 
 
 def test_the_key_comes_from_the_environment(

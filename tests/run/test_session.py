@@ -35,6 +35,7 @@ from rlhf_plugins import (
     open_run,
     session,
 )
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.workload import Course, Known
 from rlhf_plugins.registry.registry import Plugin, Registry
 from rlhf_plugins.run.stage_run import Services
@@ -70,6 +71,19 @@ def test_a_session_samples_scores_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(RunError, match="other is not empty and not a run"):
         session(base, data, tmp_path / "other")
+
+
+@pytest.mark.parametrize("count", ["", "2"])
+def test_a_launcher_sets_a_place_beside_the_number_of_processes(
+    count: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(processes.COUNT, count)
+    monkeypatch.delenv(processes.PLACE, raising=False)
+    session("sandbox", Data(()), tmp_path / "run")  # as where a scheduler alone set the number
+    monkeypatch.setenv(processes.COUNT, "2")
+    monkeypatch.setenv(processes.PLACE, "0")
+    with pytest.raises(RunError, match="a session runs in one process, and a launcher started several"):
+        session("sandbox", Data(()), tmp_path / "other")
 
 
 def test_a_session_goes_on_with_its_own_base_and_seed(tmp_path: Path) -> None:
