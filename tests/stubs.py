@@ -98,7 +98,7 @@ class Make(Stage, reserved={"output_dir", "seed", "max_length"}):
             raise KeyboardInterrupt
         if self.stop == "wait":
             print("waiting", flush=True)
-            time.sleep(60)
+            time.sleep(600)  # killed before
         raise ZeroDivisionError("division by zero")
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import IO
 from rlhf_plugins.errors import RunError, RunInUse
 from rlhf_plugins.run.folder import LOCK
 
+LOOK = 0.05  # seconds within which a process that asks `in_use` returns the lock
 _HELD: dict[Path, IO[str]] = {}  # by this process, whose own requests the system would grant
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_HELD.clear)
@@ -59,7 +61,7 @@ def acquire(folder: Path, again: bool = False) -> None:
         raise RunInUse(f"{folder} is in use by another run of this process, {os.getpid()}")
     while True:
         file = _opened(place / LOCK)
-        if not _locked(file):
+        if not _locked(file) and not _locked_later(file):
             holder = _holder(file)
             file.close()
             raise RunInUse(f"{folder} is in use by {holder}; wait for its end, or give another output_dir=...")
@@ -78,11 +80,11 @@ def in_use(folder: Path) -> bool:
     if place in _HELD and _is_there(_HELD[place], place / LOCK):
         return True
     try:
-        file = (place / LOCK).open("r+")
+        file = (place / LOCK).open()
     except OSError:
         return False
     with file:
-        return not _locked(file)
+        return not _locked(file, shared=True)
 
 
 def release(folder: Path) -> None:
@@ -101,8 +103,14 @@ def _opened(path: Path) -> IO[str]:
     return os.fdopen(handle, "r+")
 
 
-def _locked(file: IO[str]) -> bool:
-    """Whether the system gave the lock. A child that a data loader forks has no share in it."""
+def _locked_later(file: IO[str]) -> bool:
+    """Whether the system gives the lock after a moment, in which a process that only looked has closed its file."""
+    time.sleep(LOOK)
+    return _locked(file)
+
+
+def _locked(file: IO[str], shared: bool = False) -> bool:
+    """Whether the system gave the lock, which those who only look share; a forked child has no part in it."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -114,7 +122,7 @@ def _locked(file: IO[str]) -> bool:
     import fcntl
 
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     except OSError:  # a file system without locks

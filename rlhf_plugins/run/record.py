@@ -6,6 +6,7 @@ Rows are plain dictionaries with `stage` and `step`, ready for `pandas.DataFrame
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -224,7 +225,7 @@ class _Reader:
             with file.open("rb") as stream:
                 inode, read = self.places.get(file, (0, 0))
                 size = stream.seek(0, 2)
-                now = file.stat().st_ino
+                now = os.fstat(stream.fileno()).st_ino
                 stream.seek(read if inode == now and size >= read else 0)
                 start = stream.tell()
                 content = stream.read()

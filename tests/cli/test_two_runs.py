@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import RunError, RunInUse
+from rlhf_plugins.run import lock
 from rlhf_plugins.run.folder import LOCK
-from rlhf_plugins.run.lock import locked, process
+from rlhf_plugins.run.lock import in_use, locked, process
 
 RECIPE = """\
 base: sandbox
@@ -21,6 +23,13 @@ data: rows
 stages:
   - {stage: make, name: first}
   - {stage: make, name: second, flag: flag, stop: wait}
+"""
+HOLDER = """\
+import fcntl, sys
+file = open(sys.argv[1], "r+")
+fcntl.lockf(file, getattr(fcntl, sys.argv[2]))
+print(flush=True)
+sys.stdin.read()
 """
 
 
@@ -69,3 +78,35 @@ def test_to_look_who_holds_a_folder_does_not_unlock_it(tmp_path: Path) -> None:
         assert process(tmp_path) == os.getpid()
         done = subprocess.run([sys.executable, "-c", take, str(tmp_path / LOCK)], capture_output=True)
         assert b"BlockingIOError" in done.stderr
+
+
+@contextmanager
+def held(folder: Path, kind: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process has the lock of a folder."""
+    (folder / LOCK).touch()
+    words = [sys.executable, "-c", HOLDER, str(folder / LOCK), kind]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        yield holder
+        holder.kill()
+
+
+def test_a_run_waits_for_a_process_that_only_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(_: float) -> None:
+        looker.kill()
+        looker.wait()
+
+    with held(tmp_path, "LOCK_SH") as looker:
+        monkeypatch.setattr(lock.time, "sleep", ended)
+        with locked(tmp_path):
+            assert process(tmp_path) == os.getpid()
+
+
+def test_those_who_look_do_not_see_each_other(tmp_path: Path) -> None:
+    with held(tmp_path, "LOCK_SH"):
+        assert not in_use(tmp_path)
+    with held(tmp_path, "LOCK_EX"):
+        assert in_use(tmp_path)
+        with pytest.raises(RunInUse, match="is in use by another process"), locked(tmp_path):
+            pass

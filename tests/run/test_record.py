@@ -90,6 +90,23 @@ def test_a_number_that_is_not_finite_is_one_and_a_response_stays_text(running: R
     assert isnan(logged["loss"])
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(
+    running: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(running, "metrics.jsonl", {"stage": "a", "step": 1})
+    put(running, "draft", *({"stage": "a", "step": step} for step in (2, 3)))
+    opened = Path.open
+
+    def replaced(file: Path, *given: Any, **named: Any) -> Any:
+        stream = opened(file, *given, **named)
+        if file.name == "metrics.jsonl" and (file.parent / "draft").exists():
+            (file.parent / "draft").replace(file)
+        return stream
+
+    monkeypatch.setattr(Path, "open", replaced)
+    assert [row["step"] for _, row in running.tail(poll=0.01, patience=0.1)] == [1, 2, 3]
+
+
 def test_a_torn_line_within_a_file_is_left_out(running: RunRecord) -> None:
     put(running, "metrics.jsonl", '{"stage": "a", "st', {"stage": "a", "step": 1}, {"stage": "a", "step": 2, "x": 1})
     assert list(running.metrics()) == [{"stage": "a", "step": 2, "x": 1}]
