@@ -224,6 +224,11 @@ def prepare(trainer: Any) -> None:
     """
     check_one_process(trainer)
     check_rows(trainer)
+    make_ready(trainer)
+
+
+def make_ready(trainer: Any) -> None:
+    """Makes the model and the process of a trainer that was checked ready for training."""
     if not isinstance(trainer.model, PreTrainedModel):  # which a script loaded in the precision that it wants
         train_in_float32(trainer.model)
     keep_freed_memory_of_process(trainer.args.device)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import trl
-from peft import PeftModel
 from torch import Tensor
 
 from rlhf_plugins.arithmetic import masked
@@ -16,12 +15,11 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.records import PairLogps
 from rlhf_plugins.data.branches import BranchBatch
-from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.engine.loading import use_fast_paths
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.arguments import check_rows, mean_loss, train_in_float32
+from rlhf_plugins.trainers.arguments import check_rows, make_ready, mean_loss
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.micro_batches import (
     MICRO_BATCHES,
@@ -31,7 +29,6 @@ from rlhf_plugins.trainers.micro_batches import (
     token_limit,
     uncounted,
 )
-from rlhf_plugins.trainers.optimizer_state import AllocatesState
 from rlhf_plugins.trainers.preference_batch import OF_PAIRS, Collator, separate
 from rlhf_plugins.trainers.preference_metrics import Means, label_sums, pair_sums, token_sums
 from rlhf_plugins.trainers.preference_reference import ReadsReference, pair_sums_of
@@ -92,10 +89,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         self.cuts = token_limit(1, args, loss) is not None
         pad_id = self.processing_class.pad_token_id
         self.data_collator = Collator(pad_id, args.max_length, args.truncation_mode, layout, limit)
-        if isinstance(self.model, PeftModel):
-            train_in_float32(self.model)
-        keep_freed_memory_of_process(args.device)
-        self.add_callback(AllocatesState())
+        make_ready(self)
 
     def noted(self) -> list[tuple[Any, str]]:
         """See `TrainsInMicroBatches`."""
