@@ -57,6 +57,9 @@ HEAVY = {
 PRINTERS = {"click.echo", "print", "typer.echo", "Console().print"}
 PICKLES = {"cloudpickle", "dill", "joblib", "pickle", "shelve"}
 DOTTED = re.compile(r"`(\w+\.\w+\.\w+(?:\.\w+)*)`")
+GUESS = re.compile(  # some of what `Stage` and `Monitor` declare
+    r"""attr\(\w+, ["'](trainer|setting|makes_rollouts|keep_optimizer|early_stopping_patience|reads_rollouts)["']"""
+)
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 400, 80, 7
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -249,6 +252,12 @@ def printing(source: Source) -> Iterator[str]:
                 yield source.at(node.lineno, f"calls {ast.unparse(node.func)}; print with rlhf_plugins.cli.echo")
 
 
+def guessing(source: Source) -> Iterator[str]:
+    """What the base class of a kind declares is read as it is."""
+    for place, line in enumerate(source.text.splitlines() if source.package else (), 1):
+        yield from (source.at(place, f"guesses {name}, which a base class declares") for name in GUESS.findall(line))
+
+
 RULES = (
     file_too_long,
     function_too_long,
@@ -260,6 +269,7 @@ RULES = (
     heavy_import,
     pickling,
     printing,
+    guessing,
 )
 
 

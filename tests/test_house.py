@@ -229,6 +229,12 @@ BAD = [
         "import typer\ntyper.echo(name)",
         "2: calls typer.echo; print with rlhf_plugins.cli.echo",
     ),
+    (
+        house.guessing,
+        "run/a.py",
+        "x = y\nhasattr(stage, 'trainer')",
+        "2: guesses trainer, which a base class declares",
+    ),
 ]
 
 

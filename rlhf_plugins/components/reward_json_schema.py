@@ -73,18 +73,21 @@ def _check(schema: Any, where: str) -> None:
         right, words = VALUES.get(name, (None, ""))
         if right is not None and not right(given):
             raise ValueError(f"{where}.{name}: should be {words}, got {given!r}")
-        if name == "properties":
-            for each, inner in given.items():
-                _check(inner, f"{where}.properties.{each}")
-        elif name in INNER:
-            _check(given, f"{where}.{name}")
-        elif name in LISTS:
-            for number, inner in enumerate(given):
-                _check(inner, f"{where}.{name}[{number}]")
-        elif name == "type" and (wrong := [one for one in _listed(given) if one not in TYPES]):
+        if name == "type" and (wrong := [one for one in _listed(given) if one not in TYPES]):
             raise ValueError(f"{where}.type: unknown type {wrong[0]!r} {nearest(str(wrong[0]), TYPES)}")
-        elif name == "pattern":
+        if name == "pattern":
             _compiled(given, where)
+        for place, inner in _inside(name, given):
+            _check(inner, f"{where}.{name}{place}")
+
+
+def _inside(name: str, given: Any) -> list[tuple[str, Any]]:
+    """The schemas in the value of a keyword, each with its place there."""
+    if name == "properties":
+        return [(f".{each}", inner) for each, inner in given.items()]
+    if name in LISTS:
+        return [(f"[{number}]", inner) for number, inner in enumerate(given)]
+    return [("", given)] if name in INNER else []
 
 
 def _compiled(pattern: str, where: str = "pattern") -> re.Pattern[str]:

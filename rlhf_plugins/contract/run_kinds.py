@@ -226,6 +226,10 @@ class Stage(Component, kind="stage"):
     data: DataFormat | None = None  # rows of its own; None: the run's
     from_: str = "previous"  # the policy that it starts from: `base`, `previous`, or the name of an earlier one
     reference: str = "start"  # the policy that its KL is measured to: `base`, `start`, or the name of an earlier one
+    trainer: Mapping[str, Any] | None = None  # options of the trainer that it makes; None: it makes none
+    optimizer: Literal["new", "start"] = "new"  # `start` goes on with the state that the stage of its start kept
+    keep_optimizer: bool | None = None  # whether it keeps that state for later stages; None is unknown
+    early_stopping_patience: int | None = None  # evaluations without a better number before it ends; None: it goes on
 
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""
@@ -245,6 +249,10 @@ class Stage(Component, kind="stage"):
 
     def course(self, known: Known) -> Course | None:
         """How long it is: steps, episodes and tokens, for `rlhf check` and the time left; None is unknown."""
+        return None
+
+    def setting(self, name: str) -> Any:
+        """An option of its trainer, given or by default; None is unknown."""
         return None
 
     def held_out_numbers(self, gold: bool) -> frozenset[str] | None:

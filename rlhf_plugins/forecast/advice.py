@@ -113,7 +113,7 @@ def changes(stage: Stage) -> Iterator[Change]:
                 f"{at}.trainer.gradient_accumulation_steps={accumulated}",
             )
         )
-    if getattr(stage, "trainer", {}).get("gradient_checkpointing") is False:
+    if stage.trainer and stage.trainer.get("gradient_checkpointing") is False:
         yield Change((f"{at}.trainer.gradient_checkpointing=true",))
     yield from _less_at_once(stage, at)
     yield from _shorter(stage, at)
@@ -121,9 +121,10 @@ def changes(stage: Stage) -> Iterator[Change]:
 
 def _batch(stage: Stage) -> tuple[int, int]:
     """Rows at once and how many such are accumulated, of a stage that nothing else cuts."""
-    if not hasattr(stage, "setting") or hasattr(stage, "tokens_per_batch"):
+    batch = stage.setting("per_device_train_batch_size")
+    if batch is None or hasattr(stage, "tokens_per_batch"):
         return 1, 1
-    return stage.setting("per_device_train_batch_size"), stage.setting("gradient_accumulation_steps")
+    return batch, stage.setting("gradient_accumulation_steps")
 
 
 def _less_at_once(stage: Stage, at: str) -> Iterator[Change]:
@@ -138,8 +139,8 @@ def _less_at_once(stage: Stage, at: str) -> Iterator[Change]:
 
 
 def _shorter(stage: Stage, at: str) -> Iterator[Change]:
-    trainer: dict[str, Any] = getattr(stage, "trainer", {})
-    if hasattr(stage, "setting") and not str(stage.setting("optim")).endswith("8bit"):
+    trainer, optim = stage.trainer or {}, stage.setting("optim")
+    if optim is not None and not str(optim).endswith("8bit"):
         yield Change((f"{at}.trainer.optim=paged_adamw_8bit",), "moments in 8 bits")
     name = next((name for name in ("max_completion_length", "max_length") if name in trainer), None)
     if name and trainer[name]:

@@ -222,7 +222,7 @@ def refuse_contradictions(assembled: Assembled, config: Any, card: Card | None) 
         how = own.get("quant_method", "quantized") if isinstance(own, dict) else own
         raise RunError(f"quantization: {asked}, but the base is quantized already ({how}); leave one of them out")
     for stage in assembled.stages:
-        given: Mapping[str, Any] = getattr(stage, "trainer", {})
+        given = stage.trainer or {}
         if given.get("bf16") and card is not None and not card.bf16:
             why = f"{card.name} does not compute in bfloat16"
             raise RunError(f"stage {stage.name}: trainer.bf16, but {why}; leave it out: losses are scaled in fp16")
@@ -230,7 +230,7 @@ def refuse_contradictions(assembled: Assembled, config: Any, card: Card | None) 
 
 def _within(work: Work, stage: Stage, base: Base, config: Any) -> Work:
     """A work with lengths that the recipe and the model's positions allow."""
-    lengths, given = base.lengths, getattr(stage, "trainer", {})
+    lengths, given = base.lengths, stage.trainer or {}
     own = None if "max_length" in given else lengths.max_length
     most = min(filter(None, (own, getattr(config, "max_position_embeddings", None))), default=None)
     if work.prompt_tokens is None:

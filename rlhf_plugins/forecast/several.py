@@ -151,7 +151,7 @@ def spread(found: Forecast, assembled: Assembled, cards: Cards) -> tuple[Forecas
     each, traffic = [], {}
     for one, stage in zip(found.stages, assembled.stages, strict=True):
         workload = stage.workload(assembled.base.adapter)
-        if workload is None or not hasattr(stage, "trainer"):  # it computes on whole copies
+        if workload is None or stage.trainer is None:  # it computes on whole copies
             each.append(one)
         elif one.phases and (why := _refused(stage, assembled.base.quantization is not None, cards)):
             each.append(replace(one, phases={}, unknown=f"a run refuses {why}"))

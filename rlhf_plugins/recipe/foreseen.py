@@ -68,12 +68,12 @@ def unmeasured(stages: Sequence[tuple[Keys, Stage]], data: DataFormat | None) ->
 
 def _unmeasured(stage: Stage, gold: bool) -> str:
     """What is wrong with the number by which a stage chooses; empty where nothing is."""
-    given, numbers = getattr(stage, "trainer", {}), stage.held_out_numbers(gold)
+    given, numbers = stage.trainer or {}, stage.held_out_numbers(gold)
     if numbers is None:
         return ""
     if given.get("eval_strategy", "no") == "no":
         return "changes nothing without `eval_strategy`, which evaluates" if BEST in given else ""
-    chooses = given.get("load_best_model_at_end") or getattr(stage, "early_stopping_patience", None) is not None
+    chooses = given.get("load_best_model_at_end") or stage.early_stopping_patience is not None
     name = (given.get(BEST) or ("loss" if chooses else "")).removeprefix("eval_")
     return f"no held-out number {name!r} {nearest(name, numbers)}" if name and name not in numbers else ""
 
@@ -83,7 +83,8 @@ def without_optimizer(stages: Sequence[tuple[Keys, Stage]]) -> Iterator[Fault]:
     makers: dict[str, Stage] = {}
     for keys, stage in stages:
         start = next(reversed(makers), "") if stage.from_ == "previous" else stage.from_
-        if getattr(stage, "optimizer", "new") == "start" and not getattr(makers.get(start), "keep_optimizer", True):
+        maker = makers.get(start)
+        if stage.optimizer == "start" and maker is not None and maker.keep_optimizer is False:
             yield (*keys, "optimizer"), f"stage {start!r} keeps none: write `keep_optimizer: true` there"
         if "policy" in stage.makes:
             makers[stage.name] = stage

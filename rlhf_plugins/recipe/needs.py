@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.rows import Group
@@ -11,6 +11,9 @@ from rlhf_plugins.data.columns import columns_of, lacks
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.recipe.source import Keys
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.run_kinds import Stage
 
 IGNORES = (
     "ignores soft labels, which the column 'probability' gives: use a loss that reads them, such as bradley_terry or "
@@ -41,16 +44,18 @@ def refuse_unmet(stage: Component, groups: Iterable[Group], name: Name) -> None:
         raise DataError(message)
 
 
-def useless_monitors(stage: Component, name: Name) -> Iterator[tuple[Keys, str]]:
+def useless_monitors(stage: Stage, name: Name) -> Iterator[tuple[Keys, str]]:
     """The monitors that read rollouts in stages that make none: where each is, and a message."""
+    from rlhf_plugins.contract.run_kinds import Monitor, Stage
+
     for keys, part in parts_of(stage):
-        if part.kind == "stage":
+        if isinstance(part, Stage):
             yield from (((*keys, *below), message) for below, message in useless_monitors(part, name))
-        elif getattr(part, "reads_rollouts", False) and not getattr(stage, "makes_rollouts", True):
+        elif isinstance(part, Monitor) and part.reads_rollouts and not stage.makes_rollouts:
             yield keys, f"monitor {name(part)} {READS_ROLLOUTS.format(name(stage))}"
 
 
-def refuse_useless_monitors(stage: Component, name: Name) -> None:
+def refuse_useless_monitors(stage: Stage, name: Name) -> None:
     """Raises RunError for the first monitor of a stage that reads rollouts where the stage makes none."""
     for _, message in useless_monitors(stage, name):
         raise RunError(message)

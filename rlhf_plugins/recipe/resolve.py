@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.contract.on_disk import OnDisk
+from rlhf_plugins.contract.run_kinds import Monitor, Stage
 from rlhf_plugins.errors import nearest
 from rlhf_plugins.recipe import members, misplaced, trainer
 from rlhf_plugins.recipe.limits import check_trackers
@@ -81,7 +82,8 @@ class Resolver:
     def _useless(self, cls: type, option: Option, one: Mapping[str, Any]) -> bool:
         """Whether a component reads rollouts, and a stage of this class makes none."""
         found = self.registry.get(str(option.kind), one[option.tag])
-        return getattr(found, "reads_rollouts", False) and not getattr(cls, "makes_rollouts", True)
+        reads = issubclass(found, Monitor) and found.reads_rollouts
+        return reads and issubclass(cls, Stage) and not cls.makes_rollouts
 
     def missing(self, option: Option, keys: Keys) -> bool:
         """Whether an option that is left out is required; if so, a problem is recorded."""

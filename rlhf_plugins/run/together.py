@@ -46,12 +46,12 @@ def refuse_stage(stage: Stage) -> None:
             f"stage {stage.name} runs in one process, and {processes.count()} were launched: launch it alone with "
             "`rlhf run`, in a recipe of its own that goes on from this run (`base: RUN#STAGE`)"
         )
-    if processes.divides_optimizer() and hasattr(stage, TRAINER) and not stage.zero:
+    if processes.divides_optimizer() and stage.trainer is not None and not stage.zero:
         raise RunError(
             f"stage {stage.name} was not tried under DeepSpeed, for which the launch asks: write `distributed_type: "
             "MULTI_GPU`"
         )
-    if processes.shards() and hasattr(stage, TRAINER) and not stage.shards:
+    if processes.shards() and stage.trainer is not None and not stage.shards:
         asked = "ZeRO-3" if processes.zero3() else "FSDP"
         raise RunError(
             f"stage {stage.name} trains whole copies, and the launch asks for {asked}: write `distributed_type: "
@@ -62,7 +62,7 @@ def refuse_stage(stage: Stage) -> None:
     except ValueError as error:
         raise RunError(f"stage {stage.name}: {error}") from error
     for part in _parts(stage):
-        if part.kind in BY_BATCH and getattr(part, "uses_batch_mates", False):
+        if part.kind in BY_BATCH and part.uses_batch_mates:
             raise RunError(
                 f"stage {stage.name}: {type(part).__name__} compares the groups of a whole batch, and several "
                 "processes would show it parts of one: launch the recipe with one"
@@ -71,7 +71,7 @@ def refuse_stage(stage: Stage) -> None:
 
 def refuse_few_rows(stage: Stage, data: Data) -> None:
     """Raises RunError where a stage trains on fewer groups than there are processes."""
-    if hasattr(stage, "trainer") and len(data.train) < processes.count():
+    if stage.trainer is not None and len(data.train) < processes.count():
         raise RunError(
             f"stage {stage.name}: {processes.count()} processes for {len(data.train)} groups to train on: launch at "
             f"most {max(1, len(data.train))}"
@@ -85,7 +85,7 @@ def _refuse_precision(stage: Stage) -> None:
 
     in_file = processes.zero_precision()
     launched = in_file if in_file != "no" else os.environ.get(PRECISION, "no").lower()
-    given: Mapping[str, Any] | None = getattr(stage, "trainer", None)
+    given = stage.trainer
     if launched in ("no", "") or given is None:
         return
     half = half_precision()
@@ -103,7 +103,7 @@ def _refuse_precision(stage: Stage) -> None:
         )
 
 
-def _parts(component: Component) -> Iterable[Component]:
+def _parts(component: Component) -> Iterable[Any]:
     from rlhf_plugins.recipe.needs import all_parts
 
     return (part for _, part in all_parts(component))
@@ -134,7 +134,7 @@ def comparable(folder: RunFolder, assembled: Assembled) -> tuple[Any, Any]:
     specs = (dict(zip(names, recipe.get("stages", ()), strict=False)) for recipe in (before, now))
     old, new = (dict(_batches(each, "stages")) for each in specs)
     for stage in stages:
-        if hasattr(stage, "setting") and hasattr(stage, TRAINER):
+        if stage.setting(BATCH) is not None:
             plain = replace(stage, trainer={})
             for name in (BATCH, EVALUATED) if stage.setting("eval_strategy") != "no" else (BATCH,):
                 for sizes in (old, new):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -64,37 +64,26 @@ class Training(Stage, makes_rollouts=False):
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError for an early end where the trainer evaluates nothing."""
         asked = self.early_stopping_patience is not None
-        if asked and getattr(self, "trainer", {}).get("eval_strategy", "no") == "no":
+        if asked and (self.trainer or {}).get("eval_strategy", "no") == "no":
             raise ValueError(f"early_stopping_patience: {NEEDS}")
 
     def setting(self, name: str) -> Any:
         """An option of the `trainer` block, by default that of its configuration class."""
-        given: dict[str, Any] = getattr(self, "trainer", {})
-        return (
-            given[name]
-            if name in given
-            else _default(next(f.metadata["config"] for f in fields(self) if f.name == "trainer"), name)
-        )
+        given = self.trainer or {}
+        if name in given:
+            return given[name]
+        return _default(next(f.metadata["config"] for f in fields(self) if f.name == "trainer"), name)
 
     def limit(self, longest: int | None) -> int | None:
         """Tokens of a sequence, at most; `longest` is the recipe's `max_length`."""
-        given: int | None = getattr(self, "trainer", {}).get("max_length", longest)
+        given: int | None = (self.trainer or {}).get("max_length", longest)
         return given or self.setting("max_length")
 
     def learning(self, works: Sequence[Work], **more: Any) -> Workload:
         """A workload with the options that all trainings have in common."""
-        given: dict[str, Any] = getattr(self, "trainer", {})
-        precision = (
-            "fp16"
-            if given.get("fp16")
-            else "fp32"
-            if given.get("bf16") is False
-            else "bf16"
-            if given.get("bf16")
-            else None
-        )
+        given = self.trainer or {}
         recomputes = given.get("gradient_checkpointing", True)
-        return Workload(works, str(self.setting("optim")), bool(recomputes), cast(Any, precision), **more)
+        return Workload(works, str(self.setting("optim")), bool(recomputes), _precision(given), **more)
 
 
 @dataclass(frozen=True)
@@ -114,7 +103,7 @@ class PolicyTraining(Training):
         """Raises ValueError for tasks that nothing measures, that have one name, or whose best share is the lowest."""
         super().fits(adapter)
         distinct(self.tasks)
-        given: dict[str, Any] = getattr(self, "trainer", {})
+        given = self.trainer or {}
         if self.tasks and given.get("eval_strategy", "no") == "no":
             raise ValueError(f"tasks: {NEEDS}")
         best = str(given.get("metric_for_best_model")).removeprefix("eval_")
@@ -131,6 +120,16 @@ class PolicyTraining(Training):
     def held_out_numbers(self, gold: bool) -> frozenset[str]:
         """See `Stage`."""
         return self.own_numbers(gold) | {task.name for task in self.tasks}
+
+
+def _precision(trainer: Mapping[str, Any]) -> Literal["fp16", "bf16", "fp32"] | None:
+    """That a `trainer` block asks for; None where it leaves it to the machine."""
+    if trainer.get("fp16"):
+        return "fp16"
+    asked = trainer.get("bf16")
+    if asked is None:
+        return None
+    return "bf16" if asked else "fp32"
 
 
 def distinct(tasks: Sequence[Task]) -> None:
