@@ -2,6 +2,10 @@
 
 The limits stop mistakes: a loop without end, too much memory, a flood of output. They are no sandbox: the code runs as
 the user who trains, and can read the user's files and reach the network. Where that matters, train in a container.
+
+Nor can tests in Python judge code that works against them: it may give an object that is equal to everything, change
+what `assert` compares, or look for the word below in the stack (`sys._getframe`) or the memory of its own process. A
+word that only the variables of a function hold stops what ends early or prints, and what looks where names are.
 """
 
 from __future__ import annotations
@@ -35,27 +39,32 @@ if TYPE_CHECKING:
 FENCED = re.compile(r"^[^\S\n]*```[^\S\n]*([\w+-]*)[^\n]*\n(.*?)^[^\S\n]*```", re.DOTALL | re.MULTILINE)
 PYTHON = ("py", "python", "python3")  # tags of a block
 FILES = 2**20  # bytes that the code may write
-# The word is printed behind the tests: code that ends the process early, or prints something else, has not passed.
+SYSTEM = ("SYSTEMROOT",)  # variables of the environment without which Python does not start on Windows
+# The word is printed behind the tests: code that ends the process early, or prints something else, has not passed. It
+# is a text in a variable of a function, which no module, and no object that the garbage collector lists, holds.
 RUNNER = """
-import json, os, sys, types
-given = json.load(sys.stdin)
-try:
-    import resource
-    for name, limit in given["limits"].items():
-        resource.setrlimit(getattr(resource, name), (limit, limit))
-except ImportError:
-    pass
-out = os.dup(1)
-null = os.open(os.devnull, os.O_WRONLY)
-os.dup2(null, 1)
-os.dup2(null, 2)
-module = types.ModuleType("answer")
-sys.modules["answer"] = module
-space = vars(module)
-exec(compile(given["code"], "answer", "exec"), space)
-for test in given["tests"]:
-    exec(compile(test, "test", "exec"), space)
-os.write(out, given["word"].encode())
+def run():
+    import json, os, sys, types
+    given = json.load(sys.stdin)
+    word = given.pop("word")
+    try:
+        import resource
+        for name, limit in given["limits"].items():
+            resource.setrlimit(getattr(resource, name), (limit, limit))
+    except ImportError:
+        pass
+    out = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    module = types.ModuleType("answer")
+    sys.modules["answer"] = module
+    space = vars(module)
+    exec(compile(given["code"], "answer", "exec"), space)
+    for test in given["tests"]:
+        exec(compile(test, "test", "exec"), space)
+    os.write(out, word.encode())
+run()
 """
 
 
@@ -66,7 +75,7 @@ class Code(Reward):
     The code is the last fenced block with the tag `python`, `python3` or `py`; without one the last block that has no
     tag; without any the whole response. Tests are Python too, such as `assert add(2, 3) == 5`: a text, or a list of
     texts that all must pass. The standard library alone can be imported. What is run has limits of time, memory and
-    output; this is no sandbox against malice.
+    output; this is no sandbox against malice, and code that reads the stack of its own process can pass any test.
     """
 
     column: Annotated[str, Field(min_length=1, description="the prompts' column with the tests")] = "tests"
@@ -103,7 +112,7 @@ class Code(Reward):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd=folder,
-                env={},
+                env={name: os.environ[name] for name in SYSTEM if name in os.environ},
                 start_new_session=True,
             )
             try:
@@ -111,13 +120,21 @@ class Code(Reward):
             except subprocess.TimeoutExpired:
                 return False
             finally:
-                with suppress(OSError):  # and what it started
-                    os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
+                _end(child)
                 for stream in (child.stdin, child.stdout):
                     if stream is not None:
                         stream.close()
         return out.decode(errors="replace") == word
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Ends a process, where the system has groups of processes with all that it started."""
+    with suppress(OSError):
+        if hasattr(os, "killpg"):
+            os.killpg(child.pid, signal.SIGKILL)
+        else:
+            child.kill()
+    child.wait()
 
 
 def _code(response: str) -> str:

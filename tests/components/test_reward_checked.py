@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from textwrap import indent
 from typing import Any
@@ -66,6 +67,30 @@ def test_code_must_pass_the_tests_of_its_prompt() -> None:
     responses = [f"So:\n```python\n{ADD}```\nDone.", ADD.replace("+", "-"), "import sys; sys.exit(0)", "(", ADD]
     tests = [["assert add(1, 2) == 3", "assert add(0, 0) == 0"], *["assert add(1, 2) == 3"] * 3, None]
     assert scores("code", responses, tests=tests) == [1.0, 0.0, 0.0, 0.0, None]
+
+
+EARLY = [
+    "import os; os._exit(0)",
+    "import __main__, os; os.write(__main__.out, __main__.given['word'].encode()); os._exit(0)",
+    """
+import gc, os, re
+held = [v for one in gc.get_objects() if isinstance(one, dict) for v in one.values() if isinstance(v, str)]
+for word in {text for text in held if re.fullmatch("[0-9a-f]{32}", text)}:
+    os.write(3, word.encode())
+os._exit(0)
+""",
+]
+
+
+@pytest.mark.parametrize("code", EARLY)
+def test_code_that_ends_early_has_not_passed(code: str) -> None:
+    assert scores("code", [code], tests=["assert False"]) == [0.0]
+
+
+def test_code_runs_where_processes_have_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "killpg")  # as on Windows
+    responses, tests = ["x = 1", "while 1: pass"], ["assert x == 1"] * 2
+    assert scores({"use": "code", "seconds": 4.0}, responses, tests=tests) == [1.0, 0.0]
 
 
 BLOCKS = [
