@@ -13,6 +13,7 @@ from rlhf_plugins.data.files import read_json
 from rlhf_plugins.errors import RunError
 
 RESULT, FILES = "result.json", "files"  # a finished stage's file, and its entry of the digests
+CALL = "call.json"  # in the folder of a stage that a stage or a session ran
 RECIPE, STATUS = "recipe.yaml", "status.json"  # a folder with both is a run's
 OPTIMIZER = "optimizer.safetensors"  # in a stage's folder: the state that `keep_optimizer` keeps
 DEPTH = 4  # folders from a model up to its stage

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rlhf_plugins.contract.run import MARK
-from rlhf_plugins.data.digests import RECIPE, RESULT, STATUS
+from rlhf_plugins.contract.run import MARK, StageResult
+from rlhf_plugins.data.digests import CALL, RECIPE, RESULT, STATUS
+from rlhf_plugins.data.handed_on import BASE, WORDS, HandedOn, Part, handed_on, of_run, split
 from rlhf_plugins.errors import RunError, nearest
 
-Part = Literal["policies", "rewards"]
-_WORDS: Mapping[Part, str] = {"policies": "policy", "rewards": "reward model"}
-_Names = tuple[str, str, str]  # what its stage called it, the stage, and both
+IS_BASE = "is the base of that run, so write that one"
+LAST = "\uffff"  # sorts after every name
 
 
 def is_run(folder: Path) -> bool:
@@ -43,41 +42,54 @@ def saved_folder(words: str, part: Part = "policies") -> Path:
     """The folder of a saved model: a folder itself, a run (its latest), or `RUN#STAGE`.
 
     Raises:
-        RunError: there is none.
+        RunError: there is none, or the stage made several.
     """
-    path, _, name = (words, "", "") if "#" not in words or Path(words).exists() else words.rpartition("#")
-    root, what = Path(path), _WORDS[part]
+    path, name = split(words)
+    root, what = Path(path), WORDS[part]
     if not root.is_dir():
         near = [str(each) for each in root.parent.glob("*") if is_run(each)]
         raise RunError(f"there is no folder {path!r} {nearest(path, near)}")
     if not is_run(root):
-        if name:
+        if name is not None:
             raise RunError(f"{path!r} is no run, so it has no stage {name!r}")
         return root
-    made = _made(root, part)
-    if not made:
-        raise RunError(f"no finished stage of {path!r} made a {what}")
-    fits = [one for one in made if not name or name in one]
-    if not fits:
-        names = {stage: None for _, stage, _ in made}
-        raise RunError(f"no finished stage of {path!r} made a {what} {name!r} {nearest(name, names)}")
-    spec = made[fits[-1]]
-    if "path" not in spec:
-        raise RunError(f"{words}: is a {spec.get('use')}, and only a saved {what} can be opened elsewhere")
-    if spec["path"] is None:
-        raise RunError(f"{words}: is the base of that run, so write that one")
-    return root / str(spec["path"]).removeprefix(MARK)
+
+    def made(files: list[Path]) -> list[HandedOn]:
+        return handed_on([_result(file, part) for file in files], part)
+
+    one = of_run(path, name, lambda: made(of_stages(root)), lambda: made(of_every(root)))
+    if one is None and (name, part) == (BASE, "policies"):
+        raise RunError(f"{words}: {IS_BASE}")
+    if one is None:
+        known = "" if name is None else f" {name!r} {nearest(name, {each.stage for each in made(of_every(root))})}"
+        raise RunError(f"no finished stage of {path!r} made a {what}{known}")
+    if "path" not in one.spec:
+        raise RunError(f"{words}: is a {one.spec.get('use')}, and only a saved {what} can be opened elsewhere")
+    if one.spec["path"] is None:
+        raise RunError(f"{words}: {IS_BASE}")
+    return root / str(one.spec["path"]).removeprefix(MARK)
 
 
-def _made(root: Path, part: Part) -> dict[_Names, Mapping[str, Any]]:
-    """What a run handed on, in order; of its parts first, then of the recipe's own stages."""
-    found: dict[_Names, Mapping[str, Any]] = {}
-    files = sorted(root.rglob(RESULT), key=lambda file: (file.parent.parent == root, file.parts))
-    for file in files:
-        try:
-            result = json.loads(file.read_bytes())
-            stage, made = result["name"], result[part].items()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{file} is not the result of a stage: {error}") from error
-        found |= {(name, stage, f"{stage}/{name}"): spec for name, spec in made}
-    return found
+def of_stages(root: Path) -> list[Path]:
+    """The results of a recipe's stages, in its order; of a session's parts, in the order that they finished."""
+    found = sorted(root.glob(f"*/{RESULT}"))
+    parts = [file for file in found if (file.parent / CALL).exists()]
+    of_recipe = [file for file in found if file not in parts and file.match(f"[0-9][0-9]-*/{RESULT}")]
+    return of_recipe or sorted(parts, key=lambda file: file.stat().st_mtime_ns)
+
+
+def of_every(root: Path) -> list[Path]:
+    """The results of stages and of their parts, each part before its stage."""
+    stages = of_stages(root)
+    found = [file for file in root.rglob(RESULT) if file in stages or (file.parent / CALL).exists()]
+    return sorted(found, key=lambda file: (*file.parent.parts, LAST))
+
+
+def _result(file: Path, part: Part) -> StageResult:
+    """As far as it is needed here."""
+    try:
+        result = json.loads(file.read_bytes())
+        own: dict[str, Any] = {part: {**result[part]}}
+        return StageResult(**own, name=result["name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file} is not the result of a stage: {error}") from error

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.contract.run import StageResult
+from rlhf_plugins.data.handed_on import WORDS, handed_on
 from rlhf_plugins.errors import RunError, nearest
 from rlhf_plugins.run.folder import RunFolder
-from rlhf_plugins.run.handed_on import WORDS, Part, handed_on
 from rlhf_plugins.run.lock import in_use, locked
 
 CHECKPOINTS, CACHES = "checkpoint-*", ("reference.sqlite*", "*.scores.sqlite*")
 UNTOLD = ("output_dir",)  # keys of a recipe that say nothing of what a run found
 NOTED = ("base", "code", "versions", "hardware")  # entries of a status
 RENAMED = {"data": "rows", "read": "files"}  # those that go by another name
-PARTS: tuple[Part, ...] = ("policies", "rewards")
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def stages(run: RunFolder) -> list[StageLine]:
             continue
         curve = result.curves.get("loss")
         losses = [value for _, value in curve.points if value is not None] if curve else []
-        made = [f"{WORDS[part]} {run.path}#{_name(one)}" for part in PARTS for one in handed_on([result], part)]
+        made = [f"{WORDS[one.part]} {run.path}#{_name(one)}" for one in handed_on([result], *WORDS)]
         lines.append(
             StageLine(
                 name, stage, True, result.cost.seconds, losses[-1] if losses else None, tuple(made), _own_rows(result)

@@ -22,19 +22,17 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import StageResult
-from rlhf_plugins.data.digests import FILES, OPTIMIZER, RECIPE, RESULT, STATUS, of_folder
+from rlhf_plugins.data.digests import CALL, FILES, OPTIMIZER, RECIPE, RESULT, STATUS, of_folder
 from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import results
 from rlhf_plugins.run.checkpoints import finished, is_trained, of_checkpoint, rewind
 
-CALL = "call.json"
 LOCK = ".lock"  # while a process runs in the folder
 ONCE = "once"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 WENT_ON = "went_on"  # in the status: what was not as at the start when the run went on
 GPU = "gpu_memory"  # in the status: bytes of it, while the run goes on
-LAST = "\uffff"  # sorts after every name
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,9 @@ class RunFolder:
 
     def finished(self) -> list[StageResult]:
         """The finished stages, in order. Raises RunError when one cannot be read."""
-        return [self.result(file.parent) for file in self._of_stages()]
+        from rlhf_plugins.data.other_run import of_stages
+
+        return [self.result(file.parent) for file in of_stages(self.path)]
 
     def kept(self, names: Sequence[str]) -> list[StageResult]:
         """The finished of these stages, up to the first that is not finished. Raises RunError as `finished` does."""
@@ -139,16 +139,9 @@ class RunFolder:
 
     def every(self) -> list[StageResult]:
         """The finished stages with their parts, each part before its stage. Raises RunError as `finished` does."""
-        stages = self._of_stages()
-        found = [file.parent for file in self.path.rglob(RESULT) if file in stages or (file.parent / CALL).exists()]
-        return [self.result(folder) for folder in sorted(found, key=lambda folder: (*folder.parts, LAST))]
+        from rlhf_plugins.data.other_run import of_every
 
-    def _of_stages(self) -> list[Path]:
-        """The results of a recipe's stages, in its order; of a session's parts, in the order that they finished."""
-        found = sorted(self.path.glob(f"*/{RESULT}"))
-        parts = [file for file in found if (file.parent / CALL).exists()]
-        of_recipe = [file for file in found if file not in parts and file.match(f"[0-9][0-9]-*/{RESULT}")]
-        return of_recipe or sorted(parts, key=lambda file: file.stat().st_mtime_ns)
+        return [self.result(file.parent) for file in of_every(self.path)]
 
     def remove(self) -> None:
         """Deletes what the folder holds. Raises RunError when it is not recognisably a run, or a stage would stay."""

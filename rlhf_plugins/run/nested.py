@@ -14,16 +14,16 @@ from pydantic_core import to_json
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Budget, StageResult, Step
-from rlhf_plugins.data.digests import RESULT
+from rlhf_plugins.data.digests import CALL, RESULT
 from rlhf_plugins.data.files import put, read_json
+from rlhf_plugins.data.handed_on import HandedOn, Part, find, handed_on
 from rlhf_plugins.engine.progress import before
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.run import results
 from rlhf_plugins.run.checkpoints import of_checkpoint
 from rlhf_plugins.run.difference import difference
-from rlhf_plugins.run.folder import CALL, ONCE, cleared
-from rlhf_plugins.run.handed_on import HandedOn, Part, find, handed_on
+from rlhf_plugins.run.folder import ONCE, cleared
 from rlhf_plugins.run.perform import perform, random_state_kept
 from rlhf_plugins.run.starts import PREVIOUS, Places, places
 

@@ -15,11 +15,11 @@ from rlhf_plugins.contract.handles import Policy, RewardModel
 from rlhf_plugins.contract.run import Base, Budget, Checkpoint, Cost, Curve, Json, Spec, StageResult, Step, Weights
 from rlhf_plugins.contract.run_kinds import Reward
 from rlhf_plugins.data.files import put, read_json
+from rlhf_plugins.data.handed_on import HandedOn, Part, find, handed_on
 from rlhf_plugins.errors import RunError, StopRun
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run import nested
 from rlhf_plugins.run.folder import ONCE, RunFolder
-from rlhf_plugins.run.handed_on import HandedOn, Part, find, handed_on
 from rlhf_plugins.run.logged import Logged
 from rlhf_plugins.run.nested import Ending
 from rlhf_plugins.run.starts import BASE, Places, Policies, at, base_after, places
@@ -250,7 +250,7 @@ class StageRun:
     def _note(self, kind: str, spec: str | Spec) -> None:
         """Adds a spec that an earlier stage handed on to the lineage."""
         parts: Mapping[str, Part] = {"generator": "policies", "reward": "rewards"}
-        found: list[HandedOn] = list(handed_on(self.finished, parts[kind])) if kind in parts else []
+        found: list[HandedOn] = handed_on(self.finished, parts[kind]) if kind in parts else []
         self.memory.opened |= {one.lineage: None for one in found if one.spec == spec}
 
 

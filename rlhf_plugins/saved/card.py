@@ -209,10 +209,10 @@ def _of_policies(found: Made, report: Report) -> str:
 
 
 def _of_rewards(found: Made, report: Report) -> str:
-    from rlhf_plugins.run.handed_on import handed_on
+    from rlhf_plugins.data.handed_on import handed_on
 
     assert found.run is not None  # it has a report
-    alone = len(list(handed_on(found.run.finished(), "rewards"))) == 1
+    alone = len(handed_on(found.run.finished(), "rewards")) == 1
     row = report.reward_models.get(found.name) or (report.reward_model if alone else None)
     if row is None:
         return ""

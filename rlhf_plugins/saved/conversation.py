@@ -211,12 +211,12 @@ def text_ending(found: Sequence[Made], template: bool) -> tuple[str | None, list
 
 def judge_of(found: Made, words: str | None) -> Made | None:
     """The reward model that is named, or the last one of the policy's run; None where it made none."""
-    from rlhf_plugins.run.handed_on import handed_on
+    from rlhf_plugins.data.handed_on import handed_on
     from rlhf_plugins.saved.made import made
 
     if words:
         return made(words, "rewards")
-    if found.run is None or not list(handed_on(found.run.finished(), "rewards")):
+    if found.run is None or not handed_on(found.run.finished(), "rewards"):
         return None
     return made(str(found.run.path), "rewards")
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.run import Adapter, Base, StageResult
+from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.data.handed_on import BASE, WORDS, Part, handed_on, of_run, split
 from rlhf_plugins.errors import RunError, nearest
 from rlhf_plugins.run.folder import RunFolder
-from rlhf_plugins.run.handed_on import WORDS, HandedOn, Part, find, handed_on
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine.policy import Handle
     from rlhf_plugins.engine.prompted import Prompted
     from rlhf_plugins.reward_models.handle import RewardHandle
 
-BASE = "base"  # as a stage: the model that the run started from
-PARTS: tuple[Part, ...] = ("policies", "rewards")
 FILES: Mapping[Part, tuple[str, ...]] = {  # a reward model may hold an adapter too, so that it comes first
     "rewards": ("reward_model.json", "reward_ensemble.json"),
     "policies": ("policy.json", "adapter_config.json", "config.json"),
@@ -56,7 +54,7 @@ class Made:
         from rlhf_plugins.reward_models.score_cache import identity
 
         assert self.run is not None
-        specs = [one.spec for part in PARTS for one in handed_on(self.run.finished(), part)]
+        specs = [one.spec for one in handed_on(self.run.finished(), *WORDS)]
         folders = sorted({path for spec in specs if (path := spec.get("path")) and Path(path).is_dir()})
         words = json.dumps([dict(self.spec), *(identity(Path(folder)) for folder in folders)], sort_keys=True)
         return blake2b(words.encode(), digest_size=16).hexdigest()
@@ -133,15 +131,15 @@ def made(words: str, part: Part | None = None) -> Made:
         RunError: it is not there; the message names the known stages and the nearest.
     """
     wanted = _wanted(part)
-    path, mark, stage = (words, "", "") if "#" not in words or Path(words).exists() else words.rpartition("#")
+    path, stage = split(words)
     folder, files = Path(path), RunFolder(Path(path))
     if not folder.is_dir():
         raise RunError(f"{path}: holds no {wanted}: there is no such folder {nearest(path, _runs_near(folder))}")
     if not files.is_run:
-        if mark:
+        if stage is not None:
             raise RunError(f"{path}: is no run, so it has no stage {stage!r} {nearest(path, _runs_near(folder))}")
         return _saved(folder, part)
-    if mark and not stage:
+    if stage == "":
         raise RunError(f"{words}: name a stage after the # {nearest('', _stages(files, part))}")
     return _of_run(files, stage, part)
 
@@ -157,36 +155,21 @@ def base_of_run(run: RunFolder) -> Base:
     return Base(path, None if quantization == "none" else quantization, adapter, chat=chat_of(recipe))
 
 
-def _of_run(run: RunFolder, stage: str, part: Part | None) -> Made:
-    results = run.finished() or run.every()  # a session numbers no stage
-    every = [one for each in ([part] if part else PARTS) for one in handed_on(results, each)]
-    if not stage:
-        if not every:
-            raise RunError(f"{run.path}: no finished stage made a {_wanted(part)} {nearest('', _stages(run, part))}")
-        return _handed_on(run, find(results, every[0].part, None))
-    if stage == BASE and part != "rewards" and BASE not in {one.stage for one in every}:
+def _of_run(run: RunFolder, stage: str | None, part: Part | None) -> Made:
+    parts = (part,) if part else tuple(WORDS)
+    one = of_run(run.path, stage, lambda: handed_on(run.finished(), *parts), lambda: handed_on(run.every(), *parts))
+    if one is not None:
+        return Made(f"{run.path}#{one.stage}", one.part, one.spec, run, one.stage, one.name)
+    if stage == BASE and part != "rewards":
         return Made(f"{run.path}#{BASE}", "policies", {"use": "base"}, run, BASE, BASE)
-    for among in (results, run.every()):  # also what a part of a stage made, `improve/r2.sft`
-        found = [one for each in ([part] if part else PARTS) for one in _named(among, each, stage)]
-        if len(found) == 1:
-            return _handed_on(run, found[0])
-        if found:
-            names = ", ".join(f"{run.path}#{one.qualified}" for one in found)
-            raise RunError(f"{run.path}#{stage}: that stage made several: give one of {names}")
-    raise RunError(f"{run.path}#{stage}: {_why(run, stage, part, results)} {nearest(stage, _stages(run, part))}")
+    known = nearest(stage or "", _stages(run, part))
+    if stage is None:
+        raise RunError(f"{run.path}: no finished stage made a {_wanted(part)} {known}")
+    raise RunError(f"{run.path}#{stage}: {_why(run, stage, part)} {known}")
 
 
-def _named(results: Sequence[StageResult], part: Part, name: str) -> list[HandedOn]:
-    """All that a name means, by the first that fits: what it is called, with its stage or without, or its stage."""
-    every = list(handed_on(results, part))
-    for label in ("qualified", "name", "stage"):
-        if found := [one for one in every if getattr(one, label) == name]:
-            return found
-    return []
-
-
-def _why(run: RunFolder, stage: str, part: Part | None, results: Sequence[StageResult]) -> str:
-    if any(result.name == stage for result in results):
+def _why(run: RunFolder, stage: str, part: Part | None) -> str:
+    if any(result.name == stage for result in run.every()):
         return f"that stage made no {_wanted(part)}"
     if any(each.get("name") == stage for each in run.recipe()["stages"] if isinstance(each, Mapping)):
         return "that stage has not finished"
@@ -196,13 +179,9 @@ def _why(run: RunFolder, stage: str, part: Part | None, results: Sequence[StageR
 def _stages(run: RunFolder, part: Part | None) -> list[str]:
     """What may be written after the #, one name each."""
     own = [] if part == "rewards" else [BASE]
-    every = [one for each in ([part] if part else PARTS) for one in handed_on(run.finished(), each)]
+    every = handed_on(run.finished(), *((part,) if part else WORDS))
     several = {one.stage for one in every if sum(other.stage == one.stage for other in every) > 1}
     return [*own, *(one.qualified if one.stage in several else one.stage for one in every)]
-
-
-def _handed_on(run: RunFolder, one: HandedOn) -> Made:
-    return Made(f"{run.path}#{one.stage}", one.part, one.spec, run, one.stage, one.name)
 
 
 def _saved(folder: Path, part: Part | None) -> Made:

@@ -12,9 +12,9 @@ from rlhf_plugins.recipe.provenance import opener
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Text
+    from rlhf_plugins.data.handed_on import Part
     from rlhf_plugins.engine.policy import ModelPolicy
     from rlhf_plugins.reward_models.handle import RewardHandle
-    from rlhf_plugins.run.handed_on import Part
 
 
 def load_reward_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def test_a_stage_of_a_run_is_its_adapter_on_its_base(run: Path, words: str, fold
     ("words", "options", "message"),
     [
         ("{run}#dp", {}, r"made a policy 'dp' \(did you mean dpo\? known: dpo, sft\)"),
+        ("{run}#", {}, r"made a policy '' \(known: dpo, sft\)"),
+        ("{run}#base", {}, "#base: is the base of that run, so write that one"),
         ("{run}b#dpo", {}, r"there is no folder '.*ab' \(did you mean .*/runs/a\?"),
         ("{run}/01-sft#dpo", {}, "01-sft' is no run, so it has no stage 'dpo'"),
         ("{run}", {"adapter": Adapter(r=8)}, "its adapter is trained further as it is, so leave `adapter` out"),
@@ -51,6 +54,25 @@ def test_a_stage_of_a_run_is_its_adapter_on_its_base(run: Path, words: str, fold
 def test_what_cannot_be_a_base_is_one_line(run: Path, words: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(RunError, match=message):
         weights(Base(words.format(run=run), **{"adapter": Adapter(), **options}))
+
+
+def test_a_stage_that_made_two_policies_is_asked_which(run: Path) -> None:
+    specs = {name: {"use": "trained", "path": f"run:01-sft/{name}"} for name in ("x", "model")}
+    (run / "03-both").mkdir()
+    (run / "03-both" / "result.json").write_text(json.dumps({"name": "both", "policies": specs}))
+    with pytest.raises(RunError, match="#both: that stage made several: give one of .*a#both/x, .*a#both/model"):
+        weights(Base(f"{run}#both", adapter=Adapter()))
+    assert weights(Base(f"{run}#both/model", adapter=Adapter())).folder == run / "01-sft" / "model"
+
+
+def test_the_latest_policy_of_a_session_is_the_one_that_finished_last(run: Path) -> None:
+    for number, name in enumerate(("sft", "dpo"), 1):  # whose names sort the other way
+        part = (run / f"{number:02d}-{name}").rename(run / name)
+        (part / "call.json").touch()
+        text = (part / "result.json").read_text().replace(f"{number:02d}-", "")
+        (part / "result.json").write_text(text)
+        os.utime(part / "result.json", (number, number))
+    assert weights(Base(str(run), adapter=Adapter())).folder == run / "dpo" / "model"
 
 
 def test_a_hub_name_and_a_whole_model_are_no_policies(tmp_path: Path) -> None:
