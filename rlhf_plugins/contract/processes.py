@@ -232,13 +232,18 @@ def part(rows: int, place: int, parts: int) -> slice:
 
 def mean(value: Tensor) -> Tensor:
     """The mean of a tensor over all processes, which must ask with equal shapes."""
+    return total(value) / count()
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, which must ask with equal shapes."""
     if count() == 1:
         return value
     import torch
 
-    total = value.detach().clone()
-    torch.distributed.all_reduce(total)
-    return total / count()
+    found = value.detach().clone(memory_format=torch.contiguous_format)
+    torch.distributed.all_reduce(found)
+    return found
 
 
 def in_shares(rows: Sequence[Row], compute: Callable[[Sequence[Row]], Sequence[Made]]) -> list[Made]:

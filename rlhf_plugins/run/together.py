@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.recipe.assemble import Assembled
     from rlhf_plugins.run.folder import RunFolder
 
-BY_BATCH = {"reward_loss", "preference_loss", "policy_loss", "reduction", "kl"}  # kinds that see a process's own part
+BY_BATCH = {"policy_loss", "reduction", "kl"}  # kinds that see a process's own part
 TRAINER, BATCH, EVALUATED = "trainer", "per_device_train_batch_size", "per_device_eval_batch_size"  # of a recipe
 PROCESSES = "processes"  # in the status: how many there were at the start
 PRECISION = "ACCELERATE_MIXED_PRECISION"  # in the environment, as accelerate sets it
@@ -64,7 +64,7 @@ def refuse_stage(stage: Stage) -> None:
     for part in _parts(stage):
         if part.kind in BY_BATCH and part.uses_batch_mates:
             raise RunError(
-                f"stage {stage.name}: {type(part).__name__} compares the groups of a whole batch, and several "
+                f"stage {stage.name}: {type(part).__name__} compares the rows of a whole minibatch, and several "
                 "processes would show it parts of one: launch the recipe with one"
             )
 

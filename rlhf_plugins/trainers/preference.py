@@ -21,6 +21,7 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import check_rows, make_ready, mean_loss
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
+from rlhf_plugins.trainers.mates import with_mates
 from rlhf_plugins.trainers.micro_batches import (
     MICRO_BATCHES,
     TrainsInMicroBatches,
@@ -117,7 +118,8 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
             assert found.entropies is not None
             more["entropies"] = masked.mean(found.entropies, scored, dim=1).view(-1, 2)
         logps = PairLogps.of(*parts, **more)
-        losses = self._preference_loss(logps)
+        known, own = with_mates(logps, inputs) if self._preference_loss.uses_batch_mates else (logps, slice(None))
+        losses = self._preference_loss(known)[own]
         loss = mean_loss(losses, self._preference_loss, logps, self.state.global_step)
         if not counts(inputs):
             return loss

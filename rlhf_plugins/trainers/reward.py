@@ -32,6 +32,7 @@ from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepar
 from rlhf_plugins.trainers.classifier import install, obstacle_of, saving_head, scored_by
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.draws import Draws
+from rlhf_plugins.trainers.mates import with_mates
 from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, by_share, token_limit
 from rlhf_plugins.trainers.pairs import COLUMNS, ROW, Fitting, Pairs, columns_of, examples, refuse_unread
 from rlhf_plugins.trainers.reward_options import RewardOptions, refuse_at_odds
@@ -104,7 +105,7 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         made: Any = loss.acting()
         if isinstance(made, nn.Module):
             made = install(self.model, "loss", made.to(self.args.device))
-        self._reward_loss = made
+        self._reward_loss, self._reads_mates = made, loss.uses_batch_mates
         if processes.launched() == 1:
             compile_layers(self._scorer.trunk)
         layout = layout_of(self._scorer.trunk) if own.features is None else Layout.SEPARATE
@@ -162,7 +163,8 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         with self.accelerator.autocast():
             prediction = (model if whole else self._scorer.forward)(given, columns)
         scores = judged(prediction, inputs, self._dimensions)
-        losses = self._losses(scores)  # (groups,), or (groups, M) of an ensemble of heads
+        known, own = with_mates(scores, inputs) if self._reads_mates else (scores, slice(None))
+        losses = self._losses(known)[own]  # (groups,), or (groups, M) of an ensemble of heads
         if (coefficient := self.args.center_rewards_coefficient) is not None:
             centre = mean_over_pairs(lambda pairs: (pairs.chosen + pairs.rejected) ** 2, scores, ties=True)  # (groups,)
             losses = losses + coefficient * centre.view(-1, *[1] * (losses.dim() - 1))

@@ -12,7 +12,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from several import PAIRS, TRAINER, WRITES_THE_SAME, assert_same, prepared
+from several import EVALUATES, FSDP2, PAIRS, SHARDS, TRAINER, WRITES_THE_SAME, assert_same, prepared
 from warm import Warm
 
 from rlhf_plugins.registry.discovery import DISABLED
@@ -65,12 +65,35 @@ def with_options(recipe: str, options: str) -> str:
     )
 
 
+COMPARES = f"""\
+base: base
+adapter: {{r: 2, target_modules: [q_proj, v_proj]}}
+data: {{format: preference, source: pairs.jsonl, test_source: held_out.jsonl}}
+stages:
+  - stage: reward_model
+    from: base
+    loss: contrastive
+    trainer: &trainer {{{TRAINER}, {EVALUATES}, per_device_train_batch_size: BATCH}}
+  - {{stage: preference, name: kto, from: base, loss: kto, trainer: *trainer}}
+"""
 ROUNDED = {  # and `online` is scored by a function where rows of one response round others
     "nf4": EACH.replace("base: base\n", "base: base\nquantization: nf4\n", 1),
     "int8": EACH.replace("base: base\n", "base: base\nquantization: int8\n", 1)
     + "    reward: {use: length, most: 3}\n",
     "bf16": EACH.replace("logging_steps: 1", "logging_steps: 1, bf16: true"),
 }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launched", "script"), [({}, ""), (FSDP2, SHARDS)], ids=["copies", "shards"])
+def test_losses_that_compare_rows_compare_those_of_both_processes(
+    python: Warm, tmp_path: Path, launched: dict[str, str], script: str
+) -> None:
+    one, two = (prepared(tmp_path / name, COMPARES, BATCH=size) for name, size in (("one", 4), ("two", 2)))
+    both = python.together("-c", script + WRITES_THE_SAME, cwd=two, env=ALONE | launched)
+    found = [python("-c", WRITES_THE_SAME, cwd=one, env=ALONE), *both]
+    assert [each.returncode for each in found] == [0, 0, 0], "".join(each.stderr for each in found)
+    assert_same(one, two)
 
 
 @pytest.mark.slow

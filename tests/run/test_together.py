@@ -55,9 +55,11 @@ def test_a_stage_for_one_process_says_how_to_run_it(monkeypatch: pytest.MonkeyPa
         together.refuse([stage])
 
 
-def test_a_loss_over_the_whole_batch_is_refused() -> None:
-    found = stages({"stage": "reward_model", "loss": "contrastive"})
-    with pytest.raises(RunError, match="stage reward_model: Contrastive compares the groups of a whole batch"):
+def test_a_reduction_over_the_whole_minibatch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = stages({"stage": "reward_model", "loss": "contrastive"}, {"stage": "online", "reward": "model"})
+    together.refuse(found[:1])
+    monkeypatch.setattr(type(found[1].reduction), "uses_batch_mates", True)
+    with pytest.raises(RunError, match="stage online: Tokens compares the rows of a whole minibatch"):
         together.refuse(found)
 
 
