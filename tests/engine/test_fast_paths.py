@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import torch
+from handed import saved_policy
 from peft import LoraConfig, get_peft_model
 from peft.tuners import lora
 from torch import nn
@@ -24,7 +25,6 @@ from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.half import lora as half_lora
 from rlhf_plugins.engine.loading import (
     load_causal,
-    load_policy,
     load_tokenizer,
     load_trunk,
     with_adapter,
@@ -152,7 +152,7 @@ def test_plain_loading_leaves_every_class_alone(tmp_path: Path, architecture: st
         assert classes(trunk) == classes(stock.base_model)
         adapted = with_adapter(causal, ADAPTER, "CAUSAL_LM")
         adapted.save_pretrained(tmp_path / "policy")
-        opened = load_policy(Base(base.path), tmp_path / "policy")
+        opened = saved_policy(Base(base.path), tmp_path / "policy")
     assert not foreign(adapted) | foreign(opened)
     assert stock.config._attn_implementation == trunk.config._attn_implementation
 
