@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,14 @@ import torch
 from gpu_lab import Lab
 from gpu_models import Watch, made_for, pairs_on_disk, random_model, text
 from torch import Tensor
+from transformers import AutoModel, Gemma3TextConfig, LlamaConfig
 
 from rlhf_plugins import export_reward_model, load_policy, load_reward_model, open_run, run_recipe, set_engine
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.engine.half import trials
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
+from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter, with_half_paths
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.sampling import Decoding, sample
@@ -132,14 +135,50 @@ def engines(lab: Lab) -> None:
     for stage in ("preference", "reward"):
         lab.point(f"losses of {stage}", partial(_losses, lab, recipe, {"stage": stage, "trainer": {**SHORT, **lr}}))
     lab.point("greedy tokens, float32", partial(_greedy, folder))
-    lab.point("trials in half precision", _trials)
+    for config in (LlamaConfig, Gemma3TextConfig):
+        for part in ("mlp", "input_layernorm"):
+            lab.point(f"{part} of {config.model_type}", partial(_part, lab, config, part))
+    lab.point("trials in half precision", partial(_trials, lab))
 
 
-def _trials() -> dict[str, Any]:
-    """How many trials of each fast path in half precision passed, of those that the trainings so far ran."""
+def _part(lab: Lab, config: Any, part: str) -> dict[str, Any]:
+    """Errors of a part of a decoder layer in bf16, output and gradient relative to float64, and its time, both ways."""
+    torch.manual_seed(0)
+    width, inner, tokens = (32, 64, 16) if lab.tiny else (1024, 3072, 8192)
+    sizes = {"hidden_size": width, "intermediate_size": inner, "num_attention_heads": 4, "num_hidden_layers": 1}
+    model = AutoModel.from_config(config(**sizes, num_key_value_heads=4, vocab_size=64), dtype=torch.bfloat16)
+    plain = deepcopy(getattr(model.layers[0], part)).to(lab.device)
+    ours = getattr(with_half_paths(model.to(lab.device)).layers[0], part)
+    x = torch.randn(tokens, width, device=lab.device).bfloat16()
+    exact = _outcome(deepcopy(plain).double(), x.double())
+    found: dict[str, Any] = {"class": [each.__name__ for each in type(ours).__mro__[:2]]}
+    for name, module in (("plain", plain), ("auto", ours)):
+        outcome = _outcome(module, x)
+        found[f"errors, {name}"] = [
+            float((a.double() - b).norm() / b.norm()) for a, b in zip(outcome, exact, strict=True)
+        ]
+        lab.synchronize()
+        began = time.perf_counter()
+        for _ in range(1 if lab.tiny else 20):
+            _outcome(module, x)
+        lab.synchronize()
+        found[f"ms, {name}"] = (time.perf_counter() - began) * (1000 if lab.tiny else 50)
+    pairs = zip(found["errors, auto"], found["errors, plain"], strict=True)
+    return {**found, "ok": all(mine <= 1.1 * own for mine, own in pairs)}
+
+
+def _outcome(module: Any, x: Tensor) -> list[Tensor]:
+    """The output and the gradient of the input."""
+    x = x.clone().requires_grad_()
+    output = module(x)
+    return [output.detach(), *torch.autograd.grad(output, x, torch.ones_like(output))]
+
+
+def _trials(lab: Lab) -> dict[str, Any]:
+    """How many trials of each fast path in half precision passed, of those that ran so far; a CPU lacks kernels."""
     found = trials.results()
     passed = {what: f"{sum(each)} of {len(each)}" for what, each in found.items()}
-    return {**passed, "ok": all(map(all, found.values()))}
+    return {**passed, "ok": not lab.cuda or all(map(all, found.values()))}
 
 
 def _losses(lab: Lab, recipe: Mapping[str, Any], stage: dict[str, Any]) -> dict[str, Any]:

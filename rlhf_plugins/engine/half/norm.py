@@ -2,6 +2,7 @@
 
 transformers computes such a norm by seven operations, of which four pass over float32 copies of its input.
 torch's `rms_norm` would be one, but autocast casts its input to float32 first; the operation below it is not cast.
+Norms with a factor 1 + w, as Gemma's, are the kernel over float32: 1 + w in half precision would be a rounding more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rlhf_plugins.engine.half import trials
 
 RMS_NORM = torch.ops.aten._fused_rms_norm
 BACKWARD = "FusedRmsNormBackward0"  # the step of autograd, where a device has the kernel
+_ADDED: dict[Any, float] = {}  # by kind of norm, of this process
 
 
 def fuse_half_norms(model: Any) -> Any:
@@ -31,17 +33,26 @@ def fuse_half_norms(model: Any) -> Any:
 
 
 class HalfRMSNorm(nn.Module):
-    """x w / rms(x), rounded once; the norm's own computation in other precisions, and where a trial fails."""
+    """x (a + w) / rms(x), rounded once; the norm's own computation in other precisions, and where a trial fails."""
 
     weight: nn.Parameter
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        if not (x.dtype == self.weight.dtype and trials.is_half(x.dtype) and HALF_NORMS.active(x) and _agrees(self, x)):
+        known = x.dtype == self.weight.dtype and trials.is_half(x.dtype) and HALF_NORMS.active(x)
+        added = _added(self, x) if known else None
+        if added is None:
             own: Tensor = super().forward(x)
             return own
-        normed: Tensor = RMS_NORM(x, self.weight.shape, self.weight, _epsilon(self))[0]
-        return normed
+        return _normed(self, x, self.weight, added)
+
+
+def _normed(norm: Any, x: Tensor, weight: Tensor, added: float) -> Tensor:
+    if added:
+        exact: Tensor = RMS_NORM(x.float(), weight.shape, weight.float() + added, _epsilon(norm))[0]
+        return exact.to(x.dtype)
+    normed: Tensor = RMS_NORM(x, weight.shape, weight, _epsilon(norm))[0]
+    return normed
 
 
 def _epsilon(norm: Any) -> float:
@@ -49,21 +60,36 @@ def _epsilon(norm: Any) -> float:
     return found
 
 
-def _agrees(norm: Any, x: Tensor) -> bool:
+def _added(norm: Any, x: Tensor) -> float | None:
+    """What is added to the weights of a norm of this kind; None where the kernel computes another."""
     key = type(norm), len(norm.weight), _epsilon(norm), x.device, x.dtype
-    return trials.passes(HALF_NORMS, key, lambda: _trial(norm, x))
+    return _ADDED.get(key, 0.0) if trials.passes(HALF_NORMS, key, lambda: _trial(norm, x, key)) else None
 
 
-def _trial(norm: Any, like: Tensor) -> bool:
+def _trial(norm: Any, x: Tensor, key: Any) -> bool:
+    for added in (0.0, 1.0):
+        if _computes_alike(norm, x, added):
+            _ADDED[key] = added
+            return True
+    return False
+
+
+def _computes_alike(norm: Any, like: Tensor, added: float) -> bool:
     """Whether output and gradient are the norm's own in float32, to the rounding that its own in half precision has."""
     weight = norm.weight.detach()
     x = trials.wave(3, len(weight), like=like) * torch.tensor([[1.0], [0.01], [30.0]], device=like.device).to(
         like.dtype
     )
     ours, theirs = x.detach().requires_grad_(), x.detach().float().requires_grad_()
-    output, expected = RMS_NORM(ours, weight.shape, weight, _epsilon(norm))[0], super(HalfRMSNorm, norm).forward(theirs)
-    if output.grad_fn.name() != BACKWARD or output.dtype != like.dtype:
+    output, expected = _normed(norm, ours, weight, added), super(HalfRMSNorm, norm).forward(theirs)
+    if not _by_kernel(output) or output.dtype != like.dtype:
         return False
     towards = trials.wave(*x.shape, like=like)
     grads = torch.autograd.grad(output, ours, towards), torch.autograd.grad(expected, theirs, towards.float())
     return trials.as_rounded([output, *grads[0]], [expected, *grads[1]])
+
+
+def _by_kernel(output: Tensor) -> bool:
+    """Whether a device has the kernel, and torch computes the norm by no other operations."""
+    step: Any = output.grad_fn
+    return BACKWARD in (step.name(), *(inner.name() for inner, _ in step.next_functions if inner is not None))
