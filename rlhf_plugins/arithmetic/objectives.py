@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+
+def lengths_and_mask(responses: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """The lengths (B,) of responses in tokens, and the mask (B, T) that is True at these; T is the largest length."""
+    lengths = torch.tensor([len(ids) for ids in responses], dtype=torch.long)
+    return lengths, torch.arange(max(map(len, responses), default=0)) < lengths.unsqueeze(1)
 
 
 def at_the_end(scores: Tensor, mask: Tensor) -> Tensor:

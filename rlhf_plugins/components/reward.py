@@ -199,15 +199,14 @@ def _sum(weights: Sequence[float], parts: Sequence[Any], samples: Samples) -> Pr
     """sum_i w_i r_i of predictions; it abstains where a part does."""
     import torch
 
-    from rlhf_plugins.arithmetic.objectives import at_the_end
+    from rlhf_plugins.arithmetic.objectives import at_the_end, lengths_and_mask
 
     reward: Any = sum(weight * part.reward for weight, part in zip(weights, parts, strict=True))
     silent = [part.abstained for part in parts if part.abstained is not None]
     abstained = torch.stack(silent).any(0) if silent else None
     if all(part.tokens is None for part in parts):
         return Prediction(reward, abstained=abstained)
-    lengths = torch.tensor([len(ids) for ids in samples.response_ids])
-    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+    _, mask = lengths_and_mask(samples.response_ids)
     rows = [at_the_end(part.reward, mask) if part.tokens is None else part.tokens for part in parts]
     tokens: Any = sum(weight * row for weight, row in zip(weights, rows, strict=True))
     return Prediction(reward, tokens=tokens, abstained=abstained)

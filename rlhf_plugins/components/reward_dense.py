@@ -19,8 +19,6 @@ from rlhf_plugins.contract.run_kinds import Reward
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rlhf_plugins.contract.rows import Samples
     from rlhf_plugins.contract.run import Run
     from rlhf_plugins.contract.run_kinds import RewardFunction
@@ -39,7 +37,7 @@ class Guided(Reward):
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError as both do; what it builds, where the guide gives no number for each token."""
-        from rlhf_plugins.arithmetic.objectives import by_potential
+        from rlhf_plugins.arithmetic.objectives import by_potential, lengths_and_mask
         from rlhf_plugins.reward_models.composed import Composed
         from rlhf_plugins.reward_models.handle import reward_handle
 
@@ -49,7 +47,8 @@ class Guided(Reward):
             found, said = whole(samples), guide(samples)
             if said.tokens is None:
                 raise RunError("reward guided: the guide should give each token a number, as `implicit` by_token does")
-            tokens = by_potential(found.reward, said.tokens.cumsum(1), _mask(samples), 1.0)
+            _, mask = lengths_and_mask(samples.response_ids)
+            tokens = by_potential(found.reward, said.tokens.cumsum(1), mask, 1.0)
             silent = [part.abstained for part in (found, said) if part.abstained is not None]
             return Prediction(found.reward, tokens=tokens, abstained=sum(silent[1:], silent[0]) if silent else None)
 
@@ -90,7 +89,7 @@ class Prefixes(Reward):
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError as the reward does."""
-        from rlhf_plugins.arithmetic.objectives import by_potential
+        from rlhf_plugins.arithmetic.objectives import by_potential, lengths_and_mask
         from rlhf_plugins.engine.loading import load_tokenizer
         from rlhf_plugins.reward_models.composed import Composed
         from rlhf_plugins.reward_models.handle import reward_handle
@@ -102,7 +101,7 @@ class Prefixes(Reward):
             cut = samples.take(row for row, _ in places)
             ids = [list(one[:end]) for one, (_, end) in zip(cut.response_ids, places, strict=True)]
             texts = [tokenizer.decode(each, skip_special_tokens=True) for each in ids]
-            found, mask = whole(samples), _mask(samples)
+            found, (_, mask) = whole(samples), lengths_and_mask(samples.response_ids)
             grown = whole(replace(cut, responses=texts, response_ids=ids)) if places else found
             potentials = found.reward.new_zeros(mask.shape)
             for number, (row, end) in enumerate(places):
@@ -116,14 +115,6 @@ class Prefixes(Reward):
     def _ends(self, length: int) -> range:
         """The lengths of the prefixes of a response that are scored."""
         return range(self.every, length, self.every)
-
-
-def _mask(samples: Samples) -> Tensor:
-    """(B, T) True at the tokens of the responses."""
-    import torch
-
-    lengths = torch.tensor([len(ids) for ids in samples.response_ids])
-    return torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
 
 
 @hookimpl

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from rlhf_plugins.arithmetic.objectives import by_potential
+from rlhf_plugins.arithmetic.objectives import by_potential, lengths_and_mask
 from rlhf_plugins.arithmetic.ranking import concatenated, map_tensors
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.records import Prediction
@@ -171,8 +171,7 @@ class RewardModel(nn.Module):
             return map_tensors(replace(found, features=None), _to_cpu)
 
         every = concatenated(self._batched(grown, samples, pad_id))  # of every prefix
-        lengths = torch.tensor([len(ids) for ids in samples.response_ids])
-        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+        lengths, mask = lengths_and_mask(samples.response_ids)
         whole = map_tensors(every, lambda values: values[lengths.cumsum(0) - 1])
         potentials = every.reward.new_zeros(mask.shape).masked_scatter(mask, every.reward)
         return replace(whole, tokens=by_potential(whole.reward, potentials, mask, 1.0))

@@ -9,7 +9,19 @@ import torch
 from torch import tensor
 from torch.testing import assert_close
 
-from rlhf_plugins.arithmetic.objectives import at_the_end, clipped_value_loss, kl_estimate
+from rlhf_plugins.arithmetic.objectives import at_the_end, clipped_value_loss, kl_estimate, lengths_and_mask
+
+
+def test_lengths_and_mask_of_responses() -> None:
+    lengths, mask = lengths_and_mask([[7], [7, 8, 9], [7, 8]])
+    assert lengths.tolist() == [1, 3, 2]
+    assert mask.tolist() == [[True, False, False], [True, True, True], [True, True, False]]
+
+
+def test_no_response_has_no_token() -> None:
+    lengths, mask = lengths_and_mask([])
+    assert (lengths.dtype, lengths.shape, mask.dtype, mask.shape) == (torch.long, (0,), torch.bool, (0, 0))
+    assert at_the_end(torch.zeros(0), mask).shape == (0, 0)
 
 
 def test_the_score_falls_on_each_rows_last_token() -> None:

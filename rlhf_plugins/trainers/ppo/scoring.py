@@ -85,7 +85,7 @@ class Scorer:
         return self._shaped(_taken(prediction, places), samples.take(places), places)
 
     def _shaped(self, prediction: Prediction, samples: Samples, places: Sequence[int]) -> ResponseRewards:
-        lengths, mask = _lengths(samples)
+        lengths, mask = objectives.lengths_and_mask(samples.response_ids)
         ended = torch.tensor([ids[-1] in self.ends for ids in samples.response_ids])
         scores, tokens = prediction.reward, prediction.tokens
         tokens = None if tokens is None else tokens[:, : mask.shape[1]].masked_fill(~mask, 0.0)
@@ -123,7 +123,7 @@ def with_later_turns(rewards: ResponseRewards, talks: Conversations, discount: f
     if not rows:
         return kept
     scores = torch.tensor([returns[place] for place in kept.places])
-    mask = _lengths(talks.samples.take(kept.places))[1]
+    _, mask = objectives.lengths_and_mask(talks.samples.take(kept.places).response_ids)
     tokens = kept.token_rewards[:, : mask.shape[1]]
     return replace(kept, scores=scores, token_rewards=tokens + objectives.at_the_end(scores - kept.scores, mask))
 
@@ -145,18 +145,12 @@ def _filled(found: Prediction, other: Prediction, rows: Sequence[int], samples: 
     if found.tokens is None and other.tokens is None:
         reward[rows] = kept
         return Prediction(reward, abstained=abstained)
-    mask = _lengths(samples)[1]
+    _, mask = objectives.lengths_and_mask(samples.response_ids)
     tokens = objectives.at_the_end(reward, mask) if found.tokens is None else found.tokens.clone()
     given = objectives.at_the_end(kept, mask[rows]) if other.tokens is None else other.tokens
     reward[rows], tokens[rows] = kept, 0.0
     tokens[rows, : given.shape[1]] = given
     return Prediction(reward, tokens=tokens, abstained=abstained)
-
-
-def _lengths(samples: Samples) -> tuple[Tensor, Tensor]:
-    """The lengths (B,) of responses in tokens, and the mask (B, T) of these."""
-    lengths = torch.tensor([len(ids) for ids in samples.response_ids])
-    return lengths, torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
 
 
 def _taken(prediction: Prediction, rows: Sequence[int]) -> Prediction:
