@@ -23,6 +23,7 @@ def right(pairs: ScoredPairs) -> np.ndarray:
 
 
 def larger(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """1 where ours is larger, 0 where it is smaller, 1/2 at a tie; all (n,)."""
     return np.where(ours == theirs, 0.5, ours > theirs)
 
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlhf_plugins.arithmetic.scored import larger
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.records import Verdict
 from rlhf_plugins.contract.rows import GoldReward, Group, Samples, Text
 from rlhf_plugins.data.tokens import as_text
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.statistics import finite, share_interval, wins
+from rlhf_plugins.evaluate.statistics import finite, share_interval
 from rlhf_plugins.reward_models.handle import RewardHandle, rewards
 
 if TYPE_CHECKING:
@@ -123,13 +124,13 @@ class PairJudge:
         known = np.isfinite(right)
         if not known.any():
             return None
-        won = wins(right[known], np.full(int(known.sum()), 0.5))
+        won = larger(right[known], np.full(int(known.sum()), 0.5))
         return {
             "accuracy": float(won.mean()),
             "accuracy_interval": share_interval(won)._asdict(),
             "n": int(known.sum()),
             "ece": None,
-            "longer_response_accuracy": float(wins(*(each[known] for each in longer)).mean()),
+            "longer_response_accuracy": float(larger(*(each[known] for each in longer)).mean()),
         }
 
     def reasons(self) -> list[str]:

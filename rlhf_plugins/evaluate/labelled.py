@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rlhf_plugins.arithmetic.scored import wilson_interval
+from rlhf_plugins.arithmetic.scored import larger, wilson_interval
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run_kinds import RewardFunction
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
-from rlhf_plugins.evaluate.statistics import wins
 from rlhf_plugins.reward_models.handle import Predict
 
 
@@ -48,7 +47,7 @@ def agreement(reward: np.ndarray, label: np.ndarray) -> dict[str, Any]:
         label: (n,) whether the response is desirable.
     """
     signed, n = np.where(label, reward, -reward), len(reward)
-    right = wins(signed, np.zeros(n))
+    right = larger(signed, np.zeros(n))
     low, high = wilson_interval(float(right.mean()), n)
     good, bad = reward[label], reward[~label]
     above = stats.mannwhitneyu(good, bad, method="asymptotic").statistic if len(good) and len(bad) else None

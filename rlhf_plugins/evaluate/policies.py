@@ -16,9 +16,7 @@ from rlhf_plugins.evaluate.statistics import (
     distinct,
     mean_interval,
     normalised,
-    share_interval,
-    sign_test,
-    wins,
+    paired,
 )
 
 ENOUGH = 20  # responses to estimate the coefficient of a control variate from
@@ -109,20 +107,17 @@ def measure(
     """One policy's row of a report, as `report.schema.PolicyReport` has it."""
     scores, texts = judged.scores, list(judged.samples.responses)
     dimensions = [name for name in (worths[0] if worths else {}) if name != "total"]
-    itself = judged is reference
     score = mean_interval(scores)
     base = float(reference.scores.mean())
     return {
         "gold": score._asdict(),
         "n": len(scores),
-        "gain": None if itself else mean_interval(scores - reference.scores)._asdict(),
+        **({} if judged is reference else paired(scores, reference.scores)),
         "normalised": None if ceiling is None else normalised(score.mean, base, ceiling),
         "kl": judged.kl.mean if isinstance(judged.kl, Interval) else judged.kl,
         "kl_interval": judged.kl._asdict() if isinstance(judged.kl, Interval) else None,
         "line": judged.line,
         "perplexity": judged.perplexity,
-        "win_rate": None if itself else share_interval(wins(scores, reference.scores))._asdict(),
-        "win_p_value": None if itself else sign_test(scores, reference.scores),
         "length": float(np.mean([len(ids) for ids in judged.samples.response_ids])),
         "distinct_1": distinct(texts, 1),
         "distinct_2": distinct(texts, 2),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy.special import expit
 
+from rlhf_plugins.arithmetic.scored import larger
 from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.contract.records import Prediction, ScoredPairs
 from rlhf_plugins.contract.rows import Comparison, Group, Rewrite, Text
@@ -18,7 +19,7 @@ from rlhf_plugins.contract.run import Lengths
 from rlhf_plugins.contract.run_kinds import RewardFunction
 from rlhf_plugins.data.tokens import RowEncoder, cut_responses, samples_of
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.statistics import finite, wins
+from rlhf_plugins.evaluate.statistics import finite
 from rlhf_plugins.reward_models.ensemble import epistemic, preferred
 from rlhf_plugins.reward_models.handle import Predict, rewards
 
@@ -168,7 +169,7 @@ def measure(scored: ScoredPairs, metrics: Sequence[Metric]) -> dict[str, Any]:
         found |= numbers
     accuracy, low, high, longer = map(found.get, ACCURACY)
     return {
-        "accuracy": float(wins(scored.chosen, scored.rejected).mean()),
+        "accuracy": float(larger(scored.chosen, scored.rejected).mean()),
         "accuracy_interval": None if accuracy is None else {"mean": accuracy, "low": low, "high": high},
         "n": len(scored.chosen),
         "longer_response_accuracy": longer,
@@ -180,9 +181,9 @@ def measure(scored: ScoredPairs, metrics: Sequence[Metric]) -> dict[str, Any]:
 
 def reliability(scored: ScoredPairs, bins: int = 10) -> list[dict[str, float]]:
     """Pairs by the probability that the model gives to the response it prefers, in equal-width bins of [1/2, 1]."""
-    p, right = expit(np.abs(scored.chosen - scored.rejected)), wins(scored.chosen, scored.rejected)
+    p, right = expit(np.abs(scored.chosen - scored.rejected)), larger(scored.chosen, scored.rejected)
     if (likely := scored.probability) is not None:
-        p, right = np.maximum(likely, 1 - likely), wins(likely, np.full_like(likely, 0.5))
+        p, right = np.maximum(likely, 1 - likely), larger(likely, np.full_like(likely, 0.5))
     edges = np.linspace(0.5, 1.0, bins + 1)
     which = np.clip(np.digitize(p, edges) - 1, 0, bins - 1)
     return [

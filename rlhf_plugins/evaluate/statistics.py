@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from rlhf_plugins.arithmetic.scored import unanimous
+from rlhf_plugins.arithmetic.scored import larger, unanimous
 from rlhf_plugins.errors import RunError
 
 RESAMPLES = 2000
@@ -57,9 +57,13 @@ def finite(scores: Sequence[float], what: str) -> np.ndarray:
     return found
 
 
-def wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """1 where ours is larger, 0 where it is smaller, 1/2 at a tie; all (n,)."""
-    return np.where(ours == theirs, 0.5, ours > theirs)
+def paired(scores: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    """How scores compare with a reference's on the same prompts, both (n,), as `report.schema.PolicyReport` has it."""
+    return {
+        "gain": mean_interval(scores - reference)._asdict(),
+        "win_rate": share_interval(larger(scores, reference))._asdict(),
+        "win_p_value": sign_test(scores, reference),
+    }
 
 
 def sign_test(ours: np.ndarray, theirs: np.ndarray) -> float:

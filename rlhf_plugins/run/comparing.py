@@ -72,15 +72,8 @@ def _difference(judged: Evaluation, name: str, other: str) -> dict[str, float]:
 
 def _row(evaluation: Evaluation, name: str) -> dict[str, Any]:
     """A policy's row from scores alone, as `report.schema.PolicyReport` has it."""
-    from rlhf_plugins.evaluate.statistics import mean_interval, share_interval, sign_test, wins
+    from rlhf_plugins.evaluate.statistics import mean_interval, paired
 
     scores, reference = (_finite(evaluation, who) for who in (name, evaluation.reference))
     row = {"gold": mean_interval(scores)._asdict(), "n": len(scores)}
-    if name == evaluation.reference:
-        return row
-    return {
-        **row,
-        "gain": mean_interval(scores - reference)._asdict(),
-        "win_rate": share_interval(wins(scores, reference))._asdict(),
-        "win_p_value": sign_test(scores, reference),
-    }
+    return row if name == evaluation.reference else row | paired(scores, reference)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from rlhf_plugins.arithmetic.scored import larger
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import (
     distinct,
@@ -17,7 +18,6 @@ from rlhf_plugins.evaluate.statistics import (
     normalised,
     share_interval,
     sign_test,
-    wins,
 )
 
 SCORES = arrays(float, 12, elements=st.integers(-3, 3).map(float))
@@ -54,12 +54,12 @@ def test_an_interval_of_shares_stays_within_0_and_1() -> None:
 
 
 def test_wins_by_hand() -> None:
-    assert wins(np.array([3.0, 1.0, 2.0]), np.array([1.0, 3.0, 2.0])).tolist() == [1.0, 0.0, 0.5]
+    assert larger(np.array([3.0, 1.0, 2.0]), np.array([1.0, 3.0, 2.0])).tolist() == [1.0, 0.0, 0.5]
 
 
 @given(SCORES, SCORES)
 def test_wins_and_losses_are_complementary(ours: np.ndarray, theirs: np.ndarray) -> None:
-    assert (wins(ours, theirs) + wins(theirs, ours)).tolist() == [1.0] * 12
+    assert (larger(ours, theirs) + larger(theirs, ours)).tolist() == [1.0] * 12
     assert sign_test(ours, theirs) == sign_test(theirs, ours)
 
 
