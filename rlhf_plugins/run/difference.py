@@ -6,6 +6,8 @@ import os
 from collections.abc import Collection
 from typing import Any
 
+LONGEST = 100  # characters of a list or a mapping that are shown
+
 
 def difference(
     old: Any, new: Any, may_differ: Collection[str] = (), path: str = "", digested: Collection[str] = ()
@@ -21,9 +23,15 @@ def difference(
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
     else:
-        return "" if old == new or _moved(old, new, digested) else f"{path} was {old!r} and is now {new!r}"
+        return "" if old == new or _moved(old, new, digested) else f"{path} was {_shown(old)} and is now {_shown(new)}"
     found = (difference(a, b, may_differ, f"{path}.{name}".lstrip("."), digested) for name, a, b in pairs)
     return next(filter(None, found), "")
+
+
+def _shown(value: Any) -> str:
+    """Lists and mappings by their beginning."""
+    text = repr(value)
+    return f"{text[:LONGEST]}..." if isinstance(value, list | dict) and len(text) > LONGEST else text
 
 
 def _moved(old: Any, new: Any, digested: Collection[str]) -> bool:

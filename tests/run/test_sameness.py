@@ -45,7 +45,7 @@ def test_numbers_and_files_are_differences(tmp_path: Path) -> None:
         "model differs",
         "new is there too",
         "old is missing",
-        "result.json: curves[0][1] is 0.5, and was 0.25",
+        "result.json: curves.0.1 was 0.25 and is now 0.5",
     ]
 
 
