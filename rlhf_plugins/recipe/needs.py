@@ -9,7 +9,7 @@ from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.columns import columns_of, lacks
 from rlhf_plugins.errors import DataError, RunError
-from rlhf_plugins.recipe.options import options
+from rlhf_plugins.recipe.options import parts_of
 from rlhf_plugins.recipe.source import Keys
 
 if TYPE_CHECKING:
@@ -77,21 +77,3 @@ def _that_ignore_soft_labels(component: Any) -> Iterator[tuple[Keys, Component]]
         yield (), component
     for keys, part in parts:
         yield from (((*keys, *below), found) for below, found in _that_ignore_soft_labels(part))
-
-
-def all_parts(component: Component) -> Iterator[tuple[Keys, Component]]:
-    """A component with all that it holds, however deep, and where each is."""
-    yield (), component
-    for keys, part in parts_of(component):
-        yield from (((*keys, *below), found) for below, found in all_parts(part))
-
-
-def parts_of(component: Component) -> Iterator[tuple[Keys, Component]]:
-    """The components that a component holds, and where each is."""
-    cls: type = type(component)
-    for name, option in options(cls).items():
-        held = option.of(component) if option.kind else None
-        if held is not None and option.many:
-            yield from (((name, index), part) for index, part in enumerate(held))
-        elif held is not None:
-            yield (name,), held

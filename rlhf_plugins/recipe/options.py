@@ -13,13 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic.fields import FieldInfo
 
 from rlhf_plugins.errors import PluginError, nearest
+
+if TYPE_CHECKING:
+    from rlhf_plugins.recipe.source import Keys
 
 Mark = TypeVar("Mark")
 NONE = "none"  # what a recipe may write for an optional block
@@ -88,15 +91,27 @@ def options(cls: type) -> Mapping[str, Option]:
     return {option.name: option for option in found}
 
 
-def parts(component: object) -> Iterator[object]:
-    """A component and those that it holds."""
-    yield component
+def parts(component: object) -> Iterator[Any]:
+    """A component with all that it holds, however deep."""
+    return (part for _, part in all_parts(component))
+
+
+def all_parts(component: object) -> Iterator[tuple[Keys, Any]]:
+    """A component with all that it holds, however deep, and where each is."""
+    yield (), component
+    for keys, part in parts_of(component):
+        yield from (((*keys, *below), found) for below, found in all_parts(part))
+
+
+def parts_of(component: object) -> Iterator[tuple[Keys, Any]]:
+    """The components that a component holds, and where each is."""
     cls: type = type(component)
-    for option in options(cls).values():
-        if option.kind:
-            held = option.of(component)
-            for part in () if held is None else held if option.many else (held,):
-                yield from parts(part)
+    for name, option in options(cls).items():
+        held = option.of(component) if option.kind else None
+        if held is not None and option.many:
+            yield from (((name, index), part) for index, part in enumerate(held))
+        elif held is not None:
+            yield (name,), held
 
 
 def validated(annotation: Any, value: Any) -> Any:

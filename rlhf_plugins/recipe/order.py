@@ -10,8 +10,8 @@ from typing import Any
 from rlhf_plugins.contract.component import Component, Earlier
 from rlhf_plugins.contract.run_kinds import Stage
 from rlhf_plugins.errors import nearest
-from rlhf_plugins.recipe.needs import Name, all_parts
-from rlhf_plugins.recipe.options import Option, options
+from rlhf_plugins.recipe.needs import Name
+from rlhf_plugins.recipe.options import Option, all_parts, options
 from rlhf_plugins.recipe.source import Keys, Source
 from rlhf_plugins.registry.registry import Registry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,8 +163,7 @@ def _call(run: StageRun, stage: Stage, given: Given, begins: Places) -> dict[str
     from rlhf_plugins.data.store import digest
 
     root = run.services.files(run.folder).path
-    held: Iterator[Any] = parts(stage)
-    takes = frozenset().union(*(part.takes for part in held))
+    takes = frozenset().union(*(part.takes for part in parts(stage)))
     lookups: Mapping[str, Part] = {"policy": "policies", "reward": "rewards"}
     opened = [one for name, part in lookups.items() if name in takes for one in handed_on(run.finished, part)]
     rows = given.data or run.data if stage.data is None else stage.data.load_in(run)

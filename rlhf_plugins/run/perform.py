@@ -124,7 +124,7 @@ def _sizes(data: Data) -> dict[str, int]:
 
 def _left_out_of_its_data(run: StageRun, source: DataFormat, data: Data) -> dict[str, int]:
     """What was left out of the rows of a stage's own, by reason, without what the stages that made them left out."""
-    from rlhf_plugins.recipe.needs import all_parts
+    from rlhf_plugins.recipe.options import all_parts
     from rlhf_plugins.recipe.order import named_stages
 
     named = {name for _, part in all_parts(source) for _, name, what in named_stages(part) if what == "data"}

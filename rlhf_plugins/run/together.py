@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.run.difference import difference
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.component import Component
     from rlhf_plugins.contract.rows import Data
     from rlhf_plugins.contract.run_kinds import Stage
     from rlhf_plugins.recipe.assemble import Assembled
@@ -61,7 +61,7 @@ def refuse_stage(stage: Stage) -> None:
         stage.fits_processes(processes.count())
     except ValueError as error:
         raise RunError(f"stage {stage.name}: {error}") from error
-    for part in _parts(stage):
+    for part in parts(stage):
         if part.kind in BY_BATCH and part.uses_batch_mates:
             raise RunError(
                 f"stage {stage.name}: {type(part).__name__} compares the rows of a whole minibatch, and several "
@@ -101,12 +101,6 @@ def _refuse_precision(stage: Stage) -> None:
             f"stage {stage.name} computes in {words[own]}, and the configuration {says}: write {other} there, or "
             f"trainer: {{{launched}: true}} in the stage"
         )
-
-
-def _parts(component: Component) -> Iterable[Any]:
-    from rlhf_plugins.recipe.needs import all_parts
-
-    return (part for _, part in all_parts(component))
 
 
 def refuse_differences(own: Mapping[str, Any], does: str = "train") -> None:
