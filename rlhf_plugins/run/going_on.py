@@ -53,7 +53,8 @@ def go_on(run: StageRun, trainer: Any, last: bool) -> None:
     if processes.divides_optimizer():
         zero.refuse_untried(trainer, run.base.quantization is not None)
     if processes.fsdp():
-        _refuse_in_shards(run, trainer)
+        _refuse_whole_copies(trainer)
+        zero.refuse_in_parts(trainer, run.base.quantization is not None, "with weights in shards (FSDP)")
     files, stop = Checkpoints(run.folder, run.memory.log.trainings), run.services.stop
     run.memory.log.trainings += 1
     run.memory.log.kept_step = 0
@@ -73,20 +74,13 @@ def go_on(run: StageRun, trainer: Any, last: bool) -> None:
         keeper.write(trainer, finished=True)
 
 
-def _refuse_in_shards(run: StageRun, trainer: Any) -> None:
-    """Raises RunError for what was not tried with weights in shards, and where accelerate makes none."""
+def _refuse_whole_copies(trainer: Any) -> None:
+    """Raises RunError where the launch asks for weights in shards, and accelerate makes none."""
     if not trainer.accelerator.is_fsdp2:
         raise RunError(
             "the launch asks for FSDP, and accelerate shards weights on GPUs alone: here each process would train a "
             "whole copy; write `distributed_type: MULTI_GPU`"
         )
-    untried = {
-        "quantization": run.base.quantization is not None,
-        "regularizers": bool(getattr(trainer, "regularizers", {})),
-        "precompute_ref_log_probs: false": not getattr(trainer.args, "precompute_ref_log_probs", True),
-    }
-    if names := [name for name, asked in untried.items() if asked]:
-        raise RunError(f"{names[0]}: was not tried with weights in shards (FSDP); leave it out, or launch with DDP")
 
 
 @contextmanager

@@ -161,16 +161,10 @@ def refuse_untried(trainer: Any, quantized: bool) -> None:
             "the launch asks for DeepSpeed, and accelerate leaves it out here, so that each process would train with "
             "a whole optimizer; write `distributed_type: MULTI_GPU`"
         )
-    args = trainer.args
-    untried = {
-        "quantization": (quantized, "leave it out"),
-        "regularizers": (bool(getattr(trainer, "regularizers", {})), "leave them out"),
-        "precompute_ref_log_probs: false": (not getattr(args, "precompute_ref_log_probs", True), "leave it out"),
-        "trainer.fp16": (args.fp16, "write `trainer: {fp16: false}`"),
-    }
-    for name, (asked, instead) in untried.items():
-        if asked:
-            raise RunError(f"{name}: was not tried under DeepSpeed: {instead}, or launch with DDP")
+    args, how = trainer.args, "under DeepSpeed"
+    refuse_in_parts(trainer, quantized, how)
+    if args.fp16:
+        raise RunError(f"trainer.fp16: was not tried {how}: write `trainer: {{fp16: false}}`, or launch with DDP")
     plugin = trainer.accelerator.state.deepspeed_plugin
     for name, (words, value) in _of_recipe(args).items():
         if plugin.deepspeed_config.get(name, "auto") not in ("auto", value):
@@ -178,6 +172,24 @@ def refuse_untried(trainer: Any, quantized: bool) -> None:
                 f"deepspeed_config: {name}: {plugin.deepspeed_config[name]}, and the recipe trains with {words}: "
                 f"{value}: leave it out of deepspeed_config, or write auto"
             )
+
+
+def refuse_in_parts(trainer: Any, quantized: bool, how: str) -> None:
+    """Raises RunError for what was not tried where each process holds a part of an optimizer or of weights.
+
+    Args:
+        trainer: that is about to train.
+        quantized: whether its base is.
+        how: parts are held, such as `under DeepSpeed`.
+    """
+    untried = {
+        "quantization": quantized,
+        "regularizers": bool(getattr(trainer, "regularizers", {})),
+        "precompute_ref_log_probs: false": not getattr(trainer.args, "precompute_ref_log_probs", True),
+    }
+    for name, asked in untried.items():
+        if asked:
+            raise RunError(f"{name}: was not tried {how}: leave this out, or launch with DDP")
 
 
 def _of_recipe(args: Any) -> dict[str, tuple[str, float]]:

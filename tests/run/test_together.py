@@ -17,7 +17,7 @@ from rlhf_plugins import RunError
 from rlhf_plugins.contract import processes, zero
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Data, Samples
-from rlhf_plugins.contract.run import Base, Budget
+from rlhf_plugins.contract.run import Budget
 from rlhf_plugins.engine import precision
 from rlhf_plugins.engine.cost import Counter
 from rlhf_plugins.recipe.assemble import component
@@ -29,7 +29,7 @@ from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.launch import launch, refuse
 from rlhf_plugins.run.nested import Ending
 from rlhf_plugins.run.stop import Ended
-from rlhf_plugins.testing import tiny_pairs, tiny_run
+from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.shares import SharesBatches
 
 
@@ -189,9 +189,9 @@ def test_what_shares_no_batches_goes_on_in_as_many_processes(tmp_path: Path) -> 
         going_on._refuse_other_count(Kept(), tmp_path, 2)
 
 
-def test_a_launch_that_asks_for_shards_where_accelerate_makes_none_is_refused(tmp_path: Path) -> None:
+def test_a_launch_that_asks_for_shards_where_accelerate_makes_none_is_refused() -> None:
     with pytest.raises(RunError, match="each process would train a whole copy; write `distributed_type: MULTI_GPU`"):
-        going_on._refuse_in_shards(tiny_run(Base("base"), tmp_path), Kept())  # type: ignore[arg-type]
+        going_on._refuse_whole_copies(Kept())
 
 
 def test_the_main_process_says_when_a_part_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from rlhf_plugins import RunError
 from rlhf_plugins.contract import processes
 from rlhf_plugins.trainers import micro_batches, zero
-from rlhf_plugins.trainers.zero import DIVISION, refuse_other_division, refuse_untried
+from rlhf_plugins.trainers.zero import DIVISION, refuse_in_parts, refuse_other_division, refuse_untried
 
 ARGS = {
     **{"bf16": False, "fp16": False},
@@ -61,6 +61,16 @@ def test_what_was_not_tried_is_refused(given: Any, message: str) -> None:
 def test_quantized_bases_are_refused() -> None:
     with pytest.raises(RunError, match="quantization: was not tried under DeepSpeed"):
         refuse_untried(trainer(), True)
+
+
+def test_what_was_not_tried_in_parts_is_refused_under_fsdp_too() -> None:
+    how = "with weights in shards (FSDP)"
+    refuse_in_parts(trainer(fp16=True), False, how)
+    given = trainer()
+    given.regularizers = {"l2_sp": 0.0}
+    with pytest.raises(RunError) as caught:
+        refuse_in_parts(given, False, how)
+    assert str(caught.value) == f"regularizers: was not tried {how}: leave this out, or launch with DDP"
 
 
 def test_a_checkpoint_of_an_optimizer_in_other_parts_is_refused(
