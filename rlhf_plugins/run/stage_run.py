@@ -49,17 +49,13 @@ class Services:
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Calls the hook. Raises StopRun where a plugin wants the run to end, and asks for it."""
-        if self.hooks:
-            hooks = self.hooks
-            with self._stopping():
-                processes.on_main(lambda: hooks.logged(stage, step, values))
+        with self._stopping():
+            self._call(lambda hooks: hooks.logged(stage, step, values))
 
     def log_samples(self, stage: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Calls the hook. Raises StopRun as `log` does."""
-        if self.hooks:
-            hooks = self.hooks
-            with self._stopping():
-                processes.on_main(lambda: hooks.sampled(stage, step, rows))
+        with self._stopping():
+            self._call(lambda hooks: hooks.sampled(stage, step, rows))
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:
@@ -72,15 +68,16 @@ class Services:
 
     def stage_started(self, folder: Path, stage: str, total_steps: int | None) -> None:
         """Calls the hook. Raises StopRun where a plugin does not let the stage run."""
-        if self.hooks:
-            hooks = self.hooks
-            processes.on_main(lambda: hooks.stage_started(folder, stage, total_steps))
+        self._call(lambda hooks: hooks.stage_started(folder, stage, total_steps))
 
     def stage_finished(self, folder: Path, result: StageResult) -> None:
         """Calls the hook."""
-        if self.hooks:
-            hooks = self.hooks
-            processes.on_main(lambda: hooks.stage_finished(folder, result))
+        self._call(lambda hooks: hooks.stage_finished(folder, result))
+
+    def _call(self, hook: Callable[[Hooks], None]) -> None:
+        """Calls a hook in the main process; without hooks, processes do not wait for one another."""
+        if (hooks := self.hooks) is not None:
+            processes.on_main(lambda: hook(hooks))
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -193,8 +194,14 @@ def _log_later(trainer: Any, numbers: Mapping[str, float]) -> None:
 
 
 def as_first_base(first: type, cls: type) -> type:
-    """A class whose first base is the one, and which is shown as the other."""
-    return type(cls.__name__, (first, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
+    """A class whose first base is the one, and which is shown as the other; the same two give one class."""
+    return _composed((first, cls))
+
+
+@cache
+def _composed(bases: tuple[type, type]) -> type:
+    shown = bases[1]
+    return type(shown.__name__, bases, {"__module__": shown.__module__, "__qualname__": shown.__qualname__})
 
 
 def _by_name(components: Any, run: Run) -> dict[str, Any]:

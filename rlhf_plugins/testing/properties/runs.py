@@ -19,7 +19,12 @@ from rlhf_plugins.testing.subject import Broken, Subject, Untried, expect, raise
 
 PROMPTS = ("how is the ant\n", "who\n", "what is the fox\n", "who\n")
 RESPONSES = ("bee cat dog", "", "mud mud mud log ice key gas jam", "elk gas")
-_FOLDER = tempfile.TemporaryDirectory(prefix="rlhf-conformance-")  # until the process ends
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Which is there until the process ends."""
+    return tempfile.TemporaryDirectory(prefix="rlhf-conformance-")
 
 
 @cache
@@ -30,7 +35,7 @@ def run_with_reward() -> Run:
     from rlhf_plugins.reward_models.reward_model import RewardModel
     from rlhf_plugins.testing.tiny import tiny_base, tiny_run
 
-    folder = Path(_FOLDER.name)
+    folder = Path(_folder().name)
     base = tiny_base(folder / "base")
     parts = {"pooling": {"use": "last_token"}, "head": {"use": "scalar"}}
     try:
