@@ -12,7 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from rlhf_plugins import load_policy, load_reward_model, run_recipe
-from rlhf_plugins.data.digests import FILES, RESULT, of_folder
+from rlhf_plugins.data.digests import of_folder
+from rlhf_plugins.data.names import FILES, RESULT
+from rlhf_plugins.report import PAGE
 
 RELEASES = Path("tests/saved/releases")
 TRAINER = {"learning_rate": 1e-3, "max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1}
@@ -27,7 +29,7 @@ RECIPE = {
     ],
 }
 PROMPTS, RESPONSES = ["what is red ?", "who sings ?"], ["a rose .", "the bird ."]
-LEFT_OUT = ("report.html", "reference.sqlite", "README.md")  # large, and made again
+LEFT_OUT = (PAGE, "reference.sqlite", "README.md")  # large, and made again
 
 
 def main() -> None:

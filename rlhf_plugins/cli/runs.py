@@ -36,6 +36,7 @@ def list_runs(
 @runs.command()
 def show(run: RunArgument) -> None:
     """Show a run's stages, what each made, and how to write that in other commands."""
+    from rlhf_plugins.report.files import PAGE
     from rlhf_plugins.report.words import memory
     from rlhf_plugins.run import catalogue
 
@@ -56,7 +57,7 @@ def show(run: RunArgument) -> None:
             echo(f"    its own data: {one.rows}")
         for made in one.made:
             echo(f"    {made}")
-    if (page := run / "report.html").exists():
+    if (page := run / PAGE).exists():
         echo(f"report {page}")
 
 

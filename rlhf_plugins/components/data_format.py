@@ -289,11 +289,12 @@ class StageOfRun(_OfStage):
         """Those of the rows, where the run has made them already."""
         from rlhf_plugins.data.columns import columns_of
         from rlhf_plugins.data.local import MAX_BYTES
-        from rlhf_plugins.data.store import FILE, load_data, stage_folder
+        from rlhf_plugins.data.names import STAGE_ROWS
+        from rlhf_plugins.data.store import load_data, stage_folder
 
         try:
             folder = stage_folder(self.run, self.stage)
-            return columns_of(load_data(folder).train) if (folder / FILE).stat().st_size <= MAX_BYTES else None
+            return columns_of(load_data(folder).train) if (folder / STAGE_ROWS).stat().st_size <= MAX_BYTES else None
         except (DataError, OSError):
             return None
 

@@ -13,6 +13,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.contract.run_kinds import Generator
+from rlhf_plugins.data.names import ADAPTER
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.handles import Policy
@@ -38,8 +39,6 @@ class Trained(Generator):
 
     def saved_at(self, base: Weights) -> Weights:
         """An adapter on its base, or a whole model."""
-        from rlhf_plugins.engine.policy import ADAPTER
-
         if self.path is None:
             return Weights("", self._base(base.base))
         if (Path(self.path) / ADAPTER).exists():

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlhf_plugins.errors import RunError
 
-FILE, STAGE = "deepspeed_config_file", "zero_stage"
+CONFIG_FILE, STAGE = "deepspeed_config_file", "zero_stage"
 OPTIMIZER, WEIGHTS = "offload_optimizer_device", "offload_param_device"
 IN_FILE = {  # what accelerate reads in the file alone, where there is one
     STAGE: "zero_optimization.stage",
@@ -23,7 +23,7 @@ IN_FILE = {  # what accelerate reads in the file alone, where there is one
 }
 BESIDE = ("gradient_accumulation_steps", "gradient_clipping")
 NAMES = {  # of options in the environment
-    FILE: "ACCELERATE_DEEPSPEED_CONFIG_FILE",
+    CONFIG_FILE: "ACCELERATE_DEEPSPEED_CONFIG_FILE",
     **{option: f"ACCELERATE_DEEPSPEED_{option.upper()}" for option in (*IN_FILE, "zero3_save_16bit_model")},
     **{option: f"ACCELERATE_{option.upper()}" for option in BESIDE},
     "use_cpu": "ACCELERATE_USE_CPU",
@@ -84,7 +84,7 @@ def asked_of_zero(given: Mapping[str, Any], several: bool) -> Zero:
         raise RunError("the launch asks for DeepSpeed in one process, which has nothing to divide: launch several")
     if _is_on(given.get("use_cpu")):
         raise RunError("the launch asks for DeepSpeed and use_cpu, with which accelerate leaves it out: remove use_cpu")
-    file = given.get(FILE)
+    file = given.get(CONFIG_FILE)
     asked = _of_file(Path(str(file)), given) if _is_on(file) else Zero(_stage(given, ""))
     if find_spec("deepspeed") is None:
         raise RunError("the launch asks for DeepSpeed, which is missing: pip install 'rlhf-plugins[deepspeed]'")
@@ -93,7 +93,7 @@ def asked_of_zero(given: Mapping[str, Any], several: bool) -> Zero:
 
 def _of_file(file: Path, given: Mapping[str, Any]) -> Zero:
     config = _read(file)
-    if twice := sorted(given.keys() & NAMES.keys() - {FILE, "use_cpu"}):
+    if twice := sorted(given.keys() & NAMES.keys() - {CONFIG_FILE, "use_cpu"}):
         raise RunError(f"{file}: accelerate reads no {twice[0]} beside it: remove {twice[0]}, or write it there")
     halves = [half for half in HALVES if _at(config, f"{half}.enabled") is True]
     options = {option: _at(config, path) for option, path in IN_FILE.items()}

@@ -10,12 +10,9 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 
 from rlhf_plugins.data.files import read_json
+from rlhf_plugins.data.names import CALL, FILES, OPTIMIZER, RESULT, REWARD_MODEL
 from rlhf_plugins.errors import RunError
 
-RESULT, FILES = "result.json", "files"  # a finished stage's file, and its entry of the digests
-CALL = "call.json"  # in the folder of a stage that a stage or a session ran
-RECIPE, STATUS = "recipe.yaml", "status.json"  # a folder with both is a run's
-OPTIMIZER = "optimizer.safetensors"  # in a stage's folder: the state that `keep_optimizer` keeps
 DEPTH = 4  # folders from a model up to its stage
 LEFT_OUT = ("README.md", RESULT)
 
@@ -47,7 +44,7 @@ def of_folder(folder: Path) -> dict[str, str]:
 def of_reward_models(stage: Path) -> str:
     """One digest of the reward models that a finished stage saved, as its result has them; empty without any."""
     saved = read_json(stage / RESULT).get(FILES, {}) if (stage / RESULT).is_file() else {}
-    parts = (".safetensors", "reward_model.json")
+    parts = (".safetensors", REWARD_MODEL)
     found = {name: was for name, was in saved.items() if name.endswith(parts) and name != OPTIMIZER}
     return sha256(json.dumps(found, sort_keys=True).encode()).hexdigest() if found else ""
 
@@ -66,7 +63,7 @@ def of_path(path: str) -> str | None:
 
 
 def _is_apart(folder: Path) -> bool:
-    return folder.name.startswith("checkpoint") or (folder / "call.json").exists()
+    return folder.name.startswith("checkpoint") or (folder / CALL).exists()
 
 
 def of_base(path: str) -> dict[str, str] | None:

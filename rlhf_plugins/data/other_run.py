@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.contract.run import MARK, StageResult
-from rlhf_plugins.data.digests import CALL, RECIPE, RESULT, STATUS
 from rlhf_plugins.data.handed_on import BASE, WORDS, HandedOn, Part, handed_on, of_run, split
+from rlhf_plugins.data.names import ADAPTER, CALL, RECIPE, RESULT, STATUS
 from rlhf_plugins.errors import RunError, nearest
 
 IS_BASE = "is the base of that run, so write that one"
@@ -23,7 +23,7 @@ def is_run(folder: Path) -> bool:
 
 def bases_beside(path: str, start: Path = Path()) -> list[str]:  # noqa: B008 (the working directory)
     """The runs, models and adapters in the folder of a path, which begins at `start`, written as the path is."""
-    files, folder = ("config.json", "adapter_config.json"), os.path.dirname(path)
+    files, folder = ("config.json", ADAPTER), os.path.dirname(path)
     inside = (start / folder).glob("*/") if os.path.isdir(start / folder) else ()
     found = [each.name for each in inside if is_run(each) or any(os.path.isfile(each / file) for file in files)]
     return [os.path.join(folder, name) for name in found]

@@ -21,11 +21,11 @@ from pydantic import TypeAdapter, ValidationError
 from rlhf_plugins.contract.rows import Comparison, Data, Group, Origin
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.files import put
+from rlhf_plugins.data.names import STAGE_ROWS
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.data.values import plain
 from rlhf_plugins.errors import DataError, nearest
 
-FILE = "data.jsonl"  # in a stage's folder
 SPLITS = ("train", "test", "out_of_distribution")
 SPLIT, PROMPT, DROPPED = "in", "prompt of", "dropped"
 
@@ -61,9 +61,9 @@ def load_data(path: str | Path) -> Data:
         DataError: there are none, or a line cannot be read; names the file and line.
         RunError: they are not as the stage left them.
     """
-    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    file = Path(path) / STAGE_ROWS if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise DataError(f"{path}: holds no data of a stage ({FILE})")
+        raise DataError(f"{path}: holds no data of a stage ({STAGE_ROWS})")
     refuse_changed(file)
     groups: dict[str, list[Group]] = {split: [] for split in SPLITS}
     prompts: dict[str, list[Group]] = defaultdict(list)
@@ -81,11 +81,11 @@ def load_data(path: str | Path) -> Data:
 
 def stage_folder(run: str | Path, stage: str) -> Path:
     """The folder of a stage that left data. Raises DataError naming the stages that did."""
-    found = {file.parent.name.partition("-")[2]: file.parent for file in sorted(Path(run).glob(f"*-*/{FILE}"))}
+    found = {file.parent.name.partition("-")[2]: file.parent for file in sorted(Path(run).glob(f"*-*/{STAGE_ROWS}"))}
     found |= {
         f"{outer.name.partition('-')[2]}/{file.parent.name}": file.parent
         for outer in sorted(Path(run).glob("*-*"))
-        for file in sorted(outer.glob(f"*/{FILE}"))
+        for file in sorted(outer.glob(f"*/{STAGE_ROWS}"))
     }
     if stage not in found:
         raise DataError(f"{run}: no stage {stage!r} of this run left data {nearest(stage, found)}")

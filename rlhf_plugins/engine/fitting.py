@@ -11,9 +11,10 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from rlhf_plugins.data.names import ADAPTER
+
 Shapes = Mapping[str, tuple[int, ...]]
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 SETS = ("target_modules", "exclude_modules")
 PICKLED = "adapter_model.bin"
 SHOWN = 3
@@ -59,7 +60,7 @@ def refuse_misfit(loaded: PeftModel, folder: Path) -> None:
 
 def in_order(folder: Path) -> None:
     """Sorts the modules in the configurations of adapters below a folder, which PEFT writes in the order of a set."""
-    for file in folder.rglob(CONFIG):
+    for file in folder.rglob(ADAPTER):
         config = json.loads(file.read_text(encoding="utf-8"))
         for name, value in config.items():
             if name in SETS and isinstance(value, list):

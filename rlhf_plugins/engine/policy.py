@@ -26,6 +26,7 @@ from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch, by_prompt
 from rlhf_plugins.data.files import read_json
+from rlhf_plugins.data.names import ADAPTER, POLICY
 from rlhf_plugins.data.tokens import RowEncoder, encoded, response_ends
 from rlhf_plugins.data.values import by_name
 from rlhf_plugins.engine.backbone import Backbone, own_weights, shared
@@ -40,8 +41,6 @@ from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.errors import DataError, RunError
 
 SEEDS = 1_000_003  # between those of two processes
-DESCRIPTION = "policy.json"  # beside a saved policy: its base
-ADAPTER = "adapter_config.json"
 
 
 class Handle(ABC):
@@ -313,14 +312,14 @@ def describe(folder: Path, base: Base, root: Path | None = None) -> None:
     The path of a base in the same run, or below `root`, is written relative to the folder: both may be moved together.
     """
     known = {**described(base), "path": path_to_note(base.path, folder, root)}
-    (folder / DESCRIPTION).write_text(json.dumps({"base": known}, indent=2) + "\n")
+    (folder / POLICY).write_text(json.dumps({"base": known}, indent=2) + "\n")
 
 
 def base_of(folder: Path | None, base: Base) -> Base:
     """The base of a saved policy where it is noted, else this one. Raises RunError as `saved_base` does."""
     if folder is None:
         return base
-    noted = (folder / DESCRIPTION).exists() or not (folder / ADAPTER).exists()
+    noted = (folder / POLICY).exists() or not (folder / ADAPTER).exists()
     return saved_base(folder, base.trust_remote_code) if noted else base
 
 
@@ -331,8 +330,8 @@ def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
         RunError: the folder holds no policy, its description cannot be read, or an adapter names no base.
     """
     try:
-        if (folder / DESCRIPTION).exists():
-            return noted_base(read_json(folder / DESCRIPTION)["base"], folder, trust_remote_code)
+        if (folder / POLICY).exists():
+            return noted_base(read_json(folder / POLICY)["base"], folder, trust_remote_code)
         if (folder / ADAPTER).exists():
             return _of_adapter(folder, trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -16,7 +16,7 @@ from rlhf_plugins.data.files import read_json
 from rlhf_plugins.errors import RunError
 
 Form = Literal["text", "messages"]
-FILE = "prompts.json"
+PROMPTS = "prompts.json"
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,21 @@ def note_prompts(folder: Path, data: Data, start: Path) -> None:
     endings = {prompt[len(prompt.rstrip()) :] for prompt in prompts if isinstance(prompt, str)}
     ending = before.ending if not prompts else endings.pop() if len(endings) == 1 else ""
     noted = Prompted(tuple(sorted(forms)), before.forms, ending)
-    (folder / FILE).write_text(json.dumps(asdict(noted)) + "\n")
+    (folder / PROMPTS).write_text(json.dumps(asdict(noted)) + "\n")
 
 
 def copy_note(folder: Path, out: Path) -> None:
     """Gives what was exported the note of the model that it was, if there is one."""
-    if (folder / FILE).exists():
-        shutil.copyfile(folder / FILE, out / FILE)
+    if (folder / PROMPTS).exists():
+        shutil.copyfile(folder / PROMPTS, out / PROMPTS)
 
 
 def noted_prompts(folder: Path) -> Prompted:
     """What is noted beside a saved model; older ones have no note. Raises RunError where it cannot be read."""
-    if not (folder / FILE).exists():
+    if not (folder / PROMPTS).exists():
         return Prompted()
     try:
-        found = read_json(folder / FILE)
+        found = read_json(folder / PROMPTS)
         return Prompted(tuple(found["trained"]), tuple(found["start"]), str(found.get("ending", "")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder / FILE}: cannot be read: {error}") from error
+        raise RunError(f"{folder / PROMPTS}: cannot be read: {error}") from error

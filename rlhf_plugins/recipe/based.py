@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
+from rlhf_plugins.data.names import ADAPTER
 from rlhf_plugins.data.other_run import bases_beside, is_run, saved_folder
 from rlhf_plugins.errors import RunError, nearest
 
@@ -48,7 +49,7 @@ def _downloaded(name: str) -> bool:
 def is_policy(words: str) -> bool:
     """Whether a base is a run, a stage of one, or an adapter, rather than a whole model."""
     folder = Path(words)
-    return "#" in words or is_run(folder) or os.path.isfile(folder / "adapter_config.json")
+    return "#" in words or is_run(folder) or os.path.isfile(folder / ADAPTER)
 
 
 def weights(base: Base) -> Weights:
@@ -62,7 +63,7 @@ def weights(base: Base) -> Weights:
     if not is_policy(base.path):
         return Weights(NAME, base)
     folder = saved_folder(base.path)
-    if not (folder / "adapter_config.json").is_file():
+    if not (folder / ADAPTER).is_file():
         return Weights(NAME, replace(base, path=str(folder)))
     from rlhf_plugins.engine.policy import saved_base
 

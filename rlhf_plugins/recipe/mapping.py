@@ -10,7 +10,7 @@ from typing import Any
 from rlhf_plugins.errors import Fault, RecipeError
 from rlhf_plugins.recipe.source import Keys, Place, Source, dotted
 
-FILE = "recipe"  # what a fault names where a file would be
+UNNAMED = "recipe"  # what a fault names where a file would be
 
 
 def of_mapping(recipe: Mapping[str, Any]) -> Source:
@@ -19,15 +19,15 @@ def of_mapping(recipe: Mapping[str, Any]) -> Source:
     values = _plain(recipe, (), faults)
     if faults:
         raise RecipeError(faults)
-    return Source(values, {(): Place(FILE, 0)})
+    return Source(values, {(): Place(UNNAMED, 0)})
 
 
 def _plain(value: Any, keys: Keys, faults: list[Fault]) -> Any:
     if len(keys) > 50:
-        faults.append(Fault(FILE, 0, dotted(keys[:3]), "is nested too deeply"))
+        faults.append(Fault(UNNAMED, 0, dotted(keys[:3]), "is nested too deeply"))
     elif isinstance(value, Mapping):
         for key in (key for key in value if not isinstance(key, str)):
-            faults.append(Fault(FILE, 0, dotted(keys), f"a key should be text, got {key!r}"))
+            faults.append(Fault(UNNAMED, 0, dotted(keys), f"a key should be text, got {key!r}"))
         return {key: _plain(item, (*keys, key), faults) for key, item in value.items()}
     elif isinstance(value, list | tuple):
         return [_plain(item, (*keys, index), faults) for index, item in enumerate(value)]
@@ -35,5 +35,5 @@ def _plain(value: Any, keys: Keys, faults: list[Fault]) -> Any:
         return str(value)
     elif value is not None and not isinstance(value, str | bool | int | float):
         hint = "; write its name, or {'use': name, ...}" if is_dataclass(value) else ""
-        faults.append(Fault(FILE, 0, dotted(keys), f"should be a plain value, got {type(value).__name__}{hint}"))
+        faults.append(Fault(UNNAMED, 0, dotted(keys), f"should be a plain value, got {type(value).__name__}{hint}"))
     return value

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.options import parts
-from rlhf_plugins.registry.discovery import FILE, Plugin
+from rlhf_plugins.registry.discovery import OWN_FILE, Plugin
 from rlhf_plugins.registry.registry import registry as installed
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def changes(needed: Iterable[Plugin], registry: Registry, who: str) -> list[str]
     for plugin in needed:
         here = _here(plugin, registry, who)
         if here.version != plugin.version:
-            what = plugin.name if plugin.distribution == FILE else plugin.distribution
+            what = plugin.name if plugin.distribution == OWN_FILE else plugin.distribution
             changed[what] = f"{who} was made with {what} {plugin.version}; here it is {here.version}"
     return list(changed.values())
 
@@ -82,7 +82,7 @@ def _here(plugin: Plugin, registry: Registry, who: str) -> Plugin:
     for left_out in registry.unloaded:
         if (left_out.plugin.name, left_out.plugin.distribution) == (plugin.name, plugin.distribution):
             raise PluginError(f"{who} needs plugin {plugin}; {left_out}")
-    if plugin.distribution == FILE:
+    if plugin.distribution == OWN_FILE:
         raise PluginError(f"{who} needs the file {plugin}; name it under `plugins:` in a recipe, or make it a package")
     if not alike:
         pip = f"`pip install {plugin.distribution}=={plugin.version}`"

@@ -25,7 +25,7 @@ from rlhf_plugins.contract.hookspecs import API_VERSION
 from rlhf_plugins.errors import PluginError, nearest
 
 DISTRIBUTION = "rlhf-plugins"
-FILE = "file"  # the distribution of a plugin that a recipe names by its file
+OWN_FILE = "file"  # the distribution of a plugin that a recipe names by its file
 DECLARED = "rlhf_plugins_api"  # the name in which a plugin may declare its API version
 SLOW = 10  # seconds of an import after which it is named
 DISABLED = "RLHF_PLUGINS_DISABLED"  # names with commas between them, beside those of the file
@@ -59,7 +59,7 @@ class Found:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a module may end the process, or skip itself as a test does
-            cure = "" if self.plugin.distribution == FILE else " or uninstall"
+            cure = "" if self.plugin.distribution == OWN_FILE else " or uninstall"
             raise PluginError(
                 f"plugin {self.plugin} cannot be imported from {self.where!r}: {type(error).__name__}: {error}; "
                 f"fix{cure} it"
@@ -90,7 +90,7 @@ def in_file(path: Path) -> Found:
         near = get_close_matches(path.name, [file.name for file in path.parent.glob("*.py")], n=1)
         hint = f" (did you mean {near[0]}?)" if near and not path.exists() else ""
         raise PluginError(f"plugin {str(path)!r} cannot be read: {error.strerror}{hint}") from error
-    return Found(Plugin(path.name, FILE, f"sha256:{digest}"), str(path), lambda: _executed(path, digest))
+    return Found(Plugin(path.name, OWN_FILE, f"sha256:{digest}"), str(path), lambda: _executed(path, digest))
 
 
 def disabled() -> dict[str, str]:

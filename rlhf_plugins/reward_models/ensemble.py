@@ -24,6 +24,7 @@ from rlhf_plugins.contract.records import MemberScores, Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.files import read_json
+from rlhf_plugins.data.names import ENSEMBLE
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.loading import load_row_encoder, load_trunk
 from rlhf_plugins.errors import RunError
@@ -31,7 +32,6 @@ from rlhf_plugins.reward_models.handle import Predict, RewardHandle
 from rlhf_plugins.reward_models.reward_model import load_reward_model, open_reward_model, read_description
 
 logger = logging.getLogger(__name__)
-DESCRIPTION = "reward_ensemble.json"
 FEWEST = 2  # members that must agree before the others are left out
 
 Open = Callable[[str, Mapping[str, Any]], Any]  # a component of a kind, from a recipe's words
@@ -130,18 +130,18 @@ def prompt_codes(samples: Samples) -> Tensor:
 def describe(folder: Path, members: Sequence[str], aggregation: Mapping[str, Any], **rest: Any) -> None:
     """Writes the file that `open_ensemble` reads: the members' folders and accuracy, and the aggregation's spec."""
     text = json.dumps({"members": list(members), "aggregation": dict(aggregation), **rest}, indent=2)
-    (folder / DESCRIPTION).write_text(text + "\n")
+    (folder / ENSEMBLE).write_text(text + "\n")
 
 
 def read_ensemble(folder: Path) -> dict[str, Any]:
     """What `describe` wrote. Raises RunError where the folder holds no ensemble."""
     try:
-        found: dict[str, Any] = read_json(folder / DESCRIPTION)
+        found: dict[str, Any] = read_json(folder / ENSEMBLE)
         missing = {"members", "aggregation", "accuracy", "early_exit"} - found.keys()
     except (OSError, ValueError, AttributeError) as error:
-        raise RunError(f"{folder}: holds no ensemble ({DESCRIPTION}: {error})") from error
+        raise RunError(f"{folder}: holds no ensemble ({ENSEMBLE}: {error})") from error
     if missing:
-        raise RunError(f"{folder}: holds no ensemble ({DESCRIPTION}: lacks {', '.join(sorted(missing))})")
+        raise RunError(f"{folder}: holds no ensemble ({ENSEMBLE}: lacks {', '.join(sorted(missing))})")
     return found
 
 
@@ -156,7 +156,7 @@ def open_ensemble(
         accuracy, early_exit = tuple(described["accuracy"]), bool(described["early_exit"])
         by_topic = dict(described.get("accuracy_by_topic", {}))
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder}: holds no ensemble ({DESCRIPTION}: {error})") from error
+        raise RunError(f"{folder}: holds no ensemble ({ENSEMBLE}: {error})") from error
     members = tuple(_members(folders, component, trust_remote_code, backbone, quantization))
     modules = nn.ModuleList(member.module for member in members if member.module is not None)
     first = members[0].encoder

@@ -12,11 +12,11 @@ from torch import nn
 
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base, Run
+from rlhf_plugins.data.names import ENSEMBLE, REWARD_MODEL
 from rlhf_plugins.data.ranked import encodable
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.loading import load_row_encoder
-from rlhf_plugins.reward_models import ensemble
 from rlhf_plugins.reward_models.ensemble import Open, open_ensemble, open_member
 from rlhf_plugins.reward_models.handle import Predict, RewardHandle, reward_handle, rewards
 from rlhf_plugins.reward_models.reward_model import read_description
@@ -43,7 +43,7 @@ def open_reward(
     Raises:
         RunError: the folder holds neither, does not load, or was trained on a quantized base and is to have another.
     """
-    open_saved = open_ensemble if (folder / ensemble.DESCRIPTION).exists() else open_member
+    open_saved = open_ensemble if (folder / ENSEMBLE).exists() else open_member
     return open_saved(folder, component, trust_remote_code, backbone, quantization)
 
 
@@ -90,8 +90,8 @@ def pair_accuracies(predict: Predict, groups: Sequence[Group], encoder: RowEncod
 
 def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
     """The base of a saved reward model, or of an ensemble's first member. Raises RunError as loading does."""
-    members = sorted(path.parent for path in folder.glob("*/reward_model.json"))
-    is_ensemble = (folder / ensemble.DESCRIPTION).exists() and members
+    members = sorted(path.parent for path in folder.glob(f"*/{REWARD_MODEL}"))
+    is_ensemble = (folder / ENSEMBLE).exists() and members
     return read_description(members[0] if is_ensemble else folder, trust_remote_code).base
 
 

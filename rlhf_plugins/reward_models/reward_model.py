@@ -28,6 +28,7 @@ from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.branches import BranchBatch, by_prompt
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.files import read_json
+from rlhf_plugins.data.names import ADAPTER, REWARD_MODEL
 from rlhf_plugins.data.numeric import of_samples
 from rlhf_plugins.engine.fitting import misfit, shapes
 from rlhf_plugins.engine.forward import is_causal, sequence_states, states_at, trunk_of
@@ -43,7 +44,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.prefixes import prefix_features
 
 NO_COLUMNS: Mapping[str, Tensor] = {}
-DESCRIPTION, WEIGHTS = "reward_model.json", "head.safetensors"
+WEIGHTS = "head.safetensors"
 SAVED, FROZEN = "saved", "frozen"  # whether the folder holds a trunk, or the trunk is that of the base
 
 
@@ -215,7 +216,7 @@ class RewardModel(nn.Module):
         save_file((weights or self.to_save()).own, folder / WEIGHTS)
         base = {**description["base"], "path": path_to_note(description["base"]["path"], folder)}
         whole = {**description, "base": base}
-        (folder / DESCRIPTION).write_text(json.dumps(whole, indent=2) + "\n")
+        (folder / REWARD_MODEL).write_text(json.dumps(whole, indent=2) + "\n")
 
     def export(self, folder: Path) -> None:
         """Writes a standard `...ForSequenceClassification` with one label, adapter merged, that transformers loads.
@@ -272,14 +273,14 @@ def read_description(folder: Path, trust_remote_code: bool, quantization: str | 
         RunError: the folder holds no reward model of ours, or its base has a quantization of its own.
     """
     try:
-        described = read_json(folder / DESCRIPTION)
+        described = read_json(folder / REWARD_MODEL)
         base = noted_base(described["base"], folder, trust_remote_code)
         for part in ("pooling", "head"):
             if not isinstance(described[part]["use"], str):
                 raise ValueError(f"{part}.use should be a name, got {described[part]['use']!r}")
         frozen = described.get("trunk") == FROZEN
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder}: holds no reward model ({DESCRIPTION}: {error})") from error
+        raise RunError(f"{folder}: holds no reward model ({REWARD_MODEL}: {error})") from error
     if quantization and base.quantization:
         raise RunError(f"{folder}: was trained on its base in {base.quantization}, so leave `quantization` out")
     base = replace(base, quantization=quantization or base.quantization)
@@ -329,6 +330,6 @@ def load_reward_model(folder: Path, base: Base, pooling: Pooling, head: RewardHe
 
 def _saved_trunk(folder: Path, base: Base) -> Any:
     """An adapter on the base, or a whole trunk."""
-    if (folder / "adapter_config.json").exists():
+    if (folder / ADAPTER).exists():
         return with_saved_adapter(load_trunk(base), folder)
     return load_trunk(Base(str(folder), base.quantization, trust_remote_code=base.trust_remote_code))

@@ -10,11 +10,13 @@ from typing import Any
 
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.data.handed_on import WORDS, handed_on
+from rlhf_plugins.data.names import RESULT
 from rlhf_plugins.errors import RunError, nearest
+from rlhf_plugins.run.checkpoints import OF_TRAINER
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.lock import in_use, locked
 
-CHECKPOINTS, CACHES = "checkpoint-*", ("reference.sqlite*", "*.scores.sqlite*")
+CACHES = ("reference.sqlite*", "*.scores.sqlite*")
 UNTOLD = ("output_dir",)  # keys of a recipe that say nothing of what a run found
 NOTED = ("base", "code", "versions", "hardware")  # entries of a status
 RENAMED = {"data": "rows", "read": "files"}  # those that go by another name
@@ -176,8 +178,8 @@ def _scores(run: RunFolder) -> Iterator[tuple[str, str]]:
 
 def prunable(run: RunFolder) -> list[Path]:
     """Checkpoints of finished stages, which nothing reads, and caches, which are computed again where needed."""
-    done = [file.parent for file in run.path.rglob("result.json")]
-    found = [path for stage in done for path in sorted(stage.glob(CHECKPOINTS)) if path.is_dir()]
+    done = [file.parent for file in run.path.rglob(RESULT)]
+    found = [path for stage in done for path in sorted(stage.glob(OF_TRAINER)) if path.is_dir()]
     return [*found, *(path for pattern in CACHES for path in sorted(run.path.rglob(pattern)))]
 
 

@@ -23,7 +23,7 @@ from rlhf_plugins.errors import RunError
 if TYPE_CHECKING:
     from rlhf_plugins.engine.packing import Tensors
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, OF_TRAINER = "checkpoints", "checkpoint-*"  # ours, and those that transformers writes
 STATE, TENSORS, SUMS, DRAFT = "state.json", "tensors.safetensors", "checksums.json", ".draft"
 TRAINER = "trainer_state.json"
 APPENDED = "*.jsonl"  # files that a stage only appends to
@@ -164,7 +164,7 @@ def is_trained(stage: Path) -> bool:
 
 def of_checkpoint(path: Path) -> bool:
     """Whether a file or folder of a stage is what a checkpoint goes on from, after `rewind`."""
-    return path.name == CHECKPOINTS or path.match("checkpoint-*") or path.match(APPENDED)
+    return path.name == CHECKPOINTS or path.match(OF_TRAINER) or path.match(APPENDED)
 
 
 def finished(stage: Path) -> None:

@@ -22,8 +22,9 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import StageResult
-from rlhf_plugins.data.digests import CALL, FILES, OPTIMIZER, RECIPE, RESULT, STATUS, of_folder
+from rlhf_plugins.data.digests import of_folder
 from rlhf_plugins.data.files import put, read_json
+from rlhf_plugins.data.names import CALL, FILES, OPTIMIZER, RECIPE, RESULT, STAGE_ROWS, STATUS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import results
 from rlhf_plugins.run.checkpoints import finished, is_trained, of_checkpoint, rewind
@@ -107,7 +108,7 @@ class RunFolder:
         if result.data is not None:
             from rlhf_plugins.data.store import save_data
 
-            save_data(result.data, folder / results.DATA)
+            save_data(result.data, folder / STAGE_ROWS)
         _put(folder / RESULT, _json({**results.to_values(result, self.path), FILES: of_folder(folder)}))
         finished(folder)
         return self.result(folder)

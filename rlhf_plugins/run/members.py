@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.report.schema import Report
     from rlhf_plugins.run.run import Finished
 
-FILE = "members.json"  # label of a member -> what its seeds have in common
+MEMBERS = "members.json"  # label of a member -> what its seeds have in common
 
 Say = Callable[[str], None]
 
@@ -133,7 +133,7 @@ def reports(root: Path) -> dict[str, list[Report]]:
 
 def is_several(root: Path) -> bool:
     """Whether a folder holds the members of a recipe."""
-    return (root / FILE).is_file()
+    return (root / MEMBERS).is_file()
 
 
 def _refuse_others(members: Sequence[_Member], say: Say) -> None:
@@ -170,13 +170,13 @@ def _note(root: Path, members: Sequence[Member]) -> None:
     """Keeps these members alone: those of another call may have another recipe, and no mean is over both."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        put(root / FILE, json.dumps({one.label: one.group for one in members}, indent=2).encode())
+        put(root / MEMBERS, json.dumps({one.label: one.group for one in members}, indent=2).encode())
     except OSError as error:
         raise RunError(f"{root} cannot be written: {error.strerror}") from error
 
 
 def _noted(root: Path) -> dict[str, str]:
     try:
-        return {str(label): str(group) for label, group in read_json(root / FILE).items()}
+        return {str(label): str(group) for label, group in read_json(root / MEMBERS).items()}
     except (OSError, ValueError, AttributeError) as error:
-        raise RunError(f"{root / FILE} cannot be read: {error}") from error
+        raise RunError(f"{root / MEMBERS} cannot be read: {error}") from error

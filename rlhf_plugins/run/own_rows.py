@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 TRAINED = ("policy", "reward")  # what a stage makes that trains on rows
-FILE = "trained_on.json"  # in the folder of such a stage: the hashes of the prompts of its own rows
+TRAINED_ON = "trained_on.json"  # in the folder of such a stage: the hashes of the prompts of its own rows
 
 
 def own_data(run: StageRun, stage: Stage, source: DataFormat) -> Data:
@@ -31,7 +31,7 @@ def own_data(run: StageRun, stage: Stage, source: DataFormat) -> Data:
     data = without_held_out(data, run.data)
     if processes.is_main():
         run.folder.mkdir(parents=True, exist_ok=True)
-        put(run.folder / FILE, json.dumps(sorted(trained(data))).encode())
+        put(run.folder / TRAINED_ON, json.dumps(sorted(trained(data))).encode())
     return data
 
 
@@ -63,6 +63,6 @@ def _of_stages(run: StageRun) -> Iterator[tuple[str, set[str]]]:
     root = run.services.root
     if root is None:
         return
-    for file in sorted(root.rglob(FILE)):
+    for file in sorted(root.rglob(TRAINED_ON)):
         name = file.parent.relative_to(root).as_posix().partition("-")[2]
         yield f"the stage {name} learned from", set(read_json(file))

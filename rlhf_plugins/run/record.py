@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve, StageResult
-from rlhf_plugins.data.digests import RECIPE
+from rlhf_plugins.data.names import RECIPE
 from rlhf_plugins.errors import RunError, nearest, nearest_path
 from rlhf_plugins.run.folder import GPU, RunFolder
 
@@ -111,7 +111,9 @@ class RunRecord:
     @property
     def page(self) -> Path:
         """Where the report is as HTML, if it has been written."""
-        return self.folder / "report.html"
+        from rlhf_plugins.report.files import PAGE
+
+        return self.folder / PAGE
 
     def data(self) -> Data:
         """The recipe's rows, read again. Raises DataError where they cannot be read, RecipeError for a fault of it."""

@@ -15,7 +15,7 @@ from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.data.digests import of_reward_models
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.registry.discovery import FILE, Plugin
+from rlhf_plugins.registry.discovery import OWN_FILE, Plugin
 from rlhf_plugins.report.schema import FORMAT, Report
 from rlhf_plugins.report.words import duration
 from rlhf_plugins.run.comparing import policies, with_costs
@@ -136,7 +136,7 @@ def write(folder: RunFolder, made: Report) -> Path:
 
 def _files(status: Mapping[str, Any]) -> list[str]:
     """A sentence for each plugin that is a file."""
-    files = [plugin for plugin in status.get("plugins", ()) if plugin["distribution"] == FILE]
+    files = [plugin for plugin in status.get("plugins", ()) if plugin["distribution"] == OWN_FILE]
     return [
         f"{plugin['name']} is a file that the recipe names, not a package: {plugin['version']}." for plugin in files
     ]

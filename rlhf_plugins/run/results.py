@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.run import MARK, Cost, Curve, Evaluation, ReportParts, Section, StageResult
+from rlhf_plugins.data.names import STAGE_ROWS
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
-
-DATA = "data.jsonl"  # as `data.store` names it
 
 
 def to_values(result: StageResult, root: Path) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def to_values(result: StageResult, root: Path) -> dict[str, Any]:
     base = inside(result.base, root) if result.base else None
     values["base"] = base or (None if result.base is None else str(result.base))
     values |= {part: relative(values[part], root) for part in ("policies", "rewards")}
-    values["data"] = None if result.data is None else DATA
+    values["data"] = None if result.data is None else STAGE_ROWS
     return values
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from rlhf_plugins.data.digests import STATUS
+from rlhf_plugins.data.names import STATUS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.members import SEEDS, SWEEP
 from rlhf_plugins.run.folder import RunFolder

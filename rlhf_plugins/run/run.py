@@ -18,14 +18,14 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.data.chat import refuse_text
-from rlhf_plugins.data.digests import RECIPE
+from rlhf_plugins.data.names import RECIPE
 from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun, shown
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled
 from rlhf_plugins.recipe.course import courses
 from rlhf_plugins.recipe.members import SEEDS, SWEEP
 from rlhf_plugins.recipe.order import too_early
-from rlhf_plugins.registry.discovery import FILE
+from rlhf_plugins.registry.discovery import OWN_FILE
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.report.words import duration
 from rlhf_plugins.run import amended, blame, forecasts, origin, reporting, starts, together
@@ -107,7 +107,7 @@ def run_recipe(
     path = Path(recipe)
     folder = RunFolder(path.parent)  # where a run keeps its own recipe
     if resume and folder.is_run:  # an error that names a missing plugin helps more than one about the recipe
-        provenance.changes((p for p in origin.recorded(folder) if p.distribution != FILE), installed(), "the run")
+        provenance.changes((p for p in origin.recorded(folder) if p.distribution != OWN_FILE), installed(), "the run")
     assembled = load_recipe(recipe, overrides)
     if folder.is_run and path.name == RECIPE and not any(word.startswith("output_dir=") for word in overrides):
         place = {"output_dir": str(folder.path)}  # wherever the folder was when it was written

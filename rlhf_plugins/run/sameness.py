@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins.data.digests import STATUS
 from rlhf_plugins.data.files import read_json
+from rlhf_plugins.data.names import STATUS
+from rlhf_plugins.report.files import PAGE
 from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import LOCK
 
 MEASURED = {"seconds", "peak_bytes", "started", "finished", "hardware", "platform"}  # keys that differ anyhow
-LEFT_OUT = {LOCK, STATUS, "report.html"}  # the last is made of report.json
+LEFT_OUT = {LOCK, STATUS, PAGE}  # the last is made of report.json
 CACHES = (".sqlite", ".sqlite-shm", ".sqlite-wal")
 SECONDS = re.compile(r"\b\d+(\.\d+)? s\b")  # in a note
 

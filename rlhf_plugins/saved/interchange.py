@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.data.names import ENSEMBLE, REWARD_MODEL
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.options import parts
@@ -207,12 +208,10 @@ def _merged(trunk: Any) -> Any:
 
 def _single(found: Made) -> Path:
     """The folder of a reward model. Raises RunError for an ensemble, and where it is not a model in a folder."""
-    from rlhf_plugins.reward_models.ensemble import DESCRIPTION
-
     folder = found.folder
     if folder is None:
         raise RunError(f"{found.label}: is not saved as a model in a folder: {dict(found.spec)}")
-    if (folder / DESCRIPTION).exists():
-        members = sorted(path.parent.name for path in folder.glob("*/reward_model.json"))
+    if (folder / ENSEMBLE).exists():
+        members = sorted(path.parent.name for path in folder.glob(f"*/{REWARD_MODEL}"))
         raise RunError(f"{folder}: is an ensemble; export one of its members: {', '.join(members)}")
     return folder

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.handed_on import BASE, WORDS, Part, handed_on, of_run, split
+from rlhf_plugins.data.names import ADAPTER, ENSEMBLE, POLICY, REWARD_MODEL
 from rlhf_plugins.errors import RunError, nearest
 from rlhf_plugins.run.folder import RunFolder
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from rlhf_plugins.reward_models.handle import RewardHandle
 
 FILES: Mapping[Part, tuple[str, ...]] = {  # a reward model may hold an adapter too, so that it comes first
-    "rewards": ("reward_model.json", "reward_ensemble.json"),
-    "policies": ("policy.json", "adapter_config.json", "config.json"),
+    "rewards": (REWARD_MODEL, ENSEMBLE),
+    "policies": (POLICY, ADAPTER, "config.json"),
 }
 
 
@@ -106,7 +107,7 @@ class Made:
             return base_of_run(self.run).path if self.run else None
         if self.part == "rewards":
             return opening.saved_base(self.folder).path
-        return policy.saved_base(self.folder).path if (self.folder / policy.ADAPTER).exists() else None
+        return policy.saved_base(self.folder).path if (self.folder / ADAPTER).exists() else None
 
     def _open(self, kind: str) -> Any:
         from rlhf_plugins.contract.rows import Data

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.engine.fitting import CONFIG
+from rlhf_plugins.data.names import ADAPTER
 from rlhf_plugins.engine.starting import untie
 from rlhf_plugins.errors import RunError
 
@@ -67,7 +67,7 @@ def whole_policy(folder: Path, base: Base, dtype: torch.dtype | None, rows: Sequ
     Raises:
         RunError: it does not load, the adapter is no plain LoRA, or the precision cannot hold a weight.
     """
-    if not (folder / CONFIG).exists():
+    if not (folder / ADAPTER).exists():
         model = _loaded(str(folder), base.trust_remote_code)
         before = _logits(model, rows)
         _cast(model, dtype)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.data.files import read_json
-from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS, CONFIG
+from rlhf_plugins.data.names import ADAPTER
+from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.saved.card import Form, write_card
 from rlhf_plugins.saved.made import Made
@@ -64,7 +65,7 @@ def export_policy(found: Made, out: Path, merge: bool = False, dtype: str | None
     base, folder = saved_base(found.folder), found.folder
     own = replace(base, path=str(folder)) if (folder / "tokenizer_config.json").exists() else base
     tokenizer = load_tokenizer(own)
-    if (folder / CONFIG).exists() and not merge:
+    if (folder / ADAPTER).exists() and not merge:
         _write_adapter(folder, base, out, precision)
         done = Exported(base.path)
         form = Form("adapter", base.path, bool(tokenizer.chat_template))
@@ -89,11 +90,11 @@ def _write_adapter(folder: Path, base: Base, out: Path, dtype: torch.dtype | Non
     from rlhf_plugins.engine.noted import whole_path
 
     try:
-        config = read_json(folder / CONFIG)
+        config = read_json(folder / ADAPTER)
         weights = load_file(folder / ADAPTER_WEIGHTS)
         out.mkdir(parents=True, exist_ok=True)
         config["base_model_name_or_path"] = whole_path(base.path)
-        (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (out / ADAPTER).write_text(json.dumps(config, indent=2) + "\n")
         cast = {name: value.to(dtype) if dtype else value for name, value in weights.items()}
         save_file(cast, out / ADAPTER_WEIGHTS, {"format": "pt"})
     except (OSError, ValueError, SafetensorError) as error:
@@ -112,7 +113,7 @@ def _write_whole(found: Made, base: Base, out: Path, dtype: torch.dtype | None, 
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error}") from error
     notes = []
-    if base.quantization and (found.folder / CONFIG).exists():
+    if base.quantization and (found.folder / ADAPTER).exists():
         notes.append(
             f"Trained on the base in {base.quantization}, it is merged into the unquantized one: answers differ."
         )

@@ -40,7 +40,7 @@ NOTHING = (
 )
 
 
-class Session:
+class EvaluateRun:
     """One evaluation: what it judges with, and the reference's responses that everything is measured against."""
 
     def __init__(self, options: Evaluate, run: Run) -> None:

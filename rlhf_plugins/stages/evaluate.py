@@ -85,10 +85,10 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: an evaluation, and parts of the report."""
         from rlhf_plugins.engine.room import room
-        from rlhf_plugins.stages._evaluation import Session
+        from rlhf_plugins.stages._evaluation import EvaluateRun
 
         with room(self.tokens_per_batch, self.cache_tokens):
-            return Session(self, run).result()
+            return EvaluateRun(self, run).result()
 
 
 @hookimpl

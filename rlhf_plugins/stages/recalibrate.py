@@ -17,6 +17,7 @@ from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Run, Section, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
+from rlhf_plugins.data.names import ENSEMBLE
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Recalibrate(Stage, makes={"reward"}):
     def run(self, run: Run) -> StageResult:
         """Leaves the ensemble in `model/`. Raises RunError where it is none, or a member can judge no pair."""
         from rlhf_plugins.data.other_run import saved_folder
-        from rlhf_plugins.reward_models.ensemble import DESCRIPTION, read_ensemble
+        from rlhf_plugins.reward_models.ensemble import read_ensemble
         from rlhf_plugins.reward_models.members import agreement
         from rlhf_plugins.stages.reward_ensemble import by_topic
 
@@ -76,7 +77,7 @@ class Recalibrate(Stage, makes={"reward"}):
         alike = agreement([one.orders for one in measured])
         now = {"prompts": [one.prompts for one in measured], "agreement": alike and alike._asdict()}
         changed = {**described, "accuracy": accuracy, "accuracy_by_topic": topics, **now}
-        (folder / DESCRIPTION).write_text(json.dumps(changed, indent=2) + "\n")
+        (folder / ENSEMBLE).write_text(json.dumps(changed, indent=2) + "\n")
         return StageResult(
             rewards={self.name: {"use": "saved", "path": str(folder)}},
             metrics={"accuracy": accuracy},

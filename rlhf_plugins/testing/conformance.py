@@ -18,7 +18,7 @@ from urllib.request import url2pathname
 import torch
 
 from rlhf_plugins.errors import PluginError, RlhfError, nearest
-from rlhf_plugins.registry.discovery import FILE
+from rlhf_plugins.registry.discovery import OWN_FILE
 from rlhf_plugins.registry.registry import KINDS, Registered, Registry, registry
 from rlhf_plugins.testing.subject import Broken, Subject, Untried, raised
 
@@ -154,7 +154,7 @@ def subjects_in(file: Path, options: Mapping[str, Any]) -> list[Subject]:
         PluginError: the file is no sound plugin, registers no component, or none has one of the options.
     """
     whole = registry().with_files([file])
-    found = [one for one in whole.describe() if (one.plugin.name, one.plugin.distribution) == (file.name, FILE)]
+    found = [one for one in whole.describe() if (one.plugin.name, one.plugin.distribution) == (file.name, OWN_FILE)]
     if not found:
         raise PluginError(f"{file} registers no component")
     return _tried(found, str(file), options, {}, whole)

@@ -14,10 +14,9 @@ from transformers import TrainerCallback
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Run
-from rlhf_plugins.data.digests import OPTIMIZER
+from rlhf_plugins.data.names import OPTIMIZER
 from rlhf_plugins.errors import RunError
 
-FILE = OPTIMIZER
 NUMBERS = "numbers"  # its metadata: what is no tensor
 
 
@@ -33,13 +32,13 @@ def hand_on(trainer: Any, stage: Any, run: Run, critics: Sequence[torch.Tensor] 
         raise RunError("optimizer, keep_optimizer: several processes may each hold a part of the state; leave them out")
     if stage.optimizer == "start":
         start = run.weights("start")
-        if start.folder is None or not (file := start.folder.parent / FILE).is_file():
+        if start.folder is None or not (file := start.folder.parent / OPTIMIZER).is_file():
             raise RunError(
                 f"optimizer: {start.name} kept no optimizer: write `keep_optimizer: true` where it is trained"
             )
         trainer.add_callback(_Begins(trainer, file))
     if stage.keep_optimizer:
-        trainer.add_callback(_Keeps(Path(run.folder) / FILE, critics))
+        trainer.add_callback(_Keeps(Path(run.folder) / OPTIMIZER, critics))
 
 
 class AllocatesState(TrainerCallback):

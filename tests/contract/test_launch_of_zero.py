@@ -30,7 +30,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def file(folder: Path, **sections: Any) -> dict[str, Any]:
     """The options of a launch that names a file with these sections beside the usual ones."""
     (folder / "ds.json").write_text(json.dumps(AUTO | sections))
-    return {zero.FILE: str(folder / "ds.json")}
+    return {zero.CONFIG_FILE: str(folder / "ds.json")}
 
 
 def test_a_file_says_the_stage_and_the_precision(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_file_says_the_stage_and_the_precision(tmp_path: Path) -> None:
 def test_numbers_that_a_file_leaves_out_are_the_recipes(tmp_path: Path) -> None:
     """DeepSpeed would clip nothing, accelerate would accumulate nothing, and neither knows a batch."""
     (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 2}, "train_batch_size": 8}))
-    found = asked_of_zero({zero.FILE: str(tmp_path / "ds.json")}, True)
+    found = asked_of_zero({zero.CONFIG_FILE: str(tmp_path / "ds.json")}, True)
     assert found.left_out == ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 
 
@@ -98,7 +98,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ds.json").write_text("{")
     for name in ("ds.json", "none.json"):
         with pytest.raises(RunError, match=rf"{name}: no configuration of DeepSpeed, which is a file of JSON"):
-            asked_of_zero({zero.FILE: str(tmp_path / name)}, True)
+            asked_of_zero({zero.CONFIG_FILE: str(tmp_path / name)}, True)
 
 
 def test_what_accelerate_reads_in_the_file_alone_is_refused_beside_it(tmp_path: Path) -> None:

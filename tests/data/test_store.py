@@ -11,7 +11,8 @@ import pytest
 
 from rlhf_plugins import Base, Comparison, Data, DataError, Group, load_data
 from rlhf_plugins.contract.rows import Origin
-from rlhf_plugins.data.store import FILE, save_data
+from rlhf_plugins.data.names import STAGE_ROWS
+from rlhf_plugins.data.store import save_data
 from rlhf_plugins.recipe.assemble import component
 
 CHAT = [{"role": "user", "content": [{"type": "text", "text": "hä?"}]}]
@@ -39,18 +40,18 @@ DATA = Data(
 
 
 def test_data_is_read_back_as_it_was(tmp_path: Path) -> None:
-    save_data(DATA, tmp_path / FILE)
+    save_data(DATA, tmp_path / STAGE_ROWS)
     found = load_data(tmp_path)
-    assert found == load_data(tmp_path / FILE)
+    assert found == load_data(tmp_path / STAGE_ROWS)
     assert (found.train, found.test, found.out_of_distribution) == (DATA.train, DATA.test, DATA.out_of_distribution)
     assert (found.prompts, found.dropped) == ({"train": DATA.prompts["train"]}, {"tie": 2})
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [STAGE_ROWS]
 
 
 def test_a_line_holds_only_what_was_given(tmp_path: Path) -> None:
     columns = {"on": Path("a"), "vector": np.array([1.5]), "id": np.int64(3)}
-    save_data(Data((Group("p", ("x",), columns=columns),)), tmp_path / FILE)
-    lines = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    save_data(Data((Group("p", ("x",), columns=columns),)), tmp_path / STAGE_ROWS)
+    lines = [json.loads(line) for line in (tmp_path / STAGE_ROWS).read_text().splitlines()]
     plain = {"on": "a", "vector": [1.5], "id": 3}
     assert lines == [{"dropped": {}}, {"in": "train", "prompt": "p", "responses": ["x"], "columns": plain}]
 
@@ -71,7 +72,7 @@ def test_a_line_holds_only_what_was_given(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, line: dict[str, Any], message: str) -> None:
-    (tmp_path / FILE).write_text(json.dumps(line))
+    (tmp_path / STAGE_ROWS).write_text(json.dumps(line))
     with pytest.raises(DataError, match=message):
         load_data(tmp_path)
 
@@ -79,7 +80,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: dict[str, Any], message: 
 def test_a_later_run_trains_on_what_a_stage_left(tmp_path: Path) -> None:
     for place in ("01-critique", "02-loop/r2.pairs"):
         (tmp_path / place).mkdir(parents=True)
-        save_data(DATA, tmp_path / place / FILE)
+        save_data(DATA, tmp_path / place / STAGE_ROWS)
     for stage in ("critique", "loop/r2.pairs"):
         made = component("data_format", {"use": "stage_of_run", "run": str(tmp_path), "stage": stage})
         assert made.load(Base("none"), 0).train == DATA.train

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_plugins import Data, Group, RunError
-from rlhf_plugins.engine.prompted import FILE, Prompted, note_prompts, noted_prompts
+from rlhf_plugins.engine.prompted import PROMPTS, Prompted, note_prompts, noted_prompts
 
 TEXT, MESSAGES = Group("how is "), Group([{"role": "user", "content": "how is"}])
 
@@ -34,6 +34,6 @@ def test_the_last_training_with_rows_decides(tmp_path: Path) -> None:
 
 def test_an_older_model_has_no_note_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     assert noted_prompts(tmp_path) == Prompted()
-    (tmp_path / FILE).write_text('{"tained": []}')
+    (tmp_path / PROMPTS).write_text('{"tained": []}')
     with pytest.raises(RunError, match=r"prompts\.json: cannot be read: 'trained'"):
         noted_prompts(tmp_path)

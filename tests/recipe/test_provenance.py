@@ -13,7 +13,7 @@ import pytest
 from rlhf_plugins import PluginError, RecipeError, load_reward_model, run_recipe
 from rlhf_plugins.recipe.check import load_recipe, named_files
 from rlhf_plugins.recipe.provenance import RECORD, changes
-from rlhf_plugins.registry.discovery import FILE, Plugin
+from rlhf_plugins.registry.discovery import OWN_FILE, Plugin
 from rlhf_plugins.registry.registry import Registry, Unloaded, registry
 
 Write = Callable[..., Path]
@@ -65,7 +65,7 @@ def test_a_plugin_that_moved_within_its_package_is_found(registry: Registry) -> 
 
 MISSING = [
     (Plugin("focal", "rlhf-focal", "0.1.0"), r"not installed: `pip install rlhf-focal==0.1.0`"),
-    (Plugin("mine.py", FILE, "sha256:1"), r"needs the file mine.py \(file sha256:1\); name it under `plugins:`"),
+    (Plugin("mine.py", OWN_FILE, "sha256:1"), r"needs the file mine.py \(file sha256:1\); name it under `plugins:`"),
     (Plugin("off", "package", "1.0"), r"needs plugin off \(package 1.0\); off \(package 2.0\) is broken: no module"),
 ]
 
@@ -107,7 +107,7 @@ def test_a_plugin_of_the_command_line_is_relative_to_the_working_directory(own: 
 
 def test_a_run_with_a_file_says_so_and_tells_when_it_changed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = run_recipe(own, ["output_dir=out"])
-    version = next(plugin.version for plugin in made.report.plugins if plugin.distribution == FILE)
+    version = next(plugin.version for plugin in made.report.plugins if plugin.distribution == OWN_FILE)
     assert f"my_loss.py is a file that the recipe names, not a package: {version}." in made.report.notes
     (own.parent / "my_loss.py").write_text(f"{LOSS}# changed\n")
     run_recipe("out/recipe.yaml", resume=True)

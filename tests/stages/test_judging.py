@@ -14,7 +14,7 @@ from rlhf_plugins import Base, Group, PluginError, RunError, StageResult
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import Registry, registry
 from rlhf_plugins.run.stage_run import Services
-from rlhf_plugins.stages._evaluation import Session
+from rlhf_plugins.stages._evaluation import EvaluateRun
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 OPTIONS = {"best_of": 1, "max_new_tokens": 2, "metrics": ["accuracy"], "prompts": 8}
@@ -64,7 +64,7 @@ def test_no_ceiling_is_sampled_where_the_true_reward_does_not_judge(base: Base, 
     (tmp_path / "score.py").write_text(ABSTAINS)
     run, by_function = tiny_run(base, tmp_path / "run"), {"use": "python", "path": f"{tmp_path / 'score.py'}:score"}
     sizes = [
-        Session(component("stage", {"use": "evaluate", **OPTIONS, "ceiling": 3, **judge}), run).pool_size
+        EvaluateRun(component("stage", {"use": "evaluate", **OPTIONS, "ceiling": 3, **judge}), run).pool_size
         for judge in ({}, {"reward": by_function})
     ]
     assert sizes == [3, 1]

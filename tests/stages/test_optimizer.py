@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rlhf_plugins import Adapter, Run, RunError, session
+from rlhf_plugins.data.names import OPTIMIZER
 from rlhf_plugins.run.checkpoints import Checkpoints
 from rlhf_plugins.run.folder import cleared
 from rlhf_plugins.testing import tiny_base, tiny_run
-from rlhf_plugins.trainers.optimizer_state import FILE
 
 TRAINER = {"max_steps": 2, "per_device_train_batch_size": 2, "disable_tqdm": True}
 ROLLOUT = {**TRAINER, "num_generations": 2, "max_completion_length": 4}
@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def kept(run: Run, name: str, start: str | None = "sft", **stage: Any) -> dict[str, Tensor]:
     run.train({**KEEPS, **stage}, name=name, start=start)
-    return load_file(Path(run.folder) / name / FILE)
+    return load_file(Path(run.folder) / name / OPTIMIZER)
 
 
 @pytest.mark.parametrize("stage", [{"use": "preference"}, {"use": "online", "reward": "gold", "trainer": ROLLOUT}])
@@ -62,8 +62,8 @@ def test_the_base_has_none(run: Run) -> None:
 def test_it_stays_where_a_stage_goes_on_after_its_training(tmp_path: Path, finished: bool) -> None:
     state = {"finished": finished, "files": {}, "best": []}
     Checkpoints(tmp_path).write(2, state, {"w": torch.zeros(1)}, "{}", 1)
-    (tmp_path / FILE).touch()
+    (tmp_path / OPTIMIZER).touch()
     (tmp_path / "model").mkdir()
     cleared(tmp_path)
-    assert (tmp_path / FILE).exists() is finished
+    assert (tmp_path / OPTIMIZER).exists() is finished
     assert not (tmp_path / "model").exists()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.contract.rows import Group, Samples
+from rlhf_plugins.data.names import REWARD_MODEL
 from rlhf_plugins.errors import RlhfError
 from rlhf_plugins.recipe.options import Option, options
 from rlhf_plugins.testing.conformance import holds_of
@@ -139,7 +140,7 @@ def _predictions(folder: Path, registry: Registry) -> Weights:
     from rlhf_plugins.recipe.assemble import component
     from rlhf_plugins.reward_models.opening import open_reward
 
-    if not (folder / "reward_model.json").exists():
+    if not (folder / REWARD_MODEL).exists():
         return {}
     ids = [[3, 4, 1], [9, 10, 11, 1], [5, 1]]
     judge = open_reward(folder, lambda kind, words: component(kind, words, registry))

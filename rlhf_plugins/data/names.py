@@ -1,0 +1,9 @@
+"""Names of the files of runs, of their stages and of saved models. It knows no content."""
+
+RECIPE, STATUS = "recipe.yaml", "status.json"  # a folder with both is a run's
+RESULT, FILES = "result.json", "files"  # a finished stage's file, and its entry of the digests
+CALL = "call.json"  # in the folder of a stage that a stage or a session ran
+STAGE_ROWS = "data.jsonl"  # in a stage's folder: the rows that it makes
+OPTIMIZER = "optimizer.safetensors"  # in a stage's folder: the state that `keep_optimizer` keeps
+ADAPTER = "adapter_config.json"  # in the folder of a saved adapter
+POLICY, REWARD_MODEL, ENSEMBLE = "policy.json", "reward_model.json", "reward_ensemble.json"  # beside what was saved
