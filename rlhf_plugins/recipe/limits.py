@@ -71,18 +71,17 @@ NEEDS: Mapping[str, tuple[str, ...]] = {  # a strategy, "no" by default -> optio
     "save_strategy": ("save_steps", "save_total_limit", "save_only_model"),
 }
 FULL_EVAL = frozenset({"bf16_full_eval", "fp16_full_eval"})  # read by an evaluation outside a training alone
-OF_TRANSFORMERS = frozenset(  # options of transformers' own forward pass and batches, for which the engine has its own
-    {
-        *FULL_EVAL,
-        "include_for_metrics",
-        "include_num_input_tokens_seen",
-        "liger_kernel_config",
-        "neftune_noise_alpha",
-        "torch_compile",
-        "torch_compile_backend",
-        "torch_compile_mode",
-        "use_liger_kernel",
-    }
+COMPUTED_BY_TRANSFORMERS: Mapping[str, Any] = {  # options of its forward pass and batches, and where they do nothing
+    "torch_compile": False,
+    "neftune_noise_alpha": None,
+    "use_liger_kernel": False,
+    "include_num_input_tokens_seen": "no",
+    **dict.fromkeys(sorted(FULL_EVAL), False),
+    "debug": [],
+}
+OF_TRANSFORMERS = frozenset(  # these with those that they read: the engine has a forward pass and batches of its own
+    {*COMPUTED_BY_TRANSFORMERS}
+    | {"include_for_metrics", "liger_kernel_config", "torch_compile_backend", "torch_compile_mode"}
 )
 LOW_RANK = ("galore", "apollo")  # optimizers that project the gradients of some modules
 WORDS = ("all", "none")  # other values of `report_to`

@@ -6,7 +6,6 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
         "cast_lm_head_to_fp32",
         "data_seed",
         "dataloader_drop_last",
-        "debug",
         "delta",
         "entropy_coef",
         "entropy_coef_delta",

@@ -31,7 +31,6 @@ NUMBERS |= {"loss", "entropy", "mean_token_accuracy", "logits/chosen"}
 UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone would read
     {
         "beta",
-        "debug",
         "discopop_tau",
         "f_alpha_divergence_coef",
         "f_divergence_type",

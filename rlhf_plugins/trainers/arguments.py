@@ -29,7 +29,7 @@ from rlhf_plugins.contract.run import Curve
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.engine.precision import computes_in_bf16, half_precision, on_one_gpu
 from rlhf_plugins.errors import PluginError, RunError
-from rlhf_plugins.recipe.limits import keeping_the_best
+from rlhf_plugins.recipe.limits import COMPUTED_BY_TRANSFORMERS, keeping_the_best
 from rlhf_plugins.trainers.optimizer_state import AllocatesState
 from rlhf_plugins.trainers.progress import Progress
 from rlhf_plugins.trainers.trackers import TrackerEnd, run_name
@@ -37,17 +37,6 @@ from rlhf_plugins.trainers.zero import load_whole_models
 
 Config = TypeVar("Config")
 NOT_KEPT = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
-COMPUTED_BY_TRANSFORMERS: dict[
-    str, Any
-] = {  # options that reach the forward pass or the batch, and their value where they do nothing
-    "torch_compile": False,
-    "neftune_noise_alpha": None,
-    "use_liger_kernel": False,
-    "include_num_input_tokens_seen": "no",
-    "fp16_full_eval": False,
-    "bf16_full_eval": False,
-    "debug": [],
-}
 NOT_KEPT |= {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}  # of an evaluation
 NOT_KEPT |= {"step_time", *(f"completions/{which}_length" for which in ("mean", "min", "max"))}
 NOT_KEPT |= {f"completions/{which}_terminated_length" for which in ("mean", "min", "max")}

@@ -100,7 +100,7 @@ def test_what_goes_together_is_let_through(stages: list[Any]) -> None:
         ({"torch_compile": True}, "is read in transformers' own forward pass, and this stage always has the engine's"),
         ({"include_for_metrics": ["inputs"]}, "is read in transformers' own forward pass"),
         ({"bf16_full_eval": True}, "is read by an evaluation outside a training, and stages evaluate within it"),
-        ({"debug": ["underflow_overflow"]}, "is set by the stage or not read"),
+        ({"debug": ["underflow_overflow"]}, "is read in transformers' own forward pass"),
         ({"save_steps": 5}, "changes nothing without `save_strategy`, which saves"),
     ],
 )
@@ -108,6 +108,11 @@ def test_no_training_can_use_such_an_option(option: dict[str, Any], message: str
     found = fault({"stage": "preference", "trainer": option})
     assert f"stages.0.trainer.{next(iter(option))}: " in found
     assert message in found
+
+
+def test_a_reward_model_is_not_debugged_by_hooks_of_transformers() -> None:
+    found = fault({"stage": "reward_model", "trainer": {"debug": ["underflow_overflow"]}})
+    assert "debug: is read in transformers' own forward pass" in found
 
 
 def test_online_no_process_sends_its_batches_to_others() -> None:
