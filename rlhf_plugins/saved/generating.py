@@ -14,9 +14,9 @@ from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import text
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.errors import DataError, RunError
+from rlhf_plugins.saved.growing_file import GrowingFile, digest, place
 from rlhf_plugins.saved.made import Made, made
-from rlhf_plugins.saved.scored_file import ScoredFile
-from rlhf_plugins.saved.scoring import as_json, chunks
+from rlhf_plugins.saved.scoring import as_json
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine.policy import Handle
@@ -79,16 +79,14 @@ def generate_file(model: str | Path, source: str, out: Path | None, n: int, deco
     found = made(str(model), "policies")
     prompted = _prompted(found)
     asked = list(_asked(source, prompted))
-    out = _beside(source) if out is None else out
-    if out.exists() and Path(source).exists() and out.samefile(source):
-        raise RunError(f"{out}: is the file of prompts; name another with --out")
+    out = place(source, out, ".responses.jsonl", "the file of prompts")
     note = {
         "model": _identity(found),
-        "set of prompts": _digest(asked),
+        "set of prompts": digest([one.line, one.prompt] for one in asked),
         **{name.replace("_", " "): value for name, value in vars(decoding).items()},
         "n": n,
     }
-    file = ScoredFile(out, note, [one.line for one in asked], CHUNK, "name another file with --out, or delete it")
+    file = GrowingFile(out, note, [one.line for one in asked], CHUNK, "name another file with --out, or delete it")
     before = file.reopen(False)
     cut = 0
     if before < len(asked):
@@ -118,13 +116,13 @@ def _note(source: str, asked: Sequence[Asked], prompted: Prompted) -> str:
     return ""
 
 
-def _answer(file: ScoredFile, before: int, asked: Sequence[Asked], policy: Handle, how: tuple[int, Decoding]) -> int:
+def _answer(file: GrowingFile, before: int, asked: Sequence[Asked], policy: Handle, how: tuple[int, Decoding]) -> int:
     n, decoding = how
-    reached, cut = before, 0
+    cut = 0
 
     def ends(first: int) -> list[str]:
-        nonlocal reached, cut
-        reached, chunk = first, asked[first : first + CHUNK]
+        nonlocal cut
+        chunk = asked[first : first + CHUNK]
         samples = policy.sample(
             [one.prompt for one in chunk],
             n,
@@ -136,11 +134,7 @@ def _answer(file: ScoredFile, before: int, asked: Sequence[Asked], policy: Handl
         cut += sum(len(ids) >= decoding.max_new_tokens and not _ended(policy, ids) for ids in samples.response_ids)
         return [_ending(one.prompt, samples.responses[place * n : (place + 1) * n]) for place, one in enumerate(chunk)]
 
-    try:
-        file.extend(before, chunks(range(before, len(asked), CHUNK), "generating"), ends)
-    except KeyboardInterrupt as stop:
-        how_on = "the same command goes on from there"
-        raise KeyboardInterrupt(f"{file.path}: {reached} of {len(asked)} prompts are answered; {how_on}") from stop
+    file.extend(before, ends, "generating", "prompts are answered")
     return cut
 
 
@@ -229,13 +223,6 @@ def _of_format(source: str) -> Iterator[Asked]:
         yield Asked(where, as_json(where, {"prompt": prompt}), prompt)
 
 
-def _digest(asked: Sequence[Asked]) -> str:
-    digest = blake2b(digest_size=16)
-    for one in asked:
-        digest.update(json.dumps([one.line, one.prompt]).encode())
-    return digest.hexdigest()
-
-
 def _identity(found: Made) -> str:
     """Of a saved policy its files, of any other its words."""
     from rlhf_plugins.reward_models.score_cache import identity
@@ -244,8 +231,3 @@ def _identity(found: Made) -> str:
         return identity(found.folder)
     base = "" if found.run is None else str(found.run.recipe().get("base"))
     return blake2b(json.dumps([dict(found.spec), base], sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _beside(source: str) -> Path:
-    path = Path(source)
-    return path.with_name(path.name + ".responses.jsonl") if path.exists() else Path(path.name + ".responses.jsonl")

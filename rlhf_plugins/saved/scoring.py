@@ -8,7 +8,6 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,8 @@ from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import required, responses, text, texts
 from rlhf_plugins.data.rows import read_rows
-from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.errors import DataError, RunError, nearest
-from rlhf_plugins.saved.scored_file import ScoredFile
+from rlhf_plugins.saved.growing_file import GrowingFile, digest, place
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.records import Prediction
@@ -112,13 +110,12 @@ def score_file(
         base, known_as = model.base, model.identity
     items = list(_of_format(source, read, base)) if read else _items(source)
     tokens = _tokens(source, items, _encoder(base))
-    out = _beside(source) if out is None else out
-    if out.exists() and Path(source).exists() and out.samefile(source):
-        raise RunError(f"{out}: is the file to score; name another with --out")
-    note = {"model": known_as, "set of rows": _digest(items), "kind of scores": "rewards alone" if cache else "all"}
+    out = place(source, out, ".scored.jsonl", "the file to score")
+    rows = digest([item.line, item.prompt, list(item.responses)] for item in items)
+    note = {"model": known_as, "set of rows": rows, "kind of scores": "rewards alone" if cache else "all"}
     if processes.count() > 1:
         together.refuse_differences({**note, "versions": versions()}, "score")
-    file = ScoredFile(out, note, [item.line for item in items], CHUNK)
+    file = GrowingFile(out, note, [item.line for item in items], CHUNK)
     before = processes.on_main(lambda: file.reopen(overwrite))
     if before < len(items):
         _score(file, before, items, tokens, (model, known_as, cache))
@@ -126,31 +123,20 @@ def score_file(
 
 
 def _score(
-    file: ScoredFile,
+    file: GrowingFile,
     before: int,
     items: Sequence[Item],
     tokens: Sequence[Any],
     model: tuple[Path | Made, str, Path | None],
 ) -> None:
     with _model(*model) as (score, reads):
-        reached = before
 
         def ends(first: int) -> list[str]:
-            nonlocal reached
-            reached, chunk = first, slice(first, first + CHUNK)
+            chunk = slice(first, first + CHUNK)
             answers = iter(score(_samples(items[chunk], tokens[chunk], reads)))
             return [item.ending([next(answers) for _ in item.responses]) for item in items[chunk]]
 
-        try:
-            file.extend(before, chunks(range(before, len(items), CHUNK), "scoring"), ends)
-        except KeyboardInterrupt as stop:
-            how = "the same command goes on from there"
-            raise KeyboardInterrupt(f"{file.path}: {reached} of {len(items)} rows are scored; {how}") from stop
-
-
-def chunks(firsts: range, what: str) -> Iterator[int]:
-    """The first rows of chunks, counted as they are done."""
-    return counted(firsts, what, firsts.stop - firsts.start, "rows", lambda _: firsts.step)
+        file.extend(before, ends, "scoring", "rows are scored")
 
 
 # ---- rows ------------------------------------------------------------------------------------------------
@@ -234,18 +220,6 @@ def _word(value: Any) -> str:
     if isinstance(value, bytes):
         raise TypeError("a column holds bytes")
     return str(value)  # a date, a decimal number
-
-
-def _digest(items: Sequence[Item]) -> str:
-    digest = blake2b(digest_size=16)
-    for item in items:
-        digest.update(json.dumps([item.line, item.prompt, list(item.responses)]).encode())
-    return digest.hexdigest()
-
-
-def _beside(source: str) -> Path:
-    path = Path(source)
-    return path.with_name(path.name + ".scored.jsonl") if path.exists() else Path(path.name + ".scored.jsonl")
 
 
 # ---- the model -------------------------------------------------------------------------------------------

@@ -1,22 +1,52 @@
-"""A file of JSON lines that grows by whole chunks and can be gone on with. It knows lines, not what scores them."""
+"""A file of JSON lines that grows by whole chunks and can be gone on with. It knows lines, not what they say."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.data.files import read_json
+from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.errors import RunError
 
 NOTE = ".note.json"  # ending of the file beside the lines that records what they belong to
 
 
+def place(source: str, out: Path | None, ending: str, what: str) -> Path:
+    """Where the lines of a source are written: `out`, or beside it with an ending; of one on the hub, here.
+
+    Args:
+        source: a file, or a name on the hub.
+        out: the file that was asked for.
+        ending: of its name where none was.
+        what: the source is, for a message, such as `the file to score`.
+
+    Raises:
+        RunError: `out` is the source.
+    """
+    path = Path(source)
+    if out is None:
+        return path.with_name(path.name + ending) if path.exists() else Path(path.name + ending)
+    if out.exists() and path.exists() and out.samefile(path):
+        raise RunError(f"{out}: is {what}; name another with --out")
+    return out
+
+
+def digest(parts: Iterable[Any]) -> str:
+    """Of values of JSON, in their order."""
+    found = blake2b(digest_size=16)
+    for part in parts:
+        found.update(json.dumps(part).encode())
+    return found.hexdigest()
+
+
 @dataclass(frozen=True)
-class ScoredFile:
+class GrowingFile:
     """Lines of a file, and a note beside them that records what they belong to.
 
     Args:
@@ -52,11 +82,37 @@ class ScoredFile:
             raise RunError(f"{self.path}: cannot be read or written: {error}") from error
         return kept
 
-    def extend(self, kept: int, chunks: Iterable[int], ends: Callable[[int], Sequence[str]]) -> None:
-        """Writes the chunks that begin at the lines `chunks`; `ends` gives the second halves of a chunk's lines.
+    def extend(self, kept: int, ends: Callable[[int], Sequence[str]], doing: str, done: str) -> None:
+        """Writes the lines after those that are kept, chunk by chunk.
 
         Of several processes all compute the chunks, and the main one writes.
+
+        Args:
+            kept: lines that are there.
+            ends: from the first line of a chunk to the second halves of its lines.
+            doing: what progress calls it, such as `scoring`.
+            done: what was done with lines when it is interrupted, such as `rows are scored`.
+
+        Raises:
+            RunError: the file cannot be written.
+            KeyboardInterrupt: Ctrl-C; the message gives the number of lines that are done.
         """
+        reached = kept
+
+        def noted(first: int) -> Sequence[str]:
+            nonlocal reached
+            reached = first
+            return ends(first)
+
+        total = len(self.starts)
+        firsts = counted(range(kept, total, self.chunk), doing, total - kept, "rows", lambda _: self.chunk)
+        try:
+            self._write(kept, firsts, noted)
+        except KeyboardInterrupt as stop:
+            how = "the same command goes on from there"
+            raise KeyboardInterrupt(f"{self.path}: {reached} of {total} {done}; {how}") from stop
+
+    def _write(self, kept: int, chunks: Iterable[int], ends: Callable[[int], Sequence[str]]) -> None:
         if processes.index():
             for first in chunks:
                 ends(first)
