@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import Earlier, uses
+from rlhf_plugins.contract.component import Earlier, one_for_each, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.rows import Data
@@ -214,8 +214,7 @@ class Mix(DataFormat):
     def __post_init__(self) -> None:
         if len(self.parts) < 2:
             raise ValueError("parts: at least two sets")
-        if self.weights is not None and len(self.weights) != len(self.parts):
-            raise ValueError(f"weights: {len(self.weights)} numbers for {len(self.parts)} parts")
+        one_for_each(self.weights, self.parts, "parts")
 
     def load(self, base: Base, seed: int) -> Data:
         """Raises DataError as the parts do, and where some are text and others conversations."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import Earlier, uses
+from rlhf_plugins.contract.component import Earlier, one_for_each, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.run import Weights
@@ -95,8 +95,7 @@ class Mixture(Generator):
     def __post_init__(self) -> None:
         if not self.policies:
             raise ValueError("policies: at least one")
-        if self.weights is not None and len(self.weights) != len(self.policies):
-            raise ValueError(f"weights: {len(self.weights)} numbers for {len(self.policies)} policies")
+        one_for_each(self.weights, self.policies, "policies")
 
     def build(self, run: Run) -> Policy:
         """Raises RunError when a policy does not load, or they do not go together."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from rlhf_plugins.arithmetic.likelihoods import cross_entropy
-from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.component import one_for_each, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 
@@ -152,8 +152,9 @@ class Sum(PreferenceLoss, like="losses"):
     weights: Annotated[Weights, Field(description="w, one for each loss")] = field(default_factory=lambda: [1.0, 1.0])
 
     def __post_init__(self) -> None:
-        if len(self.weights) != len(self.losses) or not self.losses:
-            raise ValueError(f"{len(self.losses)} losses and {len(self.weights)} weights: give each loss its weight")
+        if not self.losses:
+            raise ValueError("losses: at least one")
+        one_for_each(self.weights, self.losses, "losses")
         if len({loss.unpaired for loss in self.losses}) > 1:
             raise ValueError("losses: some are given labelled responses and others pairs, and no row is both")
 

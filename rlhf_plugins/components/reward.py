@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import Earlier, uses
+from rlhf_plugins.contract.component import Earlier, one_for_each, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.records import Prediction
@@ -93,8 +93,7 @@ class Weighted(Reward):
     def __post_init__(self) -> None:
         if not self.parts:
             raise ValueError("parts: at least one reward")
-        if self.weights is not None and len(self.weights) != len(self.parts):
-            raise ValueError(f"weights: {len(self.weights)} numbers for {len(self.parts)} parts")
+        one_for_each(self.weights, self.parts, "parts")
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError as its parts do; what it builds raises ComponentError, which names the part that fails."""

@@ -29,7 +29,8 @@ from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run_kinds import Reward
-from rlhf_plugins.errors import RunError, nearest
+from rlhf_plugins.data.columns import of_prompts
+from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples
@@ -87,10 +88,7 @@ class Code(Reward):
         """What it builds raises RunError where the prompts have no such column, or tests are no text."""
 
         def score(samples: Samples) -> Sequence[float | None]:
-            if self.column not in samples.columns:
-                have = nearest(self.column, samples.columns)
-                raise RunError(f"reward: the prompts have no column {self.column!r} {have}; name it in `column`")
-            tests = [_tests(value, self.column) for value in samples.columns[self.column]]
+            tests = [_tests(value, self.column) for value in of_prompts(samples, self.column)]
             with ThreadPoolExecutor(self.processes) as pool:
                 return list(pool.map(self._scored, samples.responses, tests))
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
-from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.component import one_for_each, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Aggregation, RewardHead
 from rlhf_plugins.contract.records import MemberScores, Prediction
@@ -75,11 +75,8 @@ class Multi(RewardHead):
         twice = sorted({name for name in self.dimensions if self.dimensions.count(name) > 1})
         if twice:
             raise ValueError(f"dimensions: named twice: {', '.join(twice)}")
-        if self.weights is None:
-            return
-        if len(self.weights) != len(self.dimensions):
-            raise ValueError(f"weights: {len(self.weights)} numbers for {len(self.dimensions)} dimensions")
-        if not any(self.weights):
+        one_for_each(self.weights, self.dimensions, "dimensions")
+        if self.weights is not None and not any(self.weights):
             raise ValueError("weights: all 0, so that every reward would be 0")
 
     def build(self, width: int) -> nn.Module:

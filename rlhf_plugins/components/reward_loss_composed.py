@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from rlhf_plugins.arithmetic.ranking import NOT_PLACED, comparisons, map_tensors, mean_over_pairs, per_group
-from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.component import one_for_each, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import RewardLoss
 from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
@@ -71,8 +71,9 @@ class Sum(_Composed, like="losses", whole_groups=True):
     weights: Annotated[Weights, Field(description="w, one for each loss")] = field(default_factory=lambda: [1.0, 0.01])
 
     def __post_init__(self) -> None:
-        if len(self.weights) != len(self.losses) or not self.losses:
-            raise ValueError(f"{len(self.losses)} losses and {len(self.weights)} weights: give each loss its weight")
+        if not self.losses:
+            raise ValueError("losses: at least one")
+        one_for_each(self.weights, self.losses, "losses")
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises what its parts raise."""

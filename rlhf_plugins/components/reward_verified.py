@@ -13,7 +13,8 @@ from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run_kinds import Reward
-from rlhf_plugins.errors import RunError, nearest
+from rlhf_plugins.data.columns import of_prompts
+from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples
@@ -67,10 +68,7 @@ class _Answered(Reward):
         """What it builds raises RunError where the prompts have no such column."""
 
         def score(samples: Samples) -> Sequence[float | None]:
-            if self.column not in samples.columns:
-                have = nearest(self.column, samples.columns)
-                raise RunError(f"reward: the prompts have no column {self.column!r} {have}; name it in `column`")
-            rows = zip(samples.prompts, samples.responses, samples.columns[self.column], strict=True)
+            rows = zip(samples.prompts, samples.responses, of_prompts(samples, self.column), strict=True)
             return [self._of_row(prompt, text, answer) for prompt, text, answer in rows]
 
         return score

@@ -8,13 +8,19 @@ is checked: this module wraps the calls, `answers` says what an answer may be, `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import wraps
 from inspect import signature
 from typing import Any, ClassVar
 
 from rlhf_plugins.errors import PluginError, nearest
+
+
+def one_for_each(weights: Sequence[float] | None, parts: Sequence[object], what: str) -> None:
+    """Raises ValueError where there are weights, and not one for each part; `what` is the parts' option."""
+    if weights is not None and len(weights) != len(parts):
+        raise ValueError(f"weights: {len(weights)} numbers for {len(parts)} {what}")
 
 
 def uses(kind: str, default: str | list[str] | None = None, optional: bool = False, tag: str = "use") -> Any:

@@ -1,10 +1,12 @@
-"""Which columns the rows have that a loss or a sampler may need. It reads groups and changes nothing."""
+"""Which columns the rows have that a loss or a sampler may need. It reads rows and changes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
-from rlhf_plugins.contract.rows import Comparison, Group
+from rlhf_plugins.contract.rows import Comparison, Group, Samples
+from rlhf_plugins.errors import RunError, nearest
 
 MEANING = {  # of each column: what at least one row must have for it to change a training
     "annotator": "the name of an annotator",
@@ -18,6 +20,14 @@ MEANING = {  # of each column: what at least one row must have for it to change 
     "votes": "a pair that was compared twice",
     "weight": "a weight other than 1",
 }
+
+
+def of_prompts(samples: Samples, column: str) -> Sequence[Any]:
+    """A column of the prompts, a value a response. Raises RunError where they have none of this name."""
+    if column not in samples.columns:
+        have = nearest(column, samples.columns)
+        raise RunError(f"reward: the prompts have no column {column!r} {have}; name it in `column`")
+    return samples.columns[column]
 
 
 def columns_of(groups: Iterable[Group]) -> frozenset[str]:

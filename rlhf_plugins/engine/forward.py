@@ -26,6 +26,11 @@ def inner_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def merged(model: Any) -> Any:
+    """The model of transformers with its adapters added to its weights, of a plain or PEFT model."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
 def trunk_of(model: Any) -> Any:
     """The decoder below the language-model head, with its adapters in place, of a plain or PEFT model."""
     inner = inner_of(model)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.names import ADAPTER, REWARD_MODEL
 from rlhf_plugins.data.numeric import of_samples
 from rlhf_plugins.engine.fitting import misfit, shapes
-from rlhf_plugins.engine.forward import is_causal, sequence_states, states_at, trunk_of
+from rlhf_plugins.engine.forward import is_causal, merged, sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
 from rlhf_plugins.engine.noted import noted_base, path_to_note
 from rlhf_plugins.engine.passes import Passes, rows_of
@@ -237,7 +236,7 @@ class RewardModel(nn.Module):
             raise RunError("a sequence classifier finds the last token by its padding, which must not be EOS")
         if getattr(self.config, "quantization_config", None) is not None:
             raise RunError("a quantized decoder does not export: open the reward model on its unquantized base")
-        trunk = self.trunk.merge_and_unload() if isinstance(self.trunk, PeftModel) else self.trunk
+        trunk = merged(self.trunk)
         try:
             classifier = AutoModelForSequenceClassification.from_config(trunk.config).to(trunk.dtype)
         except ValueError as error:

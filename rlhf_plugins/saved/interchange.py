@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.names import ENSEMBLE, REWARD_MODEL
+from rlhf_plugins.engine.forward import merged
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.options import parts
@@ -68,7 +69,7 @@ def export_reward_model(
     moved = check_moved(folder, parts, model, _probes(tokenizer), tokenizer.pad_token_id, tolerance)
     notes = [str(moved)] if moved else []
     if precision:
-        model.trunk = _merged(model.trunk).to(precision)
+        model.trunk = merged(model.trunk).to(precision)
     try:
         if stock:
             model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -116,7 +117,7 @@ def classifier(
             f"pooling {pooling['use']} is over the response, and a sequence classifier has no mark of it; "
             "use load_reward_function or `rlhf score`"
         )
-    trunk = _merged(model.trunk)
+    trunk = merged(model.trunk)
     if type(trunk).__module__.startswith("transformers_modules."):
         raise RunError(f"{type(trunk).__name__} is code of the base's own, which an Auto class would not open alone")
     made = [
@@ -198,12 +199,6 @@ def _unquantized(folder: Path, parts: Parts) -> RewardModel:
     make = opener(folder)
     pooling, head = make("pooling", parts.pooling), make("reward_head", parts.head)
     return load_reward_model(folder, base, pooling, head, load_trunk(base) if parts.frozen else None)
-
-
-def _merged(trunk: Any) -> Any:
-    from peft import PeftModel
-
-    return trunk.merge_and_unload() if isinstance(trunk, PeftModel) else trunk
 
 
 def _single(found: Made) -> Path:

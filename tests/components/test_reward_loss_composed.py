@@ -155,9 +155,9 @@ def test_a_group_is_usable_if_a_part_can_use_it() -> None:
     [
         (
             lambda: Sum(weights=[1.0, 2.0], losses=(BradleyTerry(),)),
-            "1 losses and 2 weights: give each loss its weight",
+            "weights: 2 numbers for 1 losses",
         ),
-        (lambda: Sum(weights=[], losses=()), "0 losses and 0 weights"),
+        (lambda: Sum(weights=[], losses=()), "losses: at least one"),
         (
             lambda: MultiTask(dimensions=["a", "b", "c"], losses=(BradleyTerry(),) * 2),
             "2 losses for 3 dimensions: give one, or",
