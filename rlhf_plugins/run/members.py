@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,19 +81,29 @@ def run_members(
 
     Raises:
         RecipeError: the recipe has a fault with a seed or a value of the sweep.
-        RunError: the folder is not in the state that was asked for, a finished member is of another recipe, base or
-            file, or a member failed.
+        RunError: another run is in the folder, it is not in the state that was asked for, a finished member is of
+            another recipe, base or file, or a member failed.
     """
     from rlhf_plugins.recipe.check import check_recipe
     from rlhf_plugins.run.run import Finished
 
     root = Path(check_recipe(recipe, overrides)["output_dir"])
     every = [_placed(recipe, overrides, root, one, f"[{place}/{len(members)}]") for place, one in enumerate(members, 1)]
-    processes.on_main(lambda: _refuse(root, [member.folder for member in every], resume, overwrite))
-    if resume:
-        processes.on_main(lambda: _refuse_others(every, say))
-    processes.on_main(lambda: _note(root, members))
-    failed, done = {}, list[_Member]()
+    with ExitStack() as held:
+        processes.on_main(lambda: held.enter_context(locked(root)))
+        processes.on_main(lambda: _refuse(root, [member.folder for member in every], resume, overwrite))
+        if resume:
+            processes.on_main(lambda: _refuse_others(every, say))
+        processes.on_main(lambda: _note(root, members))
+        failed = _trained(every, resume, overwrite, say)
+    if failed:
+        raise RunError(f"{len(failed)} of {len(members)} members failed: {', '.join(failed)}; go on with --resume")
+    return Finished(root, members=tuple(member.folder.path for member in every))
+
+
+def _trained(every: Sequence[_Member], resume: bool, overwrite: bool, say: Say) -> list[str]:
+    """Trains each member in turn; returns the names of those that failed."""
+    failed, done = list[str](), list[_Member]()
     for member in every:
         try:
             member.run(resume, overwrite, say)
@@ -102,11 +113,9 @@ def run_members(
         except RlhfError as error:
             if processes.launched() > 1:  # the others may be inside the member, where they would wait for ever
                 raise
-            failed[member.folder.path.name] = str(error)
+            failed.append(member.folder.path.name)
             say(f"{member.title}: {error}")
-    if failed:
-        raise RunError(f"{len(failed)} of {len(members)} members failed: {', '.join(failed)}; go on with --resume")
-    return Finished(root, members=tuple(member.folder.path for member in every))
+    return failed
 
 
 def _placed(recipe: AnyRecipe, overrides: Sequence[str], root: Path, one: Member, place: str) -> _Member:

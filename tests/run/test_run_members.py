@@ -11,7 +11,8 @@ import pytest
 from rlhf_plugins import RunError, run_recipe
 from rlhf_plugins.data.digests import of_path
 from rlhf_plugins.run import origin
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.folder import LOCK, RunFolder
+from rlhf_plugins.run.lock import locked
 from rlhf_plugins.run.members import reports
 from rlhf_plugins.run.run import Finished
 
@@ -41,6 +42,22 @@ def test_each_member_is_a_run_in_a_folder_of_its_own(go: Go, tmp_path: Path) -> 
     assert [folder.name for folder in made.members] == ["seed-0", "seed-1"]
     assert {name: len(found) for name, found in reports(made.folder).items()} == {"": 2}
     assert [report.recipe["seed"] for report in reports(made.folder)[""]] == [0, 1]
+
+
+def test_members_keep_their_folder_to_one_run(go: Go, tmp_path: Path) -> None:
+    refused, words = list[str](), "out is in use by another run of this process"
+
+    def again(line: str) -> None:
+        if line.endswith("data: loading"):
+            with pytest.raises(RunError, match=words):
+                go(overwrite=True)
+            refused.append(line.split()[1])
+
+    with locked(tmp_path / "out"), pytest.raises(RunError, match=words):
+        go()
+    go(say=again)
+    assert refused == ["seed-0:", "seed-1:"]
+    assert not (tmp_path / "out" / LOCK).exists()
 
 
 def test_a_finished_member_is_not_trained_again(go: Go, tmp_path: Path) -> None:
