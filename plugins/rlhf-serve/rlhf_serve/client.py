@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -19,17 +20,18 @@ BUSY = {408, 425, 429, 502, 503, 504}
 
 @dataclass(frozen=True)
 class Client:
-    """A connection to `rlhf serve`."""
+    """Asks `rlhf serve`; a process that was forked from another has connections and a loop of its own."""
 
     url: str
-    http: httpx.AsyncClient
+    connect: Callable[[], httpx.AsyncClient]
     timeout: float  # seconds from the beginning of a request to the end of its answer
+    _open: dict[int, httpx.AsyncClient] = field(default_factory=dict, init=False, repr=False)  # of each process
 
     @classmethod
     def to(cls, url: str, token: str, timeout: float) -> Client:
         """One to an address, with the token that the server printed, and the seconds that a request may take."""
         headers = {"Authorization": f"Bearer {token}"}
-        return cls(url, httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=None), timeout)
+        return cls(url, lambda: httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=None), timeout)
 
     def model(self) -> str:
         """What is served. Raises RunError where no server answers."""
@@ -68,19 +70,23 @@ class Client:
 
     def _answer(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """Raises HTTPError where the whole answer is not there in time; httpx itself counts each read alone."""
-        return asyncio.run_coroutine_threadsafe(self._in_time(method, path, body), _loop()).result()
+        process = os.getpid()
+        if process not in self._open:
+            self._open[process] = self.connect()
+        answer = self._in_time(self._open[process], method, path, body)
+        return asyncio.run_coroutine_threadsafe(answer, _loop(process)).result()
 
-    async def _in_time(self, method: str, path: str, body: Any) -> httpx.Response:
+    async def _in_time(self, http: httpx.AsyncClient, method: str, path: str, body: Any) -> httpx.Response:
         try:
             async with asyncio.timeout(self.timeout):
-                return await self.http.request(method, path, json=body)
+                return await http.request(method, path, json=body)
         except TimeoutError as error:
             raise httpx.ReadTimeout(f"the answer was not whole after {self.timeout:g} s") from error
 
 
 @cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """One in a thread of its own: a notebook has one running already."""
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    """One in a thread of its own, which no fork takes along: a notebook has one running already."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="rlhf-served", daemon=True).start()
     return loop

@@ -33,7 +33,7 @@ def before(monkeypatch: pytest.MonkeyPatch, score: Callable[..., httpx.Response]
 
     http = httpx.AsyncClient(base_url="http://reward", transport=httpx.MockTransport(answer))
     monkeypatch.setenv("RLHF_SERVE_TOKEN", "t")
-    monkeypatch.setattr(Client, "to", lambda url, token, timeout: Client(url, http, timeout))
+    monkeypatch.setattr(Client, "to", lambda url, token, timeout: Client(url, lambda: http, timeout))
     monkeypatch.setattr("rlhf_plugins.cut_off", lambda base: lambda samples: [False] * len(samples.responses))
     run: Any = SimpleNamespace(base=None)
     return Served("http://reward", **options).build(run)
