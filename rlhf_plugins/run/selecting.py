@@ -31,6 +31,7 @@ SANDBOX = "sandbox"
 DEFAULT = "Qwen/Qwen3-0.6B"
 TRAINER = {"learning_rate": 1e-5, "per_device_train_batch_size": 8}
 UNTIMED = "seconds: nothing was timed; --base NAME --trial 20 makes each training for 20 s on this machine"
+ALONE = "costs are of a training in one process: N take N batches in a step, and N times the prompts in a rollout"
 OF_SANDBOX = {"learning_rate": 5e-4, "per_device_train_batch_size": 64}
 
 
@@ -42,8 +43,8 @@ class Selected:
         features: of the data.
         choices: the best first, each with its cost so far as it is known.
         recipe: of the first.
-        notes: what is not known of the costs, when trainings end, why nothing is evaluated, and what of the recipe
-            besides its trainings may not fit the GPU.
+        notes: for how many processes the costs are, what is not known of them, when trainings end, why nothing is
+            evaluated, and what of the recipe besides its trainings may not fit the GPU.
     """
 
     features: Features
@@ -107,7 +108,7 @@ def select(
     recipe = found[choices[0].algorithm].recipe
     if evaluate and recipe["stages"][-1]["stage"] != "evaluate":
         recipe = {**recipe, "stages": [*recipe["stages"], *evaluate]}
-    notes = (*unseen, *unknown, *_endings(recipe), *unevaluated, *memory_warnings(recipe, card))
+    notes = (ALONE, *unseen, *unknown, *_endings(recipe), *unevaluated, *memory_warnings(recipe, card))
     return Selected(seen, choices, recipe, notes)
 
 

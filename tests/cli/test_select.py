@@ -98,6 +98,7 @@ def test_the_answer_for_programs_has_the_costs_and_what_is_not_known(pairs: str,
     found = json.loads(done.stdout)
     assert found["choices"][0]["cost"].keys() == {"steps", "sequences", "peak_bytes"}
     assert found["notes"] == [
+        "costs are of a training in one process: N take N batches in a step, and N times the prompts in a rollout",
         "not seen: off_policy: the base was not asked",
         "not known: tokens and FLOPs: the tokenizer was not loaded; name a base",
         "not known: seconds: nothing was timed; --base NAME --trial 20 makes each training for 20 s on this machine",
