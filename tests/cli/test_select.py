@@ -167,7 +167,8 @@ def test_a_recipe_computes_fewer_tokens_at_once_where_only_that_fits(pairs: str,
     done = select(pairs, "--vram", "3.3GB", "--hours", "8", "--online", "yes", "--out", str(out))
     assert done.exit_code == 0, done.output
     resolved = check_recipe(out)
-    assert [stage.get("tokens_per_batch") for stage in resolved["stages"][:2]] == [4096, 2048]
+    first, ppo = (stage["tokens_per_batch"] for stage in resolved["stages"][:2])
+    assert (first, ppo) == (4096, 8192)  # what ppo takes most for is sampling, which tokens in a pass do not change
     assert "warning: stage evaluate may need 4.5 GiB of the GPU's 3.3 GiB" in done.output
 
 
