@@ -118,8 +118,11 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
             assert found.entropies is not None
             more["entropies"] = masked.mean(found.entropies, scored, dim=1).view(-1, 2)
         logps = PairLogps.of(*parts, **more)
-        known, own = with_mates(logps, inputs) if self._preference_loss.uses_batch_mates else (logps, slice(None))
-        losses = self._preference_loss(known)[own]
+        if self._preference_loss.uses_batch_mates:
+            known, own = with_mates(logps, inputs)
+            losses = self._preference_loss(known)[own]
+        else:
+            losses = self._preference_loss(logps)
         loss = mean_loss(losses, self._preference_loss, logps, self.state.global_step)
         if not counts(inputs):
             return loss

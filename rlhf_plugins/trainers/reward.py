@@ -163,8 +163,11 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         with self.accelerator.autocast():
             prediction = (model if whole else self._scorer.forward)(given, columns)
         scores = judged(prediction, inputs, self._dimensions)
-        known, own = with_mates(scores, inputs) if self._reads_mates else (scores, slice(None))
-        losses = self._losses(known)[own]  # (groups,), or (groups, M) of an ensemble of heads
+        if self._reads_mates:
+            known, own = with_mates(scores, inputs)
+            losses = self._losses(known)[own]
+        else:
+            losses = self._losses(scores)  # (groups,), or (groups, M) of an ensemble of heads
         if (coefficient := self.args.center_rewards_coefficient) is not None:
             centre = mean_over_pairs(lambda pairs: (pairs.chosen + pairs.rejected) ** 2, scores, ties=True)  # (groups,)
             losses = losses + coefficient * centre.view(-1, *[1] * (losses.dim() - 1))
