@@ -20,10 +20,10 @@ from scipy.special import expit
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from rlhf_plugins import Base, Comparison, Data, Group, component
+from rlhf_plugins.data.changes.merge import merged
 from rlhf_plugins.data.convert import preference_rows
-from rlhf_plugins.data.merge import merged
 from rlhf_plugins.reward_models.opening import open_reward
-from rlhf_plugins.run.stage_run import StageRun
+from rlhf_plugins.run.stage.stage_run import StageRun
 
 Response = tuple[str, str]  # prompt and argument
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Adapter, Base, StageResult
-from rlhf_plugins.run.stage_run import StageRun
+from rlhf_plugins.run.stage.stage_run import StageRun
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks"

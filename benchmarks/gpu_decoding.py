@@ -17,9 +17,9 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine import FastPath, pretending
 from rlhf_plugins.engine import decoding as loops
 from rlhf_plugins.engine.forward import trunk_of
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.engine.static import graph, trial
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, with_adapter
 
 LOOPS = ("transformers", "static", "graph")
 LORA = Adapter(r=16)

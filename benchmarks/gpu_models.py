@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, Qwen3Config, TrainerCallback
 
-from rlhf_plugins.data.branches import Layout
+from rlhf_plugins.data.batches.branches import Layout
 from rlhf_plugins.engine import attention
 
 SHAPES: dict[str, dict[str, Any]] = {  # of Qwen3, as its configurations have them

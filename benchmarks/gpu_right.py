@@ -20,13 +20,13 @@ from transformers import AutoModel, Gemma3TextConfig, LlamaConfig
 
 from rlhf_plugins import export_reward_model, load_policy, load_reward_model, open_run, run_recipe, set_engine
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.engine.half import trials
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter, with_half_paths
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, with_adapter, with_half_paths
 
 LIMITS = {"float32": 1e-4, "frozen": 5e-2, "nf4": 5e-2, "int8": 0.3}  # relative norm, against own separate rows
 SHORT = {"max_steps": 2, "per_device_train_batch_size": 8, "logging_steps": 1, "disable_tqdm": True}

@@ -20,12 +20,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf_plugins import run_recipe
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.engine.forward import trunk_of
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config, with_adapter
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.precision import half_precision
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, lora_config, with_adapter
 from rlhf_plugins.trainers.arguments import arguments
 
 LORA = Adapter(r=16)

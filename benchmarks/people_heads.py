@@ -25,9 +25,9 @@ from transformers import AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedM
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from rlhf_plugins import Base, Data, Group, RewardTrainer, component
+from rlhf_plugins.data.batches.ranked import ranked_rows
 from rlhf_plugins.data.convert import compare_ratings
-from rlhf_plugins.data.ranked import ranked_rows
-from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
+from rlhf_plugins.engine.weights.loading import load_tokenizer, load_trunk
 from rlhf_plugins.reward_models.reward_model import RewardModel
 
 MOST = 600  # rows of a file, the first ones

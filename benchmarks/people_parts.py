@@ -27,7 +27,7 @@ from people_page import STOCK, TODAY, Arguments, Found, page
 from reward_arguments import carried, folds
 
 from rlhf_plugins import Base, Group
-from rlhf_plugins.data.merge import merged
+from rlhf_plugins.data.changes.merge import merged
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks" / "people_parts.md"

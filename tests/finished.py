@@ -10,12 +10,12 @@ import torch
 from transformers import AutoTokenizer
 
 from rlhf_plugins.contract.run import Adapter, Base, Evaluation, StageResult
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.engine.policy import describe
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.report import hardware, versions
 from rlhf_plugins.reward_models.reward_model import RewardModel
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.testing import tiny_base
 
 STAGES: list[dict[str, Any]] = [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.engine.loading import load_causal, with_saved_adapter
+from rlhf_plugins.engine.weights.loading import load_causal, with_saved_adapter
 
 
 def folder_of(specs: Mapping[str, Mapping[str, Any]]) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datasets import Dataset
 
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.data.groups import pair_rows
+from rlhf_plugins.data.batches.groups import pair_rows
 
 
 def preference_dataset(groups: Iterable[Group]) -> Dataset:

@@ -198,9 +198,9 @@ def report(
 ) -> None:
     """Write a run's report again and print its table; of several runs, or of seeds and a sweep, one table of all."""
     from rlhf_plugins import report as reports
-    from rlhf_plugins.run import reporting
-    from rlhf_plugins.run.catalogue import find
-    from rlhf_plugins.run.folder import RunFolder
+    from rlhf_plugins.run.files import reporting
+    from rlhf_plugins.run.files.catalogue import find
+    from rlhf_plugins.run.files.folder import RunFolder
     from rlhf_plugins.run.members import is_several
 
     for missing in (run for run in runs if not run.is_dir()):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from rlhf_plugins.contract.rows import Data, Group, Text
     from rlhf_plugins.contract.run_kinds import DataFormat
-    from rlhf_plugins.data.audit import Audit, Tokens
-    from rlhf_plugins.data.tokens import RowEncoder
+    from rlhf_plugins.data.batches.tokens import RowEncoder
+    from rlhf_plugins.data.measures.audit import Audit, Tokens
 
 FORMAT = dict.fromkeys(("format", "use"), "is no option of a format: write --format NAME")
 
@@ -52,9 +52,9 @@ def check(
     """
     if max_length is not None and tokenizer is None:
         raise DataError("--max-length needs --tokenizer, whose tokens it counts")
-    from rlhf_plugins.data.audit import audit
+    from rlhf_plugins.data.batches.rendered import looks, obstacles
     from rlhf_plugins.data.dropped import Dropped
-    from rlhf_plugins.data.rendered import looks, obstacles
+    from rlhf_plugins.data.measures.audit import audit
 
     made = data_format(file, options, format)
     loaded, encoder = _loaded(made), _encoder(tokenizer) if tokenizer else None
@@ -78,7 +78,7 @@ def stats(file: FileArgument, options: Options = None, format: FormatOption = No
     """Print how sizes, lengths, margins, weights and ratings are distributed, and how many groups a topic has."""
     from rich.table import Table
 
-    from rlhf_plugins.data.distributions import distributions, topics
+    from rlhf_plugins.data.measures.distributions import distributions, topics
     from rlhf_plugins.report.table import verbatim
 
     groups = _groups(file, options, format)
@@ -110,7 +110,7 @@ def convert(
     Supervised rows are the best response to each prompt, labels those that are better or worse than others.
     """
     from rlhf_plugins.data.dropped import reasons
-    from rlhf_plugins.data.forms import FORMS, lost
+    from rlhf_plugins.data.formats.forms import FORMS, lost
     from rlhf_plugins.data.write import write_rows
 
     if to not in FORMS:
@@ -181,7 +181,7 @@ def options_of(words: Sequence[str]) -> dict[str, Any]:
 
 def _encoder(path: str) -> RowEncoder:
     from rlhf_plugins.contract.run import Base
-    from rlhf_plugins.engine.loading import load_row_encoder
+    from rlhf_plugins.engine.weights.loading import load_row_encoder
 
     return load_row_encoder(Base(path))
 

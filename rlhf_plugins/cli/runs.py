@@ -21,7 +21,7 @@ def list_runs(
 ) -> None:
     """List the runs in a folder: status, finished stages, start, seconds of all stages, size."""
     from rlhf_plugins.report.words import memory
-    from rlhf_plugins.run.catalogue import listed
+    from rlhf_plugins.run.files.catalogue import listed
 
     found = listed(folder)
     width = max((len(str(one.path)) for one in found), default=0)
@@ -38,7 +38,7 @@ def show(run: RunArgument) -> None:
     """Show a run's stages, what each made, and how to write that in other commands."""
     from rlhf_plugins.report.files import PAGE
     from rlhf_plugins.report.words import memory
-    from rlhf_plugins.run import catalogue
+    from rlhf_plugins.run.files import catalogue
 
     found = catalogue.find(run)
     status, recipe = found.status(), found.recipe()
@@ -64,7 +64,7 @@ def show(run: RunArgument) -> None:
 @runs.command()
 def diff(old: RunArgument, new: RunArgument) -> None:
     """Print what differs between two runs: recipes, rows, files, code, versions, hardware, scores."""
-    from rlhf_plugins.run import catalogue
+    from rlhf_plugins.run.files import catalogue
 
     found = catalogue.differences(catalogue.find(old), catalogue.find(new))
     for key, ours, theirs in found:
@@ -80,7 +80,7 @@ def prune(
 ) -> None:
     """Delete checkpoints of finished stages and caches; models, results and reports stay."""
     from rlhf_plugins.report.words import memory
-    from rlhf_plugins.run import catalogue
+    from rlhf_plugins.run.files import catalogue
 
     total = 0
     for found in [catalogue.find(path) for path in run]:

@@ -62,7 +62,7 @@ def select(**given: Any) -> None:
     --trial, which says how long they take; the base that is named is sampled, to see whether the rows' responses are
     its own.
     """
-    from rlhf_plugins.run import selecting
+    from rlhf_plugins.run.selection import selecting
 
     words = (given["selector"], given["base"], not given["unsampled"], given["trial"])
     found = selecting.select(_data(given), _resources(given), *words)

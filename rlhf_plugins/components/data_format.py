@@ -82,12 +82,12 @@ class _File(DataFormat, Sources):
     @classmethod
     def recognises(cls, fields: Mapping[str, Any]) -> bool:
         """Whether a row with these columns is likely to be of this format."""
-        from rlhf_plugins.data.kinds import RECOGNISERS
+        from rlhf_plugins.data.formats.kinds import RECOGNISERS
 
         return RECOGNISERS[cls.kind_of_rows](fields)
 
     def _read(self) -> Read:
-        from rlhf_plugins.data.kinds import READERS
+        from rlhf_plugins.data.formats.kinds import READERS
 
         return partial(READERS[self.kind_of_rows], **{name: getattr(self, name) for name in self.reads})
 
@@ -98,7 +98,7 @@ class _Pairs(_File, PairSources):
 
     def load(self, base: Base, seed: int) -> Data:
         """Raises DataError naming the file and line."""
-        from rlhf_plugins.data.merge import group_prompts
+        from rlhf_plugins.data.changes.merge import group_prompts
 
         data = super().load(base, seed)
         return group_prompts(data, self.max_responses, seed) if self.group_prompts else data
@@ -154,8 +154,8 @@ class Ratings(_File):
     columns: RatingColumns = RatingColumns()
 
     def __post_init__(self) -> None:
-        from rlhf_plugins.data.listed import HELPSTEER
-        from rlhf_plugins.data.rated_shapes import ULTRAFEEDBACK
+        from rlhf_plugins.data.formats.listed import HELPSTEER
+        from rlhf_plugins.data.formats.rated_shapes import ULTRAFEEDBACK
 
         paths = self.dimensions.values() if isinstance(self.dimensions, dict) else self.dimensions
         if ranks := [
@@ -235,7 +235,7 @@ class Mix(DataFormat):
         return None if None in known else frozenset().union(*filter(None, known))
 
     def _mixed(self, parts: list[Data], seed: int) -> Data:
-        from rlhf_plugins.data.mixing import mixed
+        from rlhf_plugins.data.changes.mixing import mixed
 
         return mixed(parts, self.weights or [1.0] * len(parts), seed)
 

@@ -29,7 +29,7 @@ class Prepared(DataFormat, like=("rows", "steps")):
 
     def load(self, base: Base, seed: int) -> Data:
         """Raises DataError as the rows' format and the steps do, where a step leaves no row, or asks a model."""
-        from rlhf_plugins.data.steps import prepared
+        from rlhf_plugins.data.changes.steps import prepared
 
         for number, step in enumerate(self.steps):
             if step.builds:
@@ -38,7 +38,7 @@ class Prepared(DataFormat, like=("rows", "steps")):
 
     def load_in(self, run: Run) -> Data:
         """As `load`, with rows that an earlier stage made."""
-        from rlhf_plugins.data.steps import prepared
+        from rlhf_plugins.data.changes.steps import prepared
 
         steps = [step.acting(run) if step.builds else step for step in self.steps]
         return prepared(self.rows.load_in(run), steps, run.seed)

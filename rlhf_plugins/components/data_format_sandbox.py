@@ -86,8 +86,8 @@ class Sandbox(DataFormat):
         return [replace(group, origin=Origin("sandbox", row)) for row, group in enumerate(found, 1)]
 
     def _sampled(self, base: Base, asked: Sequence[str], seed: int) -> list[list[str]]:
-        from rlhf_plugins.engine.loading import load_causal, load_tokenizer
         from rlhf_plugins.engine.sampling import Decoding, sample
+        from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer
 
         k = self.responses
         samples = sample(

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run_kinds import DataStep
+from rlhf_plugins.data.changes.steps import kept, whole, without
 from rlhf_plugins.data.fields import content
-from rlhf_plugins.data.steps import kept, whole, without
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data, Group
@@ -42,7 +42,7 @@ class PromptRules(DataStep):
 
     def _broken(self, group: Group) -> str | None:
         """The first rule that a prompt breaks, as it is counted."""
-        from rlhf_plugins.data.prompt_rules import letters, repeated, words
+        from rlhf_plugins.data.changes.prompt_rules import letters, repeated, words
 
         text = content(group.prompt)
         count = len(words(text))
@@ -72,7 +72,7 @@ class NearDuplicates(DataStep):
 
     def __call__(self, data: Data, seed: int) -> Data:
         """Keeps the first of several, in the order of the rows."""
-        from rlhf_plugins.data.similar import repeats
+        from rlhf_plugins.data.changes.similar import repeats
 
         seen = list(dict.fromkeys(map(self._text, (*data.test, *data.out_of_distribution))))
         held_out, own = len(seen), [self._text(group) for group in data.train]

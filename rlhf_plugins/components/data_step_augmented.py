@@ -18,9 +18,9 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.contract.run_kinds import DataStep
+from rlhf_plugins.data.changes.restyled import STYLES, reordered
+from rlhf_plugins.data.changes.steps import made_from
 from rlhf_plugins.data.files import read_json
-from rlhf_plugins.data.restyled import STYLES, reordered
-from rlhf_plugins.data.steps import made_from
 from rlhf_plugins.errors import DataError
 
 if TYPE_CHECKING:

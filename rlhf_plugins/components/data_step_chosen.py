@@ -12,9 +12,9 @@ from pydantic import Field
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.run_kinds import DataStep
+from rlhf_plugins.data.changes.steps import best, kept, whole, without
 from rlhf_plugins.data.fields import content
 from rlhf_plugins.data.functions import FunctionPath, check_path, function_at, missing
-from rlhf_plugins.data.steps import best, kept, whole, without
 from rlhf_plugins.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Diverse(DataStep):
 
     def __call__(self, data: Data, seed: int) -> Data:
         """Raises DataError where no row has the rating."""
-        from rlhf_plugins.data.diversity import chosen, ranked, vectors
+        from rlhf_plugins.data.changes.diversity import chosen, ranked, vectors
 
         rating = [self._rating(group) for group in data.train] if self.quality else [0.0] * len(data.train)
         places = [i for i, value in enumerate(rating) if value is not None]

@@ -12,8 +12,8 @@ from pydantic import Field
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run_kinds import DataStep, Judge
+from rlhf_plugins.data.changes.steps import AT_ONCE, is_made, remembered, without
 from rlhf_plugins.data.fields import content
-from rlhf_plugins.data.steps import AT_ONCE, is_made, remembered, without
 from rlhf_plugins.errors import DataError
 
 if TYPE_CHECKING:

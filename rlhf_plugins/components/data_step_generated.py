@@ -13,8 +13,8 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.rows import CUT_SHORT, EMPTY, FAILED, Group, Text
 from rlhf_plugins.contract.run_kinds import DataStep, Generator, Reward
+from rlhf_plugins.data.changes.steps import AT_ONCE, copied, made_of, remembered
 from rlhf_plugins.data.fields import key
-from rlhf_plugins.data.steps import AT_ONCE, copied, made_of, remembered
 from rlhf_plugins.data.turns import as_response
 from rlhf_plugins.errors import DataError
 

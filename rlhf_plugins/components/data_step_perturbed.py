@@ -11,9 +11,9 @@ from pydantic import Field
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.contract.run_kinds import DataStep
+from rlhf_plugins.data.changes.perturbations import PERTURBATIONS, Others, names
+from rlhf_plugins.data.changes.steps import best, made_of
 from rlhf_plugins.data.fields import content, key
-from rlhf_plugins.data.perturbations import PERTURBATIONS, Others, names
-from rlhf_plugins.data.steps import best, made_of
 from rlhf_plugins.errors import DataError
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run_kinds import DataStep, Generator
-from rlhf_plugins.data.agreement import agreement, by_margin, by_ratings, by_votes
-from rlhf_plugins.data.mixing import repeated
-from rlhf_plugins.data.steps import best, copied, judged_less, kept, remembered, without
+from rlhf_plugins.data.changes.mixing import repeated
+from rlhf_plugins.data.changes.steps import best, copied, judged_less, kept, remembered, without
+from rlhf_plugins.data.measures.agreement import agreement, by_margin, by_ratings, by_votes
 from rlhf_plugins.errors import DataError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class DifficultyByLoss(DataStep, writes={"difficulty"}):
         """What it builds raises DataError where the model can read no row."""
 
         def measured(data: Data, seed: int) -> Data:
-            from rlhf_plugins.engine.losses import mean_losses
+            from rlhf_plugins.engine.likelihood import mean_losses
 
             texts = [(g.prompt, None if (place := best(g)) is None else g.responses[place]) for g in data.train]
             given = [run.spec(self.policy), texts]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run_kinds import Generator
-from rlhf_plugins.engine.service import Service
+from rlhf_plugins.engine.servers.service import Service
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.handles import Policy
@@ -24,8 +24,8 @@ class Served(Generator, Service):
 
     def build(self, run: Run) -> Policy:
         """Raises RunError when the key is missing, the server does not answer, or it has no such model."""
-        from rlhf_plugins.engine.loading import load_row_encoder
-        from rlhf_plugins.engine.served_policy import ServedPolicy
+        from rlhf_plugins.engine.servers.served_policy import ServedPolicy
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
 
         return ServedPolicy(self.reached("generator server"), load_row_encoder(run.base), self.parallel)
 

@@ -13,7 +13,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.records import Verdict
 from rlhf_plugins.contract.run_kinds import Judge
 from rlhf_plugins.engine.asking import QUESTION, asked, both_orders
-from rlhf_plugins.engine.service import Service
+from rlhf_plugins.engine.servers.service import Service
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Text
@@ -35,7 +35,7 @@ class ByServer(Judge, Service):
 
     def build(self, run: Run) -> JudgeFunction:
         """Raises RunError when the key is missing, the server does not answer, or it has no such model."""
-        from rlhf_plugins.engine.served import preference
+        from rlhf_plugins.engine.servers.served import preference
 
         server = self.reached("judge server")
 

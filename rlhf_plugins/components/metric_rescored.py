@@ -15,7 +15,7 @@ from scipy import stats
 from rlhf_plugins.arithmetic import scored
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric
-from rlhf_plugins.data.rewrites import HARMLESS, doubled, dropped, swapped
+from rlhf_plugins.data.changes.rewrites import HARMLESS, doubled, dropped, swapped
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.records import ScoredPairs

@@ -171,7 +171,7 @@ class Python(OfSamples, Reward):
 
 def _reader(policy: Policy, run: Run) -> Read | None:
     """What gives a policy its own tokens; None where they are those of the run's base."""
-    from rlhf_plugins.engine.loading import load_row_encoder
+    from rlhf_plugins.engine.weights.loading import load_row_encoder
     from rlhf_plugins.reward_models.handle import reader
 
     own = getattr(policy, "encoder", None)

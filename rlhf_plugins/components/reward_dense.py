@@ -90,7 +90,7 @@ class Prefixes(Reward):
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError as the reward does."""
         from rlhf_plugins.arithmetic.objectives import by_potential, lengths_and_mask
-        from rlhf_plugins.engine.loading import load_tokenizer
+        from rlhf_plugins.engine.weights.loading import load_tokenizer
         from rlhf_plugins.reward_models.composed import Composed
         from rlhf_plugins.reward_models.handle import reward_handle
 

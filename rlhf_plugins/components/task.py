@@ -165,8 +165,8 @@ def _groups(data: Any) -> list[Group]:
 
 def _asked(name: str, groups: Sequence[Group], run: Run, most: int, room: int) -> list[Group]:
     """The first of them that leave the model room for a response; warns of those that the run trains on."""
-    from rlhf_plugins.data.tokenized import prompts_with_room
-    from rlhf_plugins.engine.loading import load_row_encoder
+    from rlhf_plugins.data.batches.tokenized import prompts_with_room
+    from rlhf_plugins.engine.weights.loading import load_row_encoder
 
     asked = prompts_with_room(groups, load_row_encoder(run.base), room)[0][:most]
     trained = {str(group.prompt) for group in (*run.data.train, *run.data.prompts.get("train", ()))}

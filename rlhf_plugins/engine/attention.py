@@ -26,7 +26,7 @@ from transformers.masking_utils import sdpa_mask
 from rlhf_plugins.engine import SPANS, VARLEN
 
 if TYPE_CHECKING:
-    from rlhf_plugins.data.branches import BranchBatch
+    from rlhf_plugins.data.batches.branches import BranchBatch
     from rlhf_plugins.engine.varlen import Heads, RowSequences
 
 NAME = "rlhf_packed"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rlhf_plugins.engine.loading import device
+from rlhf_plugins.engine.weights.loading import device
 from rlhf_plugins.errors import RunError
 
 BATCH = 16  # texts at once

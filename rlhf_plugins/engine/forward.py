@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.data.batches.branches import BranchBatch
 from rlhf_plugins.engine import TRIMMED_LAYER
 from rlhf_plugins.engine.attention import NAME, packed_mask
 from rlhf_plugins.engine.layers import checkpointing, decoder_layers

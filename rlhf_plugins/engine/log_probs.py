@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.data.batches.branches import BranchBatch
 from rlhf_plugins.engine import CHUNKED_HEAD
 from rlhf_plugins.engine.forward import evaluating, model_inputs, probe_ids, states_at, taken, trial_result, trunk_of
 from rlhf_plugins.engine.head import Scaling, TokenLogps, chunks_agree, configured_scaling, token_logps

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.data.batches.branches import BranchBatch
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.backbone import Backbone, matrices
 from rlhf_plugins.engine.decoding import AT_ONCE
-from rlhf_plugins.engine.loading import base_weights, load_causal
 from rlhf_plugins.engine.log_probs import by_response
 from rlhf_plugins.engine.policy import Handle, ModelPolicy
 from rlhf_plugins.engine.sampling import Decoding, drawn, end_tokens, up_to_end
+from rlhf_plugins.engine.weights.loading import base_weights, load_causal
 from rlhf_plugins.errors import RunError, nearest
 
 Over = Literal["logits", "weights"]

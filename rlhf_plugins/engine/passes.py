@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate, size, within_budget
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout, PromptBranches, collate, size, within_budget
 from rlhf_plugins.engine.out_of_memory import attempted, release_memory, too_much, warn
 from rlhf_plugins.errors import RunError
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.engine import SHARED_ROWS, SPANS, VARLEN, attention
 from rlhf_plugins.engine.attention import packed_mask
 from rlhf_plugins.engine.forward import (

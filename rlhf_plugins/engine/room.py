@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.engine.forward import inner_of
 from rlhf_plugins.engine.layers import CHECKPOINTING, checkpointing
 from rlhf_plugins.engine.out_of_memory import attempted, random_state, release_memory, too_much, warn

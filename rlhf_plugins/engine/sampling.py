@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, TopPLogitsWarper
 
 from rlhf_plugins.contract.rows import Samples, Text
-from rlhf_plugins.data.tokens import RowEncoder, response_ends
+from rlhf_plugins.data.batches.tokens import RowEncoder, response_ends
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.cpu.decoding import draw_tokens
 from rlhf_plugins.engine.cpu.folding import folded

@@ -11,7 +11,7 @@ from scipy import stats
 from rlhf_plugins.arithmetic.scored import larger, wilson_interval
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run_kinds import RewardFunction
-from rlhf_plugins.data.tokens import RowEncoder, samples_of
+from rlhf_plugins.data.batches.tokens import RowEncoder, samples_of
 from rlhf_plugins.reward_models.handle import Predict
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Data, Samples, Text
+from rlhf_plugins.data.batches.tokens import RowEncoder
 from rlhf_plugins.data.fields import key
-from rlhf_plugins.data.tokens import RowEncoder
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.evaluate.statistics import finite, mean_interval
 from rlhf_plugins.report.words import FEWEST

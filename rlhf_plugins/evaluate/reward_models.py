@@ -17,7 +17,7 @@ from rlhf_plugins.contract.records import Prediction, ScoredPairs
 from rlhf_plugins.contract.rows import Comparison, Group, Rewrite, Text
 from rlhf_plugins.contract.run import Lengths
 from rlhf_plugins.contract.run_kinds import RewardFunction
-from rlhf_plugins.data.tokens import RowEncoder, cut_responses, samples_of
+from rlhf_plugins.data.batches.tokens import RowEncoder, cut_responses, samples_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import finite
 from rlhf_plugins.reward_models.ensemble import epistemic, preferred

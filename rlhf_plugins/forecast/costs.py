@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.tokens import RowEncoder
+from rlhf_plugins.data.batches.tokens import RowEncoder
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.forecast.cards import Card
 from rlhf_plugins.forecast.forecast import flops_of_stage, of_stage

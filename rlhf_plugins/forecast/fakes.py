@@ -16,13 +16,13 @@ from rlhf_plugins.contract.guards import unchecked
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.engine.attention import NAME
 from rlhf_plugins.engine.cost import counted
 from rlhf_plugins.engine.forward import TRIMS, sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.head import configured_scaling
 from rlhf_plugins.engine.layers import FULL, attention_types
-from rlhf_plugins.engine.loading import with_adapter
+from rlhf_plugins.engine.weights.loading import with_adapter
 from rlhf_plugins.forecast.quantized import quantized
 from rlhf_plugins.reward_models.reward_model import RewardModel
 

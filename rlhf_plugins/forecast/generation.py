@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessorList
 
 from rlhf_plugins.contract.workload import PROMPT_TOKENS, Work
-from rlhf_plugins.data.branches import PromptBranches
+from rlhf_plugins.data.batches.branches import PromptBranches
 from rlhf_plugins.engine import STATIC_CACHE
 from rlhf_plugins.engine.decoding import AT_ONCE
 from rlhf_plugins.engine.forward import inner_of

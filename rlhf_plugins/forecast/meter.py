@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from rlhf_plugins.data.branches import ALIGNED
+from rlhf_plugins.data.batches.branches import ALIGNED
 
 FLASH_BACKWARD = torch.ops.aten._flash_attention_backward.default
 BLOCK = 512  # bytes, to which torch's allocator for CUDA rounds

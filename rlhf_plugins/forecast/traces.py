@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rlhf_plugins.contract.workload import PROMPT_TOKENS, Work
-from rlhf_plugins.data.branches import Layout, PromptBranches, size
+from rlhf_plugins.data.batches.branches import Layout, PromptBranches, size
 from rlhf_plugins.engine import pretending
 from rlhf_plugins.engine.cost import counting, uncounted
 from rlhf_plugins.engine.forward import trunk_of

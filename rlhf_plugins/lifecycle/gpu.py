@@ -19,7 +19,7 @@ def step_logged(folder: Path) -> None:
     """Notes it now and then."""
     if (now := time.monotonic()) < _next.get(folder, now):
         return
-    from rlhf_plugins.run.folder import GPU, RunFolder
+    from rlhf_plugins.run.files.folder import GPU, RunFolder
     from rlhf_plugins.run.memory import of_gpu
 
     _next[folder] = now + EVERY
@@ -30,7 +30,7 @@ def step_logged(folder: Path) -> None:
 @hookimpl
 def run_finished(folder: Path) -> None:
     """Takes the note back: a process that ended holds no memory."""
-    from rlhf_plugins.run.folder import GPU, RunFolder
+    from rlhf_plugins.run.files.folder import GPU, RunFolder
 
     if _next.pop(folder, None) is not None and GPU in (run := RunFolder(folder)).status():
         run.note(**{GPU: None})

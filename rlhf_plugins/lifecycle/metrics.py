@@ -38,7 +38,7 @@ def run_finished(folder: Path, status: str) -> None:
 
 def _rewrite(folder: Path) -> None:
     from rlhf_plugins.data.files import put
-    from rlhf_plugins.run.folder import RunFolder
+    from rlhf_plugins.run.files.folder import RunFolder
 
     lines = (_line(line) for result in RunFolder(folder).every() for line in _steps(result))
     put(folder / METRICS, b"".join([*_of_session(folder / METRICS), *lines]))

@@ -28,8 +28,8 @@ def step_logged(folder: Path) -> None:
     if (began := time.monotonic()) < _next.get(folder, began + 1):
         return
     from rlhf_plugins.errors import RlhfError
-    from rlhf_plugins.run import reporting
-    from rlhf_plugins.run.folder import RunFolder
+    from rlhf_plugins.run.files import reporting
+    from rlhf_plugins.run.files.folder import RunFolder
 
     with suppress(RlhfError):
         reporting.show(RunFolder(folder))
@@ -41,8 +41,8 @@ def step_logged(folder: Path) -> None:
 def run_finished(folder: Path) -> None:
     """Runs late, so that it reports faults of other hooks; a later hook with `trylast` finds the report."""
     from rlhf_plugins.errors import ReportError
-    from rlhf_plugins.run import reporting
-    from rlhf_plugins.run.folder import RunFolder
+    from rlhf_plugins.run.files import reporting
+    from rlhf_plugins.run.files.folder import RunFolder
 
     _next.pop(folder, None)
     run = RunFolder(folder)

@@ -17,7 +17,7 @@ def unmatched(values: Mapping[str, Any], bad: Collection[Any]) -> Iterator[tuple
         return
     if options["target_modules"] == Adapter().target_modules or based.is_policy(base):
         return
-    from rlhf_plugins.engine.targets import unmatched_in  # it imports transformers
+    from rlhf_plugins.engine.weights.targets import unmatched_in  # it imports transformers
     from rlhf_plugins.sandbox import base_path
 
     for index, message in unmatched_in(base_path(base), Adapter(**options)):

@@ -26,7 +26,7 @@ from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.names import ENSEMBLE
 from rlhf_plugins.engine.backbone import Backbone
-from rlhf_plugins.engine.loading import load_row_encoder, load_trunk
+from rlhf_plugins.engine.weights.loading import load_row_encoder, load_trunk
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import Predict, RewardHandle
 from rlhf_plugins.reward_models.reward_model import load_reward_model, open_reward_model, read_description

@@ -13,7 +13,7 @@ import torch
 from rlhf_plugins.arithmetic.ranking import concatenated, map_tensors
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
-from rlhf_plugins.data.tokens import alike, cut_responses, encoded, unended, without_end
+from rlhf_plugins.data.batches.tokens import alike, cut_responses, encoded, unended, without_end
 from rlhf_plugins.engine.cost import scoring
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.retries import Retries
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rlhf_plugins.contract.rows import Group, Samples, Text
-    from rlhf_plugins.data.tokens import RowEncoder
+    from rlhf_plugins.data.batches.tokens import RowEncoder
 
 logger = logging.getLogger(__name__)
 Predict = Callable[["Samples"], Prediction]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from rlhf_plugins.arithmetic.scored import difference
 from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.data.batches.ranked import encodable
+from rlhf_plugins.data.batches.tokens import RowEncoder, samples_of
 from rlhf_plugins.data.fields import key
-from rlhf_plugins.data.ranked import encodable
-from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.reward_models.handle import Predict
 
 Pair = tuple[str, str, str]  # the prompt, the better response, the worse one

@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.data.branches import BranchBatch
+    from rlhf_plugins.data.batches.branches import BranchBatch
 
 AT_ONCE = 16  # prefixes that are pooled together, each over a copy of the sequence's states
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins.contract import processes
 from rlhf_plugins.errors import RunError, shown
 from rlhf_plugins.run import together
-from rlhf_plugins.run.difference import difference
-from rlhf_plugins.run.folder import WENT_ON, RunFolder, own
-from rlhf_plugins.run.reporting import now
+from rlhf_plugins.run.files.difference import difference
+from rlhf_plugins.run.files.folder import WENT_ON, RunFolder, own
+from rlhf_plugins.run.files.reporting import now
 
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.assemble import Assembled

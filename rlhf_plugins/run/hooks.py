@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.errors import ReportError, RunError, StopRun
 from rlhf_plugins.registry.registry import Registry
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files.folder import RunFolder
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run import StageResult

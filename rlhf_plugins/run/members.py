@@ -15,9 +15,9 @@ from rlhf_plugins.errors import RlhfError, RunError
 from rlhf_plugins.recipe.members import SEEDS, SWEEP, Member
 from rlhf_plugins.run import origin
 from rlhf_plugins.run.amended import FREE
-from rlhf_plugins.run.difference import difference
-from rlhf_plugins.run.folder import RunFolder
-from rlhf_plugins.run.lock import locked
+from rlhf_plugins.run.files.difference import difference
+from rlhf_plugins.run.files.folder import RunFolder
+from rlhf_plugins.run.files.lock import locked
 
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.check import AnyRecipe
@@ -130,7 +130,7 @@ def reports(root: Path) -> dict[str, list[Report]]:
     Raises:
         RunError: the folder holds no members.
     """
-    from rlhf_plugins.run import reporting
+    from rlhf_plugins.run.files import reporting
 
     found: dict[str, list[Report]] = {}
     for label, group in _noted(root).items():

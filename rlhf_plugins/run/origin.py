@@ -14,9 +14,9 @@ from rlhf_plugins.data.other_run import is_run
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.registry.discovery import Plugin
-from rlhf_plugins.run import reporting
-from rlhf_plugins.run.difference import difference
-from rlhf_plugins.run.folder import WENT_ON, RunFolder
+from rlhf_plugins.run.files import reporting
+from rlhf_plugins.run.files.difference import difference
+from rlhf_plugins.run.files.folder import WENT_ON, RunFolder
 
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.assemble import Assembled

@@ -153,8 +153,8 @@ def _run(stage: Path, registry: Registry) -> Run:
     """The run that the stage of a folder was given, with its data loaded again."""
     from rlhf_plugins.data.names import RECIPE
     from rlhf_plugins.recipe.check import load_recipe
-    from rlhf_plugins.run.folder import RunFolder
-    from rlhf_plugins.run.stage_run import stage_run
+    from rlhf_plugins.run.files.folder import RunFolder
+    from rlhf_plugins.run.stage.stage_run import stage_run
 
     folder = RunFolder(stage.parent)
     assembled = load_recipe(folder.path / RECIPE, registry=registry)

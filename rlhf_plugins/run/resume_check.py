@@ -16,8 +16,8 @@ from typing import IO, Any, Protocol
 from rlhf_plugins.data.names import STATUS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.members import SEEDS, SWEEP
-from rlhf_plugins.run.folder import RunFolder
-from rlhf_plugins.run.sameness import differences
+from rlhf_plugins.run.files.folder import RunFolder
+from rlhf_plugins.run.files.sameness import differences
 
 BEGUN = b": running"  # printed once the first stage begins
 PAUSE = 0.02  # seconds

@@ -17,7 +17,7 @@ from rlhf_plugins import report as reports
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import StageResult
-from rlhf_plugins.data.chat import refuse_text
+from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.data.names import RECIPE
 from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun, shown
 from rlhf_plugins.recipe import provenance
@@ -28,14 +28,16 @@ from rlhf_plugins.recipe.order import too_early
 from rlhf_plugins.registry.discovery import OWN_FILE
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.report.words import duration
-from rlhf_plugins.run import amended, blame, forecasts, origin, reporting, starts, together
-from rlhf_plugins.run.folder import RunFolder, own
+from rlhf_plugins.run import amended, blame, origin, together
+from rlhf_plugins.run.files import forecasts, reporting
+from rlhf_plugins.run.files.folder import RunFolder, own
+from rlhf_plugins.run.files.lock import locked
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.left import after, left
-from rlhf_plugins.run.lock import locked
-from rlhf_plugins.run.own_rows import refuse_unfit
-from rlhf_plugins.run.perform import perform
-from rlhf_plugins.run.stage_run import stage_run
+from rlhf_plugins.run.stage import starts
+from rlhf_plugins.run.stage.own_rows import refuse_unfit
+from rlhf_plugins.run.stage.perform import perform
+from rlhf_plugins.run.stage.stage_run import stage_run
 from rlhf_plugins.run.stop import Ended, Stop
 
 if TYPE_CHECKING:
@@ -228,7 +230,7 @@ def _refuse_rows(assembled: Assembled, data: Data) -> None:
 
 def _allowed(folder: RunFolder, assembled: Assembled, resume: bool, overwrite: bool) -> list[str]:
     """What is otherwise than when the run was started, and no obstacle. Raises RunError where something is one."""
-    from rlhf_plugins.engine.loading import load_tokenizer
+    from rlhf_plugins.engine.weights.loading import load_tokenizer
 
     _refuse(folder, resume, overwrite)
     if not resume:

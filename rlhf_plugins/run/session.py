@@ -16,20 +16,21 @@ from typing import Any
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Adapter, Base, Checkpoint, Lengths, Run
-from rlhf_plugins.data.chat import refuse_text
+from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.data.digests import of_base
-from rlhf_plugins.data.guessed import as_columns
+from rlhf_plugins.data.formats.guessed import as_columns
 from rlhf_plugins.errors import DataError, RunError, nearest
 from rlhf_plugins.recipe import based
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.registry.registry import registry as installed
-from rlhf_plugins.run import origin, reporting
-from rlhf_plugins.run.difference import difference
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run import origin
+from rlhf_plugins.run.files import reporting
+from rlhf_plugins.run.files.difference import difference
+from rlhf_plugins.run.files.folder import RunFolder
+from rlhf_plugins.run.files.lock import acquire, release
 from rlhf_plugins.run.hooks import Hooks
-from rlhf_plugins.run.lock import acquire, release
-from rlhf_plugins.run.stage_run import Services, StageRun
-from rlhf_plugins.run.starts import at
+from rlhf_plugins.run.stage.stage_run import Services, StageRun
+from rlhf_plugins.run.stage.starts import at
 
 _OPEN: list[Hooks] = []  # of the sessions of this process
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins.contract import processes
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.options import parts
-from rlhf_plugins.run.difference import difference
+from rlhf_plugins.run.files.difference import difference
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
     from rlhf_plugins.contract.run_kinds import Stage
     from rlhf_plugins.recipe.assemble import Assembled
-    from rlhf_plugins.run.folder import RunFolder
+    from rlhf_plugins.run.files.folder import RunFolder
 
 BY_BATCH = {"policy_loss", "reduction", "kl"}  # kinds that see a process's own part
 TRAINER, BATCH, EVALUATED = "trainer", "per_device_train_batch_size", "per_device_eval_batch_size"  # of a recipe

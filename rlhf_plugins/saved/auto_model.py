@@ -12,7 +12,7 @@ from transformers import AutoModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from rlhf_plugins.data.branches import PADDING, BranchBatch
+from rlhf_plugins.data.batches.branches import PADDING, BranchBatch
 from rlhf_plugins.engine.forward import is_causal
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.reward_models.reward_model import RewardModel

@@ -242,7 +242,7 @@ def _stage(found: Made) -> Mapping[str, Any]:
 
 
 def _report(found: Made) -> Report | None:
-    from rlhf_plugins.run import reporting
+    from rlhf_plugins.run.files import reporting
 
     try:
         return reporting.build(found.run) if found.run else None

@@ -16,7 +16,7 @@ from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.saved.made import Made
 
 if TYPE_CHECKING:
-    from rlhf_plugins.data.tokens import RowEncoder
+    from rlhf_plugins.data.batches.tokens import RowEncoder
     from rlhf_plugins.engine.policy import Handle
     from rlhf_plugins.engine.sampling import Decoding
     from rlhf_plugins.reward_models.handle import RewardHandle
@@ -223,7 +223,7 @@ def judge_of(found: Made, words: str | None) -> Made | None:
 
 def reader_of(judge: Made | None) -> RowEncoder | None:
     """How a saved reward model reads, without its weights; None where there is none. Raises RunError."""
-    from rlhf_plugins.engine.loading import load_row_encoder
+    from rlhf_plugins.engine.weights.loading import load_row_encoder
     from rlhf_plugins.reward_models.opening import saved_base
 
     return load_row_encoder(saved_base(judge.folder)) if judge and judge.folder else None

@@ -51,9 +51,9 @@ def export_reward_model(
             reward moves too far.
         PluginError: no installed plugin registers the pooling or the head.
     """
-    from rlhf_plugins.data.tokens import encodes_pairs, template_to_end
-    from rlhf_plugins.engine.loading import load_tokenizer
+    from rlhf_plugins.data.batches.tokens import encodes_pairs, template_to_end
     from rlhf_plugins.engine.prompted import copy_note
+    from rlhf_plugins.engine.weights.loading import load_tokenizer
     from rlhf_plugins.reward_models.reward_model import read_description
     from rlhf_plugins.saved.card import Form, write_card
     from rlhf_plugins.saved.made import made
@@ -165,7 +165,7 @@ def _export_stock(model: RewardModel, parts: Parts, out: Path, tokenizer: Any) -
 
 def _probes(tokenizer: Any) -> Samples:
     """A prompt and responses of two lengths, as the model reads them."""
-    from rlhf_plugins.data.tokens import encode
+    from rlhf_plugins.data.batches.tokens import encode
 
     texts = ("Yes.", "No, that is not what we expected of it.")
     ids = [encode(tokenizer, "Is it so? ", text) for text in texts]
@@ -192,7 +192,7 @@ def _stock_rewards(out: Path, samples: Samples) -> list[float]:
 
 
 def _unquantized(folder: Path, parts: Parts) -> RewardModel:
-    from rlhf_plugins.engine.loading import load_trunk
+    from rlhf_plugins.engine.weights.loading import load_trunk
     from rlhf_plugins.reward_models.reward_model import load_reward_model
 
     base = replace(parts.base, quantization=None, adapter=None)  # a base without an adapter is opened in float32

@@ -13,7 +13,7 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.handed_on import BASE, WORDS, Part, handed_on, of_run, split
 from rlhf_plugins.data.names import ADAPTER, ENSEMBLE, POLICY, REWARD_MODEL
 from rlhf_plugins.errors import RunError, nearest
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files.folder import RunFolder
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine.policy import Handle
@@ -87,7 +87,7 @@ class Made:
         from transformers.utils.logging import disable_progress_bar
 
         from rlhf_plugins.data.digests import changed, of_base
-        from rlhf_plugins.engine.noted import whole_path
+        from rlhf_plugins.engine.weights.noted import whole_path
         from rlhf_plugins.run.origin import BASE as DIGESTS
 
         disable_progress_bar()  # of weights that load in a moment
@@ -111,7 +111,7 @@ class Made:
 
     def _open(self, kind: str) -> Any:
         from rlhf_plugins.contract.rows import Data
-        from rlhf_plugins.run.stage_run import Services, StageRun
+        from rlhf_plugins.run.stage.stage_run import Services, StageRun
 
         assert self.run is not None  # only a run makes what is not a folder
         services = Services(root=self.run.path)

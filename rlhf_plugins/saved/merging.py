@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.names import ADAPTER
-from rlhf_plugins.engine.starting import untie
+from rlhf_plugins.engine.weights.starting import untie
 from rlhf_plugins.errors import RunError
 
 UNMERGED = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.names import ADAPTER
-from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS
+from rlhf_plugins.engine.weights.fitting import ADAPTER_WEIGHTS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.saved.card import Form, write_card
 from rlhf_plugins.saved.made import Made
@@ -53,9 +53,9 @@ def export_policy(found: Made, out: Path, merge: bool = False, dtype: str | None
     Raises:
         RunError: it is no saved policy, `out` is not empty, or the model cannot be merged.
     """
-    from rlhf_plugins.engine.loading import load_tokenizer
     from rlhf_plugins.engine.policy import saved_base
     from rlhf_plugins.engine.prompted import copy_note
+    from rlhf_plugins.engine.weights.loading import load_tokenizer
 
     if found.folder is None:
         raise RunError(f"{found.label}: is not saved as a model in a folder: {dict(found.spec)}")
@@ -87,7 +87,7 @@ def _write_adapter(folder: Path, base: Base, out: Path, dtype: torch.dtype | Non
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    from rlhf_plugins.engine.noted import whole_path
+    from rlhf_plugins.engine.weights.noted import whole_path
 
     try:
         config = read_json(folder / ADAPTER)
@@ -126,7 +126,7 @@ def _write_whole(found: Made, base: Base, out: Path, dtype: torch.dtype | None, 
 
 def _rows(found: Made, tokenizer: Any) -> list[list[int]]:
     """Token ids of a few prompts that the run was evaluated on, or of sentences."""
-    from rlhf_plugins.data.tokens import encode_prompt
+    from rlhf_plugins.data.batches.tokens import encode_prompt
 
     results = found.run.finished() if found.run else []
     asked = [prompt for result in results if result.evaluation for prompt in result.evaluation.prompts]

@@ -174,7 +174,7 @@ def _several(where: str, fields: Mapping[str, Any]) -> tuple[Text, Sequence[Text
 
 
 def _pair(where: str, fields: Mapping[str, Any]) -> tuple[Text, Sequence[Text]]:
-    from rlhf_plugins.data.preference import read_pairs
+    from rlhf_plugins.data.formats.preference import read_pairs
 
     if "prompt" in fields:
         prompt, *both = texts(where, fields, ("prompt", "chosen", "rejected"))
@@ -225,7 +225,7 @@ def _word(value: Any) -> str:
 # ---- the model -------------------------------------------------------------------------------------------
 def _encoder(base: Base) -> Ids:
     """Tokens as the model reads them. It raises DataError where there are none, or more than the model takes."""
-    from rlhf_plugins.engine.loading import load_row_encoder
+    from rlhf_plugins.engine.weights.loading import load_row_encoder
 
     encoder = load_row_encoder(base)
 
@@ -251,7 +251,7 @@ def _tokens(source: str, items: Sequence[Item], encode: Ids) -> list[Any]:
 
 def _samples(items: Sequence[Item], tokens: Sequence[Any], reads: Collection[str] | None) -> Samples:
     """The responses, with those columns of their rows that the reward reads; None reads all."""
-    from rlhf_plugins.data.tokens import as_text
+    from rlhf_plugins.data.batches.tokens import as_text
     from rlhf_plugins.data.values import by_name
 
     prompts = [item.prompt for item in items for _ in item.responses]

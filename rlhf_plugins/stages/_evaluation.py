@@ -11,14 +11,14 @@ import numpy as np
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
-from rlhf_plugins.data.groups import best_response
-from rlhf_plugins.data.ranked import encodable
-from rlhf_plugins.data.tokenized import prompts_with_room
-from rlhf_plugins.data.tokens import as_text, samples_of
+from rlhf_plugins.data.batches.groups import best_response
+from rlhf_plugins.data.batches.ranked import encodable
+from rlhf_plugins.data.batches.tokenized import prompts_with_room
+from rlhf_plugins.data.batches.tokens import as_text, samples_of
 from rlhf_plugins.engine.backbone import shared
-from rlhf_plugins.engine.loading import load_row_encoder
 from rlhf_plugins.engine.progress import Counted
 from rlhf_plugins.engine.sampling import end_tokens
+from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.judges import LIKELIHOOD, PairJudge, ScoreJudge, log_likelihoods, perplexity
 from rlhf_plugins.evaluate.policies import Judged, best_of, best_of_kl, complete, cut_share, measure, sequence_kls

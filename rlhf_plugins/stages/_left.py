@@ -15,7 +15,7 @@ def leave(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> No
     from safetensors.torch import save_file
 
     from rlhf_plugins.contract import processes
-    from rlhf_plugins.engine.shards import to_save, whole
+    from rlhf_plugins.engine.weights.shards import to_save, whole
 
     network = trainer.value_network
     options: dict[str, Any] = {} if network is None else to_save(network)

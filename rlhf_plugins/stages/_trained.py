@@ -20,7 +20,7 @@ def trained(stage: Training, run: Run, trainer: Any, left_out: Mapping[str, int]
         saving: options of the model's `save_pretrained`.
     """
     from rlhf_plugins.contract import processes
-    from rlhf_plugins.engine.shards import to_save
+    from rlhf_plugins.engine.weights.shards import to_save
     from rlhf_plugins.trainers.arguments import quiet
     from rlhf_plugins.trainers.budget import spending
     from rlhf_plugins.trainers.optimizer_state import hand_on

@@ -93,8 +93,8 @@ class Auto(Stage, makes={"policy"}, processes="several"):
 
     def ranked(self, run: Run) -> Sequence[Choice]:
         """The selector's answer for the run's data."""
-        from rlhf_plugins.data.features import features
-        from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.data.measures.features import features
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
         from rlhf_plugins.evaluate.off_policy import off_policy, tried
         from rlhf_plugins.forecast.ranking import ranked
 
@@ -107,7 +107,7 @@ class Auto(Stage, makes={"policy"}, processes="several"):
 
     def costs(self, run: Run) -> dict[str, Costs]:
         """What each algorithm takes, on the GPU that the resources name or else on this machine's."""
-        from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
         from rlhf_plugins.forecast.cards import present
         from rlhf_plugins.forecast.costs import card_of, costs, mean_tokens
         from rlhf_plugins.recipe.candidates import made

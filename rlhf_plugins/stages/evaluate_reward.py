@@ -88,7 +88,7 @@ class EvaluateReward(Stage, takes={"reward"}, processes="several"):
 
     def _measured(self, run: Run, name: str) -> Measured:
         """One reward model; it is loaded here and gone when the row is made."""
-        from rlhf_plugins.data.ranked import encodable
+        from rlhf_plugins.data.batches.ranked import encodable
         from rlhf_plugins.evaluate.labelled import labelled, measure_labels
         from rlhf_plugins.evaluate.reward_models import UNPAIRED, latency, measure, score_pairs, strict
         from rlhf_plugins.reward_models.handle import reward_handle

@@ -96,7 +96,7 @@ class LabelCheck(RewardModelStage, makes={"data"}, processes="one"):
         return trained, _judged(judge, self.own_base(run), groups, own)
 
     def _handed_on(self, data: Data, groups: Sequence[Group], judged: list[Judged], suspects: list[Judged]) -> Data:
-        from rlhf_plugins.data.steps import copied, judged_less
+        from rlhf_plugins.data.changes.steps import copied, judged_less
 
         wrong = {(one.row, one.place) for one in suspects} if self.suspects == "dropped" else set()
         found: dict[int, list[Judged]] = {}
@@ -128,10 +128,10 @@ def _dealt(groups: Sequence[Group], folds: int, seed: int) -> list[int]:
 
 def _judged(judge: Any, base: Base, groups: Sequence[Group], rows: Sequence[int]) -> list[Judged]:
     """The probability of each strict label of these rows whose two responses the model can read."""
+    from rlhf_plugins.data.batches.ranked import encodable
+    from rlhf_plugins.data.batches.tokens import samples_of
     from rlhf_plugins.data.fields import key
-    from rlhf_plugins.data.ranked import encodable
-    from rlhf_plugins.data.tokens import samples_of
-    from rlhf_plugins.engine.loading import load_row_encoder
+    from rlhf_plugins.engine.weights.loading import load_row_encoder
 
     encoder = load_row_encoder(base)
     readable = [(row, group) for row in rows for group in encodable([groups[row]], encoder)[0]]

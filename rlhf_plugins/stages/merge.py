@@ -25,8 +25,8 @@ class Merge(Stage, makes={"base", "policy"}, processes="several"):
     def run(self, run: Run) -> StageResult:
         """Leaves a whole model and its tokenizer in `model/`."""
         from rlhf_plugins.contract import processes
-        from rlhf_plugins.engine.loading import load_tokenizer
-        from rlhf_plugins.engine.starting import load_whole
+        from rlhf_plugins.engine.weights.loading import load_tokenizer
+        from rlhf_plugins.engine.weights.starting import load_whole
 
         start, folder = run.weights("start"), run.folder / "model"
         if start.folder is None:

@@ -17,7 +17,7 @@ from rlhf_plugins.stages._trained import trained
 from rlhf_plugins.stages._training import From, Training
 
 if TYPE_CHECKING:
-    from rlhf_plugins.data.tokens import RowEncoder
+    from rlhf_plugins.data.batches.tokens import RowEncoder
 
 logger = logging.getLogger(__name__)
 UNREAD = frozenset({"label_names", "label_smoothing_factor", "remove_unused_columns", "resume_from_checkpoint"})
@@ -60,9 +60,9 @@ class Offline(
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         from transformers import TrainingArguments
 
-        from rlhf_plugins.data.logged import logged_rows
-        from rlhf_plugins.engine.loading import load_row_encoder
-        from rlhf_plugins.engine.starting import load_start
+        from rlhf_plugins.data.batches.logged import logged_rows
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.engine.weights.starting import load_start
         from rlhf_plugins.trainers.arguments import arguments, building
         from rlhf_plugins.trainers.offline import OfflineTrainer
 
@@ -84,7 +84,7 @@ class Offline(
 
     def _held_out(self, args: Any, run: Run, encoder: RowEncoder) -> Any:
         """What is evaluated on; None, with a warning, where no held-out response is better than another."""
-        from rlhf_plugins.data.logged import AllEqualError, logged_rows
+        from rlhf_plugins.data.batches.logged import AllEqualError, logged_rows
         from rlhf_plugins.trainers.held_out import held_out
 
         try:

@@ -181,7 +181,7 @@ class Online(
 
     def workload(self, adapter: Adapter | None) -> Workload:
         """A training step of a rollout, what the reference and the reward compute of it, and its generation."""
-        from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+        from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
         from rlhf_plugins.engine.room import CACHE_TOKENS
 
         size, group = self.setting("per_device_train_batch_size"), self.setting("num_generations")
@@ -243,11 +243,11 @@ class Online(
 
     def _trainer(self, run: Run) -> tuple[OnlineTrainer, Backbone | None, dict[str, int]]:
         """What trains the policy, the base that others share with it, and the prompts left out, by reason."""
-        from rlhf_plugins.data.groups import prompt_dataset
-        from rlhf_plugins.data.tokenized import prompts_with_room
+        from rlhf_plugins.data.batches.groups import prompt_dataset
+        from rlhf_plugins.data.batches.tokenized import prompts_with_room
         from rlhf_plugins.engine.backbone import Backbone
-        from rlhf_plugins.engine.loading import load_row_encoder
-        from rlhf_plugins.engine.starting import load_start
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.engine.weights.starting import load_start
         from rlhf_plugins.trainers.arguments import building
         from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.online import OnlineTrainer
@@ -316,7 +316,7 @@ class Online(
 
 def _reference(weights: Weights, backbone: Backbone | None) -> Any:
     """A model, the name of an adapter beside the policy's, or None for their base alone."""
-    from rlhf_plugins.engine.starting import load_frozen
+    from rlhf_plugins.engine.weights.starting import load_frozen
 
     if backbone is None or not backbone.matches(weights.base):
         return load_frozen(weights)

@@ -76,7 +76,7 @@ class Preference(
 
     def workload(self, adapter: Adapter | None) -> Workload:
         """A batch of pairs, and the reference's log-probabilities of many."""
-        from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+        from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 
         sizes = pair_tokens(self.setting("max_length"))
         batch, tokens = self.setting("per_device_train_batch_size"), self.tokens_per_batch
@@ -103,9 +103,9 @@ class Preference(
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
 
-        from rlhf_plugins.data.tokenized import tokenized_labels, tokenized_pairs
-        from rlhf_plugins.engine.loading import load_row_encoder
-        from rlhf_plugins.engine.starting import copy_start
+        from rlhf_plugins.data.batches.tokenized import tokenized_labels, tokenized_pairs
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.engine.weights.starting import copy_start
         from rlhf_plugins.trainers.arguments import arguments, building
         from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.preference import PreferenceTrainer
@@ -159,9 +159,9 @@ def _identity(reference: Weights, args: Any) -> str | None:
 
 def _models(start: Weights, reference: Weights, precomputed: bool) -> _Models:
     """The policy and its reference, on one base in memory where that is possible."""
-    from rlhf_plugins.engine.loading import load_to_adapt
-    from rlhf_plugins.engine.noted import same_base
-    from rlhf_plugins.engine.starting import config_of, load_frozen, load_start
+    from rlhf_plugins.engine.weights.loading import load_to_adapt
+    from rlhf_plugins.engine.weights.noted import same_base
+    from rlhf_plugins.engine.weights.starting import config_of, load_frozen, load_start
 
     if start.base.adapter is None:
         shared = precomputed and reference == start

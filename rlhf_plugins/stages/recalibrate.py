@@ -86,8 +86,8 @@ class Recalibrate(Stage, makes={"reward"}):
 
 
 def _measured(run: Run, folder: Path, groups: Sequence[Group]) -> Measured:
-    from rlhf_plugins.data.ranked import encodable
-    from rlhf_plugins.data.tokens import samples_of
+    from rlhf_plugins.data.batches.ranked import encodable
+    from rlhf_plugins.data.batches.tokens import samples_of
     from rlhf_plugins.reward_models.members import orders
     from rlhf_plugins.reward_models.opening import open_reward, pair_accuracies
 

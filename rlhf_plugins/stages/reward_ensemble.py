@@ -24,7 +24,7 @@ from rlhf_plugins.recipe.options import options
 from rlhf_plugins.stages.reward_model import RewardModelStage, Trained, taught
 
 if TYPE_CHECKING:
-    from rlhf_plugins.data.tokens import RowEncoder
+    from rlhf_plugins.data.batches.tokens import RowEncoder
     from rlhf_plugins.reward_models.handle import RewardHandle
     from rlhf_plugins.reward_models.members import Orders
     from rlhf_plugins.reward_models.opening import Accuracies
@@ -224,7 +224,7 @@ def out_of_bag(groups: Sequence[Group], drawn: Sequence[int]) -> list[Group]:
 
 def _opened(run: Run, folder: Path, base: Base) -> tuple[RewardHandle, RowEncoder]:
     """A trained member, with the encoder of its base."""
-    from rlhf_plugins.engine.loading import load_row_encoder
+    from rlhf_plugins.engine.weights.loading import load_row_encoder
     from rlhf_plugins.reward_models.opening import open_reward
 
     return open_reward(folder, run.open, run.base.trust_remote_code), load_row_encoder(base)

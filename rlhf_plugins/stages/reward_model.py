@@ -27,8 +27,8 @@ from rlhf_plugins.stages._training import From, TokensPerBatch, Training, longes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.data.ranked import RankedRows
-    from rlhf_plugins.data.tokens import RowEncoder
+    from rlhf_plugins.data.batches.ranked import RankedRows
+    from rlhf_plugins.data.batches.tokens import RowEncoder
     from rlhf_plugins.reward_models.reward_model import RewardModel
     from rlhf_plugins.trainers.budget import Spending
     from rlhf_plugins.trainers.reward import RewardTrainer
@@ -146,7 +146,7 @@ class RewardModelStage(
     def train(self, run: Run, groups: Sequence[Group], folder: Path, member: int | None = None) -> Trained:
         """One reward model on `groups`, saved in `folder`; a member of an ensemble has a seed and curves of its own."""
         from rlhf_plugins.contract import processes
-        from rlhf_plugins.engine.noted import described
+        from rlhf_plugins.engine.weights.noted import described
         from rlhf_plugins.trainers.arguments import quiet
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.supervision import supervise
@@ -170,7 +170,7 @@ class RewardModelStage(
         import torch
         import trl
 
-        from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
         from rlhf_plugins.trainers.arguments import arguments, building
         from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.reward import RewardTrainer
@@ -234,8 +234,8 @@ class RewardModelStage(
         return replace(run.base, quantization=own)
 
     def _model(self, run: Run) -> RewardModel:
-        from rlhf_plugins.engine.loading import freeze_below, load_trunk
-        from rlhf_plugins.engine.starting import load_trunk_start
+        from rlhf_plugins.engine.weights.loading import freeze_below, load_trunk
+        from rlhf_plugins.engine.weights.starting import load_trunk_start
         from rlhf_plugins.reward_models.reward_model import RewardModel
 
         base = self.own_base(run)
@@ -258,7 +258,7 @@ class RewardModelStage(
     def _rows(
         self, groups: Sequence[Group], encoder: RowEncoder, max_length: int | None, like: RankedRows | None = None
     ) -> RankedRows:
-        from rlhf_plugins.data.ranked import ranked_rows
+        from rlhf_plugins.data.batches.ranked import ranked_rows
 
         lengths = replace(encoder.lengths, max_length=max_length)
         fit = replace(encoder.fit, lengths=lengths)
@@ -279,7 +279,7 @@ def taught(stage: RewardModelStage, run: Run) -> tuple[tuple[Group, ...], dict[s
     Raises:
         RunError: no earlier stage of that name left a reward model, or the loss reads no ratings.
     """
-    from rlhf_plugins.data.ranked import encodable
+    from rlhf_plugins.data.batches.ranked import encodable
     from rlhf_plugins.reward_models.handle import reward_handle
     from rlhf_plugins.reward_models.opening import rated, row_encoder_of
 

@@ -74,9 +74,9 @@ class SFT(
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
 
-        from rlhf_plugins.data.tokenized import tokenized_answers
-        from rlhf_plugins.engine.loading import load_row_encoder, load_to_adapt
-        from rlhf_plugins.engine.starting import config_of, load_start
+        from rlhf_plugins.data.batches.tokenized import tokenized_answers
+        from rlhf_plugins.engine.weights.loading import load_row_encoder, load_to_adapt
+        from rlhf_plugins.engine.weights.starting import config_of, load_start
         from rlhf_plugins.trainers.arguments import arguments, building
         from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.sft import SFTTrainer, refuse_weights

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 from rlhf_plugins.contract.rows import Data, GoldReward, Group
 from rlhf_plugins.contract.run import Base, StageResult
-from rlhf_plugins.run.stage_run import StageRun
+from rlhf_plugins.run.stage.stage_run import StageRun
 
 PAD, EOS, UNKNOWN, CLS, SEP = "<pad>", "<eos>", "<unk>", "<cls>", "<sep>"
 GOOD, BAD = ("ant", "bee", "cat", "dog", "elk", "fox"), ("gas", "ice", "jam", "key", "log", "mud")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.engine.forward import inner_of, is_causal, trunk_of
-from rlhf_plugins.engine.loading import use_fast_paths
+from rlhf_plugins.engine.weights.loading import use_fast_paths
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import unusual_launch
 

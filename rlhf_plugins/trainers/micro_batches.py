@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from rlhf_plugins.contract import processes
-from rlhf_plugins.data.branches import Layout, PromptBranches, size
+from rlhf_plugins.data.batches.branches import Layout, PromptBranches, size
 from rlhf_plugins.engine.out_of_memory import out_of_memory
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.recovery import KEPT, ROWS, SHARE, Cutting, Kept, Opaque, Recovery

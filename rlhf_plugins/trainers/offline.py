@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import Trainer
 
 from rlhf_plugins.contract.interfaces import PolicyLoss, Reduction
-from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
-from rlhf_plugins.engine.loading import use_fast_paths
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.weights.loading import use_fast_paths
 from rlhf_plugins.trainers.arguments import finite, prepare
 
 

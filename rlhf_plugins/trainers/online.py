@@ -23,16 +23,16 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import KL
 from rlhf_plugins.contract.run import Step
-from rlhf_plugins.data.chat import rendering
+from rlhf_plugins.data.batches.chat import rendering
+from rlhf_plugins.data.batches.groups import COLUMNS
+from rlhf_plugins.data.batches.tokens import RowEncoder, encode_prompt, turn_end
 from rlhf_plugins.data.conversations import Conversations
-from rlhf_plugins.data.groups import COLUMNS
-from rlhf_plugins.data.tokens import RowEncoder, encode_prompt, turn_end
 from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.cost import counting
-from rlhf_plugins.engine.loading import positions, use_fast_paths
 from rlhf_plugins.engine.sampler_log_probs import noted_log_probs
 from rlhf_plugins.engine.sampling import end_tokens
-from rlhf_plugins.engine.shards import gathered
+from rlhf_plugins.engine.weights.loading import positions, use_fast_paths
+from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import DataError, PluginError, RunError
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.trainers.arguments import prepare

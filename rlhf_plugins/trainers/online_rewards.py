@@ -10,7 +10,7 @@ import torch
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run_kinds import Reward
-from rlhf_plugins.data.groups import COLUMNS, batch_columns
+from rlhf_plugins.data.batches.groups import COLUMNS, batch_columns
 from rlhf_plugins.data.turns import as_response
 from rlhf_plugins.reward_models.handle import RewardHandle, rewards
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rlhf_plugins.engine.shards import gathered
+from rlhf_plugins.engine.weights.shards import gathered
 
 STATE = ("_step", "_experience", "_kl_coef", "_trains", "_skips")
 

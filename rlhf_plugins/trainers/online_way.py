@@ -11,7 +11,7 @@ import trl
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
 from rlhf_plugins.contract.run_kinds import Environment, EnvironmentFunction, Reward
-from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import unusual_launch
 from rlhf_plugins.trainers.ppo.dropout import dropout

@@ -11,8 +11,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from rlhf_plugins.data.numeric import PREFIX
-from rlhf_plugins.data.ranked import Collator
+from rlhf_plugins.data.batches.numeric import PREFIX
+from rlhf_plugins.data.batches.ranked import Collator
 from rlhf_plugins.errors import DataError, nearest
 from rlhf_plugins.trainers.draws import Examples
 from rlhf_plugins.trainers.micro_batches import in_micro_batches

@@ -14,10 +14,10 @@ from rlhf_plugins.arithmetic import masked
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.records import PairLogps
-from rlhf_plugins.data.branches import BranchBatch
-from rlhf_plugins.engine.loading import use_fast_paths
+from rlhf_plugins.data.batches.branches import BranchBatch
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.weights.loading import use_fast_paths
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import check_rows, make_ready, mean_loss
 from rlhf_plugins.trainers.constructor import sorted_out, with_own

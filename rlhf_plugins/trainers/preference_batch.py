@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlhf_plugins.data.branches import BranchBatch, Ids, Layout, PromptBranches, collate
+from rlhf_plugins.data.batches.branches import BranchBatch, Ids, Layout, PromptBranches, collate
 from rlhf_plugins.trainers.micro_batches import Row, in_micro_batches
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")

@@ -18,11 +18,11 @@ from torch import Tensor
 from trl.trainer.utils import use_adapter
 
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt
-from rlhf_plugins.engine.loading import base_weights
+from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.passes import Passes, rows_of
 from rlhf_plugins.engine.progress import counted
+from rlhf_plugins.engine.weights.loading import base_weights
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.score_cache import cached_in_shares, weights_identity
 from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES

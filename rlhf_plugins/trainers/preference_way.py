@@ -10,7 +10,7 @@ from typing import Any
 import trl
 
 from rlhf_plugins.contract.interfaces import PreferenceLoss
-from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import unusual_launch
 

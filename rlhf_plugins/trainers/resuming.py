@@ -20,8 +20,8 @@ from transformers.trainer_callback import ExportableState
 from rlhf_plugins.contract import processes
 from rlhf_plugins.engine.log_probs import try_head
 from rlhf_plugins.engine.packing import set_weights, weights_of
-from rlhf_plugins.engine.partitions import fetch_what_is_read
-from rlhf_plugins.engine.shards import like, optimizer_state, take_main_ones, whole, writing
+from rlhf_plugins.engine.weights.partitions import fetch_what_is_read
+from rlhf_plugins.engine.weights.shards import like, optimizer_state, take_main_ones, whole, writing
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.composed import has_state
 from rlhf_plugins.trainers import zero

@@ -20,12 +20,12 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from rlhf_plugins.arithmetic.ranking import comparisons, mean_over_pairs, per_group
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import RankedScores
-from rlhf_plugins.data.branches import BranchBatch, Layout
-from rlhf_plugins.data.numeric import in_batch
-from rlhf_plugins.data.ranked import Collator, RankedRows, judged
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout
+from rlhf_plugins.data.batches.numeric import in_batch
+from rlhf_plugins.data.batches.ranked import Collator, RankedRows, judged
 from rlhf_plugins.engine.compiled import compile_layers
-from rlhf_plugins.engine.loading import without_repacking
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.weights.loading import without_repacking
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepare

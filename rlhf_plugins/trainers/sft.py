@@ -15,7 +15,7 @@ import trl
 from torch import Tensor
 
 from rlhf_plugins.contract import processes
-from rlhf_plugins.engine.loading import use_fast_paths
+from rlhf_plugins.engine.weights.loading import use_fast_paths
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import train_in_float32
 from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, steps_in_backward

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.contract import processes
-from rlhf_plugins.engine.partitions import HEAD
+from rlhf_plugins.engine.weights.partitions import HEAD
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers import zero
 from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES

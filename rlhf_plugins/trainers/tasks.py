@@ -12,7 +12,7 @@ from rlhf_plugins.contract.run import Run
 from rlhf_plugins.contract.run_kinds import Task
 from rlhf_plugins.engine.backbone import POLICY, Backbone
 from rlhf_plugins.engine.policy import ModelPolicy
-from rlhf_plugins.engine.shards import gathered
+from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import Curves
 from rlhf_plugins.trainers.progress import Progress

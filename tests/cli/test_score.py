@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import rlhf_plugins.auto  # noqa: F401  # what the exported model is
 from rlhf_plugins.engine import NORMS
-from rlhf_plugins.engine.loading import load_trunk
+from rlhf_plugins.engine.weights.loading import load_trunk
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_base

@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from rlhf_plugins import Run, Selector, check_recipe
 from rlhf_plugins.cli.app import app
-from rlhf_plugins.run import selecting
-from rlhf_plugins.run.timing import Timed
+from rlhf_plugins.run.selection import selecting
+from rlhf_plugins.run.selection.timing import Timed
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_selector_that_trains_is_refused_before_its_options_are_read(
         def build(self, run: Run) -> None: ...
 
     known = SimpleNamespace(names=lambda kind: ["trains"], get=lambda kind, name: Trains)
-    monkeypatch.setattr("rlhf_plugins.run.selecting.registry", lambda: known)
+    monkeypatch.setattr("rlhf_plugins.run.selection.selecting.registry", lambda: known)
     done = select(pairs, "--selector", "trains", "--out", str(tmp_path / "mine.yaml"))
     assert done.exit_code == 2
     assert "run a recipe of {stage: auto, selector: {use: trains, ...}}" in done.output

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.errors import RunError, RunInUse
-from rlhf_plugins.run import lock
-from rlhf_plugins.run.folder import LOCK
-from rlhf_plugins.run.lock import in_use, locked, process
+from rlhf_plugins.run.files import lock
+from rlhf_plugins.run.files.folder import LOCK
+from rlhf_plugins.run.files.lock import in_use, locked, process
 
 RECIPE = """\
 base: sandbox

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlhf_plugins import DataError
 from rlhf_plugins.contract.rows import Data, Group, Origin
-from rlhf_plugins.data.restyled import STYLES
+from rlhf_plugins.data.changes.restyled import STYLES
 from rlhf_plugins.recipe.assemble import component
 
 

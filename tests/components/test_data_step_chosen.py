@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from rlhf_plugins import DataError, PluginError, RunError
 from rlhf_plugins.contract.rows import Data, Group
-from rlhf_plugins.data.diversity import chosen, ranked
+from rlhf_plugins.data.changes.diversity import chosen, ranked
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing.tiny import GOOD, tiny_encoder
 

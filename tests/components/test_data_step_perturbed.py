@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rlhf_plugins import DataError
 from rlhf_plugins.contract.rows import Comparison, Data, Group, Origin
-from rlhf_plugins.data.perturbations import PERTURBATIONS, Others, names, sentences
+from rlhf_plugins.data.changes.perturbations import PERTURBATIONS, Others, names, sentences
 from rlhf_plugins.recipe.assemble import component
 
 TEXT = "We met Ada at 12. She had 3.5 pounds. We left."

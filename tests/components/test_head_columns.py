@@ -16,15 +16,15 @@ from torch.testing import assert_close
 from rlhf_plugins import Base, DataError, Group, RankedScores, RunError, Samples, StageResult
 from rlhf_plugins.arithmetic.ranking import per_group
 from rlhf_plugins.contract.rows import Origin
-from rlhf_plugins.data.numeric import column_tensor
-from rlhf_plugins.data.ranked import ranked_rows
+from rlhf_plugins.data.batches.numeric import column_tensor
+from rlhf_plugins.data.batches.ranked import ranked_rows
 from rlhf_plugins.recipe import assemble
 from rlhf_plugins.registry.registry import Registry, registry
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.reward_models.opening import open_reward, pair_accuracy
 from rlhf_plugins.reward_models.reward_model import open_reward_model
 from rlhf_plugins.reward_models.score_cache import ScoreCache
-from rlhf_plugins.run.stage_run import Services
+from rlhf_plugins.run.stage.stage_run import Services
 from rlhf_plugins.saved.interchange import classifier
 from rlhf_plugins.testing import Subject, examine, properties_of, tiny_base, tiny_pairs, tiny_run
 

@@ -18,8 +18,8 @@ from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Run
 from rlhf_plugins.contract.run_kinds import Judge, JudgeFunction, Reward, RewardFunction
 from rlhf_plugins.engine.asking import asked, both_orders
-from rlhf_plugins.engine.loading import load_row_encoder
-from rlhf_plugins.engine.served import Server
+from rlhf_plugins.engine.servers.served import Server
+from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.evaluate.judges import PairJudge
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.handle import RewardHandle

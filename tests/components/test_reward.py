@@ -20,7 +20,7 @@ from rlhf_plugins.engine.policy import open_policy
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.handle import reward_handle
-from rlhf_plugins.run.stage_run import StageRun
+from rlhf_plugins.run.stage.stage_run import StageRun
 from rlhf_plugins.testing import tiny_base
 
 SAMPLES = Samples(["ab", "abc"], ["xxxx", ""], [[1], [1]], [[2], [2]])

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.contract.rows import Comparison, Data, Group
-from rlhf_plugins.data.audit import Share, audit
-from rlhf_plugins.data.distributions import distributions, topics
+from rlhf_plugins.data.measures.audit import Share, audit
+from rlhf_plugins.data.measures.distributions import distributions, topics
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.data.write import write_rows
 from rlhf_plugins.errors import DataError

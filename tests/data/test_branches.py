@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf_plugins.data.branches import (
+from rlhf_plugins.data.batches.branches import (
     BranchBatch,
     Layout,
     PromptBranches,

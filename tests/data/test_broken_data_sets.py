@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.data import splits
-from rlhf_plugins.data.preference import read_pairs
+from rlhf_plugins.data.formats.preference import read_pairs
 from rlhf_plugins.data.sources import Sources
 from rlhf_plugins.errors import DataError
 

@@ -13,9 +13,9 @@ from templates import chat_base
 from rlhf_plugins import check_recipe, load_policy, load_reward_model, run_recipe
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base, Chat
-from rlhf_plugins.data.chat import refuse_text, whole_template
-from rlhf_plugins.data.tokens import encode, encode_prompt, template_to_end
-from rlhf_plugins.engine.loading import load_tokenizer
+from rlhf_plugins.data.batches.chat import refuse_text, whole_template
+from rlhf_plugins.data.batches.tokens import encode, encode_prompt, template_to_end
+from rlhf_plugins.engine.weights.loading import load_tokenizer
 from rlhf_plugins.errors import DataError, RecipeError, RunError
 from rlhf_plugins.testing import tiny_encoder
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.contract.rows import Comparison, Group
-from rlhf_plugins.data.comparisons import read_comparisons
 from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.formats.comparisons import read_comparisons
 from rlhf_plugins.data.sources import ComparisonColumns
 from rlhf_plugins.errors import DataError
 

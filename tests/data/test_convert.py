@@ -24,8 +24,8 @@ from rlhf_plugins.data.convert import (
     vote,
 )
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.preference import read_pairs
-from rlhf_plugins.data.rankings import read_rankings
+from rlhf_plugins.data.formats.preference import read_pairs
+from rlhf_plugins.data.formats.rankings import read_rankings
 
 RATED = Group("p", ("x", "y", "z"), weight=2.0, ratings={"true": (1.0, 4.0, None), "clear": (3.0, 2.0, 3.0)}, topic="t")
 RANKED = Group("p", ("x", "y", "z"), (1, 0, 0), weight=0.5)

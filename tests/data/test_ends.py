@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from templates import ENDS, TEMPLATES, chat_base
 
-from rlhf_plugins.data.tokens import encode, encode_prompt, response_ends, template_to_end, turn_end
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer
+from rlhf_plugins.data.batches.tokens import encode, encode_prompt, response_ends, template_to_end, turn_end
 from rlhf_plugins.engine.sampling import end_tokens
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer
 from rlhf_plugins.testing import tiny_base
 
 ASKED, ANSWERED = [{"role": "user", "content": "who is"}], [{"role": "assistant", "content": "ant bee"}]

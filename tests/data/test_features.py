@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_plugins import Base, Comparison, Data, DataError, Group, component, features
-from rlhf_plugins.data.features import error_rate
+from rlhf_plugins.data.measures.features import error_rate
 
 
 def pair(prompt: str, better: str = "a", worse: str = "b", **more: object) -> Group:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_plugins.contract.rows import Comparison, Group
-from rlhf_plugins.data.comparisons import read_comparisons
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.forms import FORMS, facts, lost, read_again
+from rlhf_plugins.data.formats.comparisons import read_comparisons
+from rlhf_plugins.data.formats.forms import FORMS, facts, lost, read_again
 
 DERIVED = {"label", "rating", "weight"}  # a preferred response is desirable, which is a rating of 1
 COMPARED = {"preference", "tie", "margin", "group of responses judged together"}  # that ratings of one prompt give

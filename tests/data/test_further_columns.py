@@ -14,10 +14,10 @@ import pytest
 
 from rlhf_plugins import Base, Data, DataError, Group
 from rlhf_plugins.contract.rows import Origin
+from rlhf_plugins.data.batches.groups import batch_columns, prompt_dataset
+from rlhf_plugins.data.batches.ranked import part
 from rlhf_plugins.data.convert import pairs, preference_rows, ranking_rows, rating_rows
 from rlhf_plugins.data.fields import origin
-from rlhf_plugins.data.groups import batch_columns, prompt_dataset
-from rlhf_plugins.data.ranked import part
 from rlhf_plugins.data.write import write_rows
 from rlhf_plugins.recipe.assemble import component
 

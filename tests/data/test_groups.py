@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlhf_plugins.contract.rows import Comparison, Group
-from rlhf_plugins.data.groups import best_response, pair_rows, pairs, prompt_dataset
+from rlhf_plugins.data.batches.groups import best_response, pair_rows, pairs, prompt_dataset
 from rlhf_plugins.errors import DataError
 
 RANKING = Group("p", ("a", "b", "c", "d"), (1, 0, 1, 3), gold=(1.0, 2.0, 1.5, 0.0))

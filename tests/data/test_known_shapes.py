@@ -9,8 +9,8 @@ import pytest
 
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base
+from rlhf_plugins.data.batches.groups import best_response
 from rlhf_plugins.data.fields import content
-from rlhf_plugins.data.groups import best_response
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import registry

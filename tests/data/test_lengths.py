@@ -13,17 +13,17 @@ import pytest
 from rlhf_plugins import open_run, run_recipe
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.contract.run import Lengths
-from rlhf_plugins.data.lengths import (
+from rlhf_plugins.data.batches.lengths import (
     CUT,
     EQUAL,
     PROMPT_CUT,
     PROMPT_TOO_LONG,
     responses_taken,
 )
-from rlhf_plugins.data.ranked import encodable, ranked_rows
-from rlhf_plugins.data.tokenized import prompts_with_room, tokenized_answers, tokenized_pairs
-from rlhf_plugins.data.tokens import TOO_LONG, TOO_LONG_FOR_MODEL, Fit, samples_of
-from rlhf_plugins.engine.loading import load_row_encoder
+from rlhf_plugins.data.batches.ranked import encodable, ranked_rows
+from rlhf_plugins.data.batches.tokenized import prompts_with_room, tokenized_answers, tokenized_pairs
+from rlhf_plugins.data.batches.tokens import TOO_LONG, TOO_LONG_FOR_MODEL, Fit, samples_of
+from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.testing import tiny_base
 
 TRAINER = {"max_steps": 1, "per_device_train_batch_size": 2, "disable_tqdm": True, "report_to": "none"}

@@ -18,7 +18,7 @@ from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import key
-from rlhf_plugins.data.preference import read_pairs
+from rlhf_plugins.data.formats.preference import read_pairs
 from rlhf_plugins.data.sources import Sources
 from rlhf_plugins.data.splits import digest, in_random_order
 from rlhf_plugins.data.splits import load as loaded

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_plugins import DataError
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.data.logged import advantages
+from rlhf_plugins.data.batches.logged import advantages
 
 
 def rated(*values: float | None, name: str = "reward") -> Group:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_plugins.contract.rows import Comparison, Group
-from rlhf_plugins.data.merge import merged
+from rlhf_plugins.data.changes.merge import merged
 
 Edges = list[tuple[int, int]]
 EDGES = st.lists(

@@ -13,12 +13,12 @@ import pytest
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base, Run
 from rlhf_plugins.contract.run_kinds import DataFormat
-from rlhf_plugins.data.mixing import HELD_OUT, OF_RECIPE, mixed, without_held_out
+from rlhf_plugins.data.changes.mixing import HELD_OUT, OF_RECIPE, mixed, without_held_out
 from rlhf_plugins.errors import DataError, PluginError, RecipeError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import check_recipe
-from rlhf_plugins.run.own_rows import own_data, trained_before
-from rlhf_plugins.run.stage_run import Services
+from rlhf_plugins.run.stage.own_rows import own_data, trained_before
+from rlhf_plugins.run.stage.stage_run import Services
 from rlhf_plugins.testing import tiny_run
 
 

@@ -11,7 +11,7 @@ import pytest
 from rlhf_plugins.components.data_format import Preference
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.audit import audit
+from rlhf_plugins.data.measures.audit import audit
 from rlhf_plugins.errors import DataError, PluginError
 from rlhf_plugins.recipe.assemble import component
 

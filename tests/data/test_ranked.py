@@ -11,9 +11,9 @@ from torch import tensor
 
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Comparison, Group, Text
-from rlhf_plugins.data.branches import Layout
+from rlhf_plugins.data.batches.branches import Layout
+from rlhf_plugins.data.batches.ranked import Collator, judged, part, ranked_rows
 from rlhf_plugins.data.convert import agreed_ranks
-from rlhf_plugins.data.ranked import Collator, judged, part, ranked_rows
 from rlhf_plugins.errors import DataError
 
 RANKING = Group("p", ("aaa", "b", "cc"), (2, 0, None), weight=0.5, topic="x", difficulty=1.5)

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.rankings import read_rankings
+from rlhf_plugins.data.formats.rankings import read_rankings
 from rlhf_plugins.errors import DataError
 
 Row = dict[str, Any]

@@ -13,7 +13,7 @@ from rlhf_plugins.components.data_format import Ratings
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.ratings import read_ratings
+from rlhf_plugins.data.formats.ratings import read_ratings
 from rlhf_plugins.data.sources import RatingColumns
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.assemble import component

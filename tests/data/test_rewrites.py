@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_plugins.data.rewrites import HARMLESS, doubled, dropped, swapped
+from rlhf_plugins.data.changes.rewrites import HARMLESS, doubled, dropped, swapped
 
 RATED = [dropped, swapped, doubled]
 WORDS = " ".join(map(str, range(4000)))

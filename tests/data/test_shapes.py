@@ -13,13 +13,13 @@ from templates import chat_base
 from rlhf_plugins.components.data_format import Comparisons, Preference
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.comparisons import read_comparisons
+from rlhf_plugins.data.batches.tokens import encode
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.preference import read_pairs
+from rlhf_plugins.data.formats.comparisons import read_comparisons
+from rlhf_plugins.data.formats.preference import read_pairs
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.data.sources import ComparisonColumns, PairColumns
-from rlhf_plugins.data.tokens import encode
-from rlhf_plugins.engine.loading import load_tokenizer
+from rlhf_plugins.engine.weights.loading import load_tokenizer
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.assemble import component
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_plugins.data.similar import pieces, repeats, similarity
+from rlhf_plugins.data.changes.similar import pieces, repeats, similarity
 
 
 def test_similarity_is_the_share_of_the_pieces_that_both_have() -> None:

@@ -21,12 +21,12 @@ import rlhf_plugins.auto  # noqa: F401
 from rlhf_plugins import export_reward_model, load_reward_model
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.branches import BranchBatch, Layout
-from rlhf_plugins.data.ranked import Collator, ranked_rows
-from rlhf_plugins.data.rendered import RESTARTED, fields_lost, obstacles
-from rlhf_plugins.data.tokens import RowEncoder, encode, encode_prompt
-from rlhf_plugins.engine.loading import load_causal, load_row_encoder, load_tokenizer, load_trunk
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout
+from rlhf_plugins.data.batches.ranked import Collator, ranked_rows
+from rlhf_plugins.data.batches.rendered import RESTARTED, fields_lost, obstacles
+from rlhf_plugins.data.batches.tokens import RowEncoder, encode, encode_prompt
 from rlhf_plugins.engine.sampling import sample
+from rlhf_plugins.engine.weights.loading import load_causal, load_row_encoder, load_tokenizer, load_trunk
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel

@@ -13,12 +13,12 @@ from templates import chat_base
 from rlhf_plugins.components.data_format import Prompts, Rankings, Ratings, Supervised
 from rlhf_plugins.contract.rows import Group, Origin
 from rlhf_plugins.contract.run import Base
+from rlhf_plugins.data.batches.lengths import EQUAL
+from rlhf_plugins.data.batches.rendered import UNWRITTEN, looks, obstacles
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.lengths import EQUAL
-from rlhf_plugins.data.rendered import UNWRITTEN, looks, obstacles
+from rlhf_plugins.data.formats.supervised import read_answers, read_prompts
 from rlhf_plugins.data.sources import SupervisedColumns
-from rlhf_plugins.data.supervised import read_answers, read_prompts
-from rlhf_plugins.engine.loading import load_row_encoder
+from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.assemble import component
 

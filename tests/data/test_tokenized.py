@@ -9,10 +9,10 @@ from templates import chat_base
 from transformers import AutoTokenizer
 
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.data.lengths import EQUAL
-from rlhf_plugins.data.ranked import ranked_rows
-from rlhf_plugins.data.tokenized import prompts_with_room, tokenized_answers, tokenized_pairs
-from rlhf_plugins.engine.loading import load_row_encoder
+from rlhf_plugins.data.batches.lengths import EQUAL
+from rlhf_plugins.data.batches.ranked import ranked_rows
+from rlhf_plugins.data.batches.tokenized import prompts_with_room, tokenized_answers, tokenized_pairs
+from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.testing import tiny_base
 

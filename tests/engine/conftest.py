@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
-from rlhf_plugins.engine.loading import load_causal
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout, PromptBranches, collate
+from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.testing import tiny_base
 
 PAD, EOS, FIRST_WORD, WORDS = 0, 1, 3, 21

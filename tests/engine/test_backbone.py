@@ -16,8 +16,8 @@ from torch import Tensor, tensor
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base, Weights
 from rlhf_plugins.engine.backbone import Backbone, add_adapter
-from rlhf_plugins.engine.loading import base_weights, load_causal, load_trunk, with_adapter
-from rlhf_plugins.engine.starting import load_start
+from rlhf_plugins.engine.weights.loading import base_weights, load_causal, load_trunk, with_adapter
+from rlhf_plugins.engine.weights.starting import load_start
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.opening import open_reward

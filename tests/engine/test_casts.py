@@ -10,11 +10,12 @@ import torch
 from launches import Launches
 from peft import LoraConfig, get_peft_model
 
-from rlhf_plugins.data.branches import Layout
-from rlhf_plugins.engine import casts, loading, set_engine
+from rlhf_plugins.data.batches.branches import Layout
+from rlhf_plugins.engine import casts, set_engine
 from rlhf_plugins.engine.half import lora
-from rlhf_plugins.engine.loading import fuse_adapters, load_causal
 from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.engine.weights import loading
+from rlhf_plugins.engine.weights.loading import fuse_adapters, load_causal
 from rlhf_plugins.testing import tiny_base
 
 from .conftest import batch_of, ragged

@@ -14,13 +14,14 @@ from torch import Tensor
 from rlhf_plugins import engine
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
-from rlhf_plugins.engine import compiled, loading, set_engine
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout, PromptBranches, collate
+from rlhf_plugins.engine import compiled, set_engine
 from rlhf_plugins.engine.forward import model_inputs, trunk_of
 from rlhf_plugins.engine.half import trials
 from rlhf_plugins.engine.layers import decoder_layers
-from rlhf_plugins.engine.loading import load_causal, use_fast_paths, with_adapter
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.weights import loading
+from rlhf_plugins.engine.weights.loading import load_causal, use_fast_paths, with_adapter
 from rlhf_plugins.testing import tiny_base
 
 from .test_backbone import shaken

@@ -11,14 +11,14 @@ from marks import slow
 from torch.utils.flop_counter import FlopCounterMode
 
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.data.branches import Layout
+from rlhf_plugins.data.batches.branches import Layout
 from rlhf_plugins.engine import set_engine
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.cost import add, counting, scoring
 from rlhf_plugins.engine.forward import is_causal, trimmed_states_at, trunk_of
-from rlhf_plugins.engine.loading import freeze_below, load_causal, with_adapter
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.policy import ModelPolicy
+from rlhf_plugins.engine.weights.loading import freeze_below, load_causal, with_adapter
 from rlhf_plugins.testing import tiny_base
 
 from .conftest import batch_of, ragged

@@ -10,11 +10,11 @@ import torch
 
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.branches import Layout
-from rlhf_plugins.data.tokens import encode
+from rlhf_plugins.data.batches.branches import Layout
+from rlhf_plugins.data.batches.tokens import encode
 from rlhf_plugins.engine.forward import is_causal
-from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.weights.loading import load_tokenizer, load_trunk
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs

@@ -18,21 +18,21 @@ from transformers import AutoModelForCausalLM
 
 from rlhf_plugins import engine
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import Layout
+from rlhf_plugins.data.batches.branches import Layout
 from rlhf_plugins.engine import Engine, FastPath, attention, casts, head, set_engine
 from rlhf_plugins.engine.cpu import decoding, feed_forward, folding, linear_layer, norm, product, rotation
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.half import lora as half_lora
-from rlhf_plugins.engine.loading import (
+from rlhf_plugins.engine.log_probs import logit_scaling, response_logps
+from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.engine.static import loop
+from rlhf_plugins.engine.weights.loading import (
     load_causal,
     load_tokenizer,
     load_trunk,
     with_adapter,
 )
-from rlhf_plugins.engine.log_probs import logit_scaling, response_logps
-from rlhf_plugins.engine.probing import layout_of
-from rlhf_plugins.engine.sampling import Decoding, sample
-from rlhf_plugins.engine.static import loop
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.schema import Recipe
 from rlhf_plugins.testing import tiny_base

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.backbone import shared
-from rlhf_plugins.engine.loading import load_causal, load_trunk, with_adapter, with_saved_adapter
+from rlhf_plugins.engine.weights.loading import load_causal, load_trunk, with_adapter, with_saved_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.testing import tiny_base
 

@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from rlhf_plugins.data.branches import Layout, PromptBranches
+from rlhf_plugins.data.batches.branches import Layout, PromptBranches
 from rlhf_plugins.engine import probing
 from rlhf_plugins.engine.attention import packed_mask
 from rlhf_plugins.engine.forward import inner_of, probe_ids, sequence_states, states_at, trunk_of

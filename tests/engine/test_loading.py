@@ -14,8 +14,8 @@ from handed import saved_policy
 from transformers import AutoModel, AutoModelForCausalLM, LlamaForSequenceClassification
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, with_adapter
-from rlhf_plugins.engine.starting import load_whole
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, load_trunk, with_adapter
+from rlhf_plugins.engine.weights.starting import load_whole
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.testing import tiny_base
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_plugins.engine import noted
+from rlhf_plugins.engine.weights import noted
 from rlhf_plugins.sandbox import POLICY
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlhf_plugins.engine.partitions import _without_hooks
+from rlhf_plugins.engine.weights.partitions import _without_hooks
 
 
 def test_hooks_of_deepspeed_are_off_for_the_block_and_afterwards_where_they_were() -> None:

@@ -8,7 +8,7 @@ from memory_full import Full
 from torch import nn
 
 from rlhf_plugins import Base, RunError
-from rlhf_plugins.data.branches import BranchBatch, Layout, by_prompt
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout, by_prompt
 from rlhf_plugins.engine.out_of_memory import during
 from rlhf_plugins.engine.passes import Passes
 from rlhf_plugins.engine.policy import ModelPolicy, open_policy

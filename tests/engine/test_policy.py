@@ -17,7 +17,7 @@ from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Base, Weights
 from rlhf_plugins.engine.policy import ModelPolicy, describe, open_policy, saved_base
-from rlhf_plugins.engine.starting import load_trunk_start
+from rlhf_plugins.engine.weights.starting import load_trunk_start
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.testing import tiny_base
 

@@ -12,13 +12,14 @@ import trl
 from peft import prepare_model_for_kbit_training
 
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
-from rlhf_plugins.engine import loading, sampling
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout, PromptBranches, collate
+from rlhf_plugins.engine import sampling
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.precision import computes_in_bf16, on_one_gpu
 from rlhf_plugins.engine.room import cache_at_once, in_batches, room, tokens_at_once
 from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.engine.weights import loading
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.sandbox import POLICY
 from rlhf_plugins.testing import tiny_base

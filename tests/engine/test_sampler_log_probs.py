@@ -13,8 +13,8 @@ from transformers import GenerationConfig
 
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine.decoding import own_decoding_loop
-from rlhf_plugins.engine.loading import load_causal, with_adapter
 from rlhf_plugins.engine.sampler_log_probs import noted_log_probs
+from rlhf_plugins.engine.weights.loading import load_causal, with_adapter
 from rlhf_plugins.testing import tiny_base
 
 PROMPT = torch.tensor([[5, 6, 7], [8, 9, 4]])

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.engine.sampling import Decoding, sample, without_generation_defaults
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.testing import tiny_base
 
 LEAKS: list[dict[str, Any]] = [

@@ -14,8 +14,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 import rlhf_plugins.auto  # noqa: F401
 from rlhf_plugins import RunError, export_reward_model
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
 from rlhf_plugins.engine.sentences import SentenceEnds
+from rlhf_plugins.engine.weights.loading import load_tokenizer, load_trunk
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.reward_models.reward_model import RewardModel

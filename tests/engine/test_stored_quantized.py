@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.engine.loading import load_trunk
+from rlhf_plugins.engine.weights.loading import load_trunk
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.testing import tiny_base
 

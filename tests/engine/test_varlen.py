@@ -15,7 +15,7 @@ from launches import Launches
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rlhf_plugins.data.branches import Layout
+from rlhf_plugins.data.batches.branches import Layout
 from rlhf_plugins.engine import FastPath, attention, pretending, probing
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of

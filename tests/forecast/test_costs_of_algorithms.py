@@ -26,7 +26,7 @@ from rlhf_plugins import (
     run_recipe,
 )
 from rlhf_plugins.contract.workload import Work
-from rlhf_plugins.engine.loading import load_row_encoder
+from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.forecast.cards import Card
 from rlhf_plugins.forecast.costs import LOOKED_AT, Costs, Mean, costs, in_words, mean_tokens
 from rlhf_plugins.forecast.fakes import Build
@@ -34,7 +34,7 @@ from rlhf_plugins.forecast.forecast import forecast
 from rlhf_plugins.forecast.ranking import ranked
 from rlhf_plugins.forecast.traces import Setting, flops
 from rlhf_plugins.recipe.check import load_recipe
-from rlhf_plugins.run.record import open_run
+from rlhf_plugins.run.files.record import open_run
 from rlhf_plugins.sandbox import base_path
 from rlhf_plugins.testing import tiny_base
 

@@ -19,12 +19,12 @@ from transformers import Lfm2Config, Qwen3Config, Qwen3ForCausalLM
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.contract.workload import Work
-from rlhf_plugins.data.branches import Layout
+from rlhf_plugins.data.batches.branches import Layout
 from rlhf_plugins.engine import casts, pretending
 from rlhf_plugins.engine.half import four_bit
 from rlhf_plugins.engine.half import lora as half_lora
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.engine.varlen import Flash, attention, row_sequences
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.forecast import fakes, generation, traces
 from rlhf_plugins.forecast.fakes import Build
 from rlhf_plugins.forecast.forecast import SHARE, WORKSPACES

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rlhf_plugins.report.compare import compared, compared_reward_models, compared_tasks, obstacles
 from rlhf_plugins.report.schema import Report
-from rlhf_plugins.run import reporting
+from rlhf_plugins.run.files import reporting
 
 
 def report_of(folder: Path) -> Report:

@@ -13,8 +13,8 @@ from torch import tensor
 
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.data.branches import PromptBranches
-from rlhf_plugins.engine.loading import load_trunk
+from rlhf_plugins.data.batches.branches import PromptBranches
+from rlhf_plugins.engine.weights.loading import load_trunk
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.handle import RewardHandle

@@ -18,7 +18,7 @@ from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.turns import as_answer
 from rlhf_plugins.engine.backbone import Backbone
-from rlhf_plugins.engine.loading import load_causal, load_row_encoder, load_trunk, with_adapter
+from rlhf_plugins.engine.weights.loading import load_causal, load_row_encoder, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.ensemble import Ensemble, describe, epistemic, preferred

@@ -16,8 +16,8 @@ from rlhf_plugins.contract.handles import RewardModel
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.tokens import without_end
-from rlhf_plugins.engine.loading import load_row_encoder
+from rlhf_plugins.data.batches.tokens import without_end
+from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import RewardHandle, _read, reward_handle, rewards
 from rlhf_plugins.reward_models.opening import rated

@@ -16,8 +16,8 @@ from transformers import AutoModelForSequenceClassification
 
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import Layout
-from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, with_adapter
+from rlhf_plugins.data.batches.branches import Layout
+from rlhf_plugins.engine.weights.loading import load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.opening import open_reward

@@ -13,9 +13,9 @@ from finished import finished_run
 from rlhf_plugins.contract.run import ReportParts
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.report.page import page
-from rlhf_plugins.run import catalogue, reporting
-from rlhf_plugins.run.folder import RunFolder
-from rlhf_plugins.run.lock import locked
+from rlhf_plugins.run.files import catalogue, reporting
+from rlhf_plugins.run.files.folder import RunFolder
+from rlhf_plugins.run.files.lock import locked
 from rlhf_plugins.saved.made import made
 
 

@@ -10,7 +10,7 @@ import pytest
 from rlhf_plugins import Base, Data, RecipeError, load_policy, load_reward_model, run_recipe, session
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.engine.cost import counting
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.sandbox import POLICY
 
 DATA = {"format": "sandbox", "prompts": 16, "pairs": 16, "test_prompts": 8}

@@ -16,7 +16,7 @@ from rlhf_plugins.forecast.cards import Card
 from rlhf_plugins.forecast.forecast import Forecast, StageForecast
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.registry.registry import Registry
-from rlhf_plugins.run import forecasts
+from rlhf_plugins.run.files import forecasts
 from rlhf_plugins.run.run import run
 
 CARD = Card("small", 8 * 2**30)

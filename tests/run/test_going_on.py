@@ -13,7 +13,7 @@ from marks import slow
 
 from rlhf_plugins import Adapter, Checkpoint, session
 from rlhf_plugins.data.digests import of_folder
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.testing import tiny_base, tiny_run
 
 PAIRS = {"max_steps": 7, "logging_steps": 2, "per_device_train_batch_size": 4, "disable_tqdm": True}

@@ -70,7 +70,7 @@ GATHERS = """\
 import torch
 from torch.distributed.fsdp import fully_shard
 from rlhf_plugins.contract import processes
-from rlhf_plugins.engine.shards import gathered, take_main_ones, whole
+from rlhf_plugins.engine.weights.shards import gathered, take_main_ones, whole
 processes.join()
 torch.manual_seed(processes.index())
 model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 1))

@@ -17,7 +17,7 @@ from rlhf_plugins import Adapter, Budget, Curve, DataFormat, Run, RunError, Stag
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.engine.policy import ModelPolicy
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 TALK: Any = stubs.Talk()
@@ -168,7 +168,7 @@ def test_a_killed_loop_goes_on_without_sampling_again(
     calls.clear()
     run = session(base, rows, tmp_path / "killed")
     with monkeypatch.context() as patch:
-        patch.setattr("rlhf_plugins.run.perform._describe", dying(at))
+        patch.setattr("rlhf_plugins.run.stage.perform._describe", dying(at))
         with pytest.raises(Killed):
             run.train(SelfImprove(), name="improve")
     result = session(base, rows, tmp_path / "killed").train(SelfImprove(), name="improve")
@@ -179,7 +179,7 @@ def test_a_killed_loop_goes_on_without_sampling_again(
 
 def dying(at: str) -> Any:
     """Dies when the part `at` has been trained and is not saved yet."""
-    from rlhf_plugins.run.perform import _describe as own
+    from rlhf_plugins.run.stage.perform import _describe as own
 
     def dies(run: Any, stage: Any, result: Any) -> None:
         if run.name.endswith(f"/{at}"):

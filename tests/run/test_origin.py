@@ -16,8 +16,8 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.run import origin
-from rlhf_plugins.run.difference import difference
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files.difference import difference
+from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.run.run import run, run_recipe
 from rlhf_plugins.testing import tiny_base
 

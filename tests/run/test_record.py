@@ -16,9 +16,9 @@ from marks import slow
 from rlhf_plugins import Base, RunError, component, open_run
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.registry.registry import Registry
-from rlhf_plugins.run.folder import RunFolder
-from rlhf_plugins.run.lock import locked
-from rlhf_plugins.run.record import RunRecord
+from rlhf_plugins.run.files.folder import RunFolder
+from rlhf_plugins.run.files.lock import locked
+from rlhf_plugins.run.files.record import RunRecord
 from rlhf_plugins.run.run import run
 
 WRITER = """

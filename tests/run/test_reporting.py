@@ -9,8 +9,8 @@ import pytest
 
 from rlhf_plugins.contract.run import Cost, Curve, Evaluation, ReportParts, Section, StageResult
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.run import reporting
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files import reporting
+from rlhf_plugins.run.files.folder import RunFolder
 
 HARDWARE = {"cpu": "a", "cores": 1, "memory_bytes": 1, "platform": "b"}
 STATUS = {"status": "finished", "started": "2025-06-01T09:30:00Z", "versions": {}, "hardware": HARDWARE, "plugins": []}

@@ -22,7 +22,7 @@ from rlhf_plugins.engine import NORMS, set_engine
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.registry.registry import Registry
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.run.run import Finished, run, run_recipe
 
 Write = Callable[..., Path]
@@ -205,7 +205,7 @@ def test_a_stage_that_cannot_be_deleted_is_not_taken_over(tmp_path: Path, monkey
     run.start({"stages": []}, {"status": "finished"})
     (tmp_path / "01-first").mkdir()
     (tmp_path / "01-first" / RESULT).touch()
-    monkeypatch.setattr("rlhf_plugins.run.folder.shutil.rmtree", lambda *_, **__: None)  # as of another user
+    monkeypatch.setattr("rlhf_plugins.run.files.folder.shutil.rmtree", lambda *_, **__: None)  # as of another user
     with pytest.raises(RunError, match="01-first cannot be deleted, so .* is not overwritten"):
         run.remove()
     assert run.is_run

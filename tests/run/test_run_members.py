@@ -11,8 +11,8 @@ import pytest
 from rlhf_plugins import RunError, run_recipe
 from rlhf_plugins.data.digests import of_path
 from rlhf_plugins.run import origin
-from rlhf_plugins.run.folder import LOCK, RunFolder
-from rlhf_plugins.run.lock import locked
+from rlhf_plugins.run.files.folder import LOCK, RunFolder
+from rlhf_plugins.run.files.lock import locked
 from rlhf_plugins.run.members import reports
 from rlhf_plugins.run.run import Finished
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_plugins import RunError
+from rlhf_plugins.run.files.sameness import differences
 from rlhf_plugins.run.resume_check import resume_check
-from rlhf_plugins.run.sameness import differences
 from rlhf_plugins.testing import tiny_base
 
 RECIPE = """\

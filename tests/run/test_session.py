@@ -38,7 +38,7 @@ from rlhf_plugins import (
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.workload import Course, Known
 from rlhf_plugins.registry.registry import Plugin, Registry
-from rlhf_plugins.run.stage_run import Services
+from rlhf_plugins.run.stage.stage_run import Services
 from rlhf_plugins.run.stop import Stop
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 

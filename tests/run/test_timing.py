@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlhf_plugins import Base, Data, component, open_run, run_recipe
-from rlhf_plugins.run.timing import Rate, Tick, rate, timed
+from rlhf_plugins.run.selection.timing import Rate, Tick, rate, timed
 from rlhf_plugins.testing import tiny_base
 
 DATA = {"format": "sandbox", "writer": "sloppy", "prompts": 80, "test_prompts": 4}

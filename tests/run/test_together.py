@@ -23,11 +23,12 @@ from rlhf_plugins.engine.cost import Counter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.reward_models.handle import RewardHandle
-from rlhf_plugins.run import going_on, origin, together
-from rlhf_plugins.run.difference import difference
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run import origin, together
+from rlhf_plugins.run.files.difference import difference
+from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.run.launch import launch, refuse
-from rlhf_plugins.run.nested import Ending
+from rlhf_plugins.run.stage import going_on
+from rlhf_plugins.run.stage.nested import Ending
 from rlhf_plugins.run.stop import Ended
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.shares import SharesBatches

@@ -278,7 +278,7 @@ def test_partitions_of_weights_are_gathered_again_where_activations_are_recomput
     assert_same(copies, parts, near=1e-5, names=COMPARED + LEARNED)
 
 
-HALF = "import torch, rlhf_plugins.engine.loading as own\nown.half_precision = lambda: torch.bfloat16\n"
+HALF = "import torch, rlhf_plugins.engine.weights.loading as own\nown.half_precision = lambda: torch.bfloat16\n"
 
 
 @pytest.mark.slow

@@ -12,13 +12,13 @@ from finished import finished_run
 
 from rlhf_plugins import Data, Group
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.preference import read_pairs
+from rlhf_plugins.data.formats.preference import read_pairs
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.engine.prompted import note_prompts
 from rlhf_plugins.engine.sampling import Decoding, drawn
 from rlhf_plugins.engine.streaming import stream
 from rlhf_plugins.errors import DataError, RunError
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.saved.conversation import Answer, Conversation, judge_of, reader_of, text_ending
 from rlhf_plugins.saved.made import made
 

@@ -16,7 +16,7 @@ from rlhf_plugins.engine.policy import ModelPolicy
 from rlhf_plugins.engine.prompted import note_prompts
 from rlhf_plugins.engine.sampling import Decoding
 from rlhf_plugins.errors import DataError, RunError
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.saved import generating
 from rlhf_plugins.saved.generating import Responses, generate_file
 from rlhf_plugins.saved.scoring import score_file

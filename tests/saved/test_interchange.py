@@ -22,8 +22,8 @@ import rlhf_plugins.auto  # noqa: F401
 from rlhf_plugins import export_reward_model, load_reward_function, load_reward_model
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.tokens import encode
-from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, with_adapter
+from rlhf_plugins.data.batches.tokens import encode
+from rlhf_plugins.engine.weights.loading import load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.errors import DataError, PluginError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.ensemble import describe

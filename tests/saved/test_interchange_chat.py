@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import rlhf_plugins.auto  # noqa: F401
 from rlhf_plugins import export_reward_model, load_reward_model
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.engine.loading import load_trunk
+from rlhf_plugins.engine.weights.loading import load_trunk
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel

@@ -12,7 +12,7 @@ from finished import finished_run
 from rlhf_plugins import load_policy, load_reward_function
 from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.saved.made import made
 from rlhf_plugins.testing import tiny_base
 

@@ -10,7 +10,7 @@ import torch
 
 from rlhf_plugins import export_reward_model
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.engine.loading import load_trunk, with_adapter
+from rlhf_plugins.engine.weights.loading import load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel

@@ -23,7 +23,7 @@ from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine.policy import describe, saved_base
 from rlhf_plugins.engine.prompted import note_prompts
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.saved.made import made
 from rlhf_plugins.saved.policy_export import export_policy
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rlhf_plugins import load_policy, load_reward_model, open_run
-from rlhf_plugins.run import reporting
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.files import reporting
+from rlhf_plugins.run.files.folder import RunFolder
 
 RELEASES = sorted(path for path in (Path(__file__).parent / "releases").iterdir() if path.is_dir())
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlhf_plugins import Adapter, Base, PluginError, Run, RunError, Stage, StageResult, session
-from rlhf_plugins.engine.loading import load_causal
+from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.testing import tiny_base, tiny_run
 
 TRAINER = {"max_steps": 2, "per_device_train_batch_size": 2, "disable_tqdm": True, "logging_steps": 1}

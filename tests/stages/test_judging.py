@@ -13,7 +13,7 @@ from marks import slow
 from rlhf_plugins import Base, Group, PluginError, RunError, StageResult
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import Registry, registry
-from rlhf_plugins.run.stage_run import Services
+from rlhf_plugins.run.stage.stage_run import Services
 from rlhf_plugins.stages._evaluation import EvaluateRun
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 

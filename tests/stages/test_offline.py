@@ -13,7 +13,7 @@ from handed import folder_of, saved_policy
 from rlhf_plugins import PluginError
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base, StageResult
-from rlhf_plugins.engine.loading import load_causal
+from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 

@@ -15,7 +15,7 @@ from marks import slow
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base, Run
 from rlhf_plugins.contract.run_kinds import Reward, RewardFunction
-from rlhf_plugins.engine import loading
+from rlhf_plugins.engine.weights import loading
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rlhf_plugins import Adapter, Run, RunError, session
 from rlhf_plugins.data.names import OPTIMIZER
-from rlhf_plugins.run.checkpoints import Checkpoints
-from rlhf_plugins.run.folder import cleared
+from rlhf_plugins.run.files.checkpoints import Checkpoints
+from rlhf_plugins.run.files.folder import cleared
 from rlhf_plugins.testing import tiny_base, tiny_run
 
 TRAINER = {"max_steps": 2, "per_device_train_batch_size": 2, "disable_tqdm": True}

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
-from rlhf_plugins.engine.loading import load_causal, with_adapter
+from rlhf_plugins.data.batches.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.weights.loading import load_causal, with_adapter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.opening import latest_reward
 from rlhf_plugins.reward_models.reward_model import open_reward_model

@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Adapter, Base, Run, StageResult
-from rlhf_plugins.engine.loading import load_causal
+from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.trainer import config_options

@@ -9,8 +9,8 @@ import pytest
 
 from rlhf_plugins import load_reward_model, open_run, run_recipe
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.data.tokenized import NO_OTHER, tokenized_labels
-from rlhf_plugins.engine.loading import load_row_encoder
+from rlhf_plugins.data.batches.tokenized import NO_OTHER, tokenized_labels
+from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.testing import tiny_base
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from rlhf_plugins import RewardTrainer
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.ranked import RankedRows, ranked_rows
-from rlhf_plugins.data.tokens import encode
-from rlhf_plugins.engine.loading import load_tokenizer
+from rlhf_plugins.data.batches.ranked import RankedRows, ranked_rows
+from rlhf_plugins.data.batches.tokens import encode
+from rlhf_plugins.engine.weights.loading import load_tokenizer
 from rlhf_plugins.testing import tiny_base
 
 OPTIONS: dict[str, Any] = {

@@ -12,9 +12,9 @@ from transformers import set_seed
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.contract.run_kinds import Reward, RewardFunction
+from rlhf_plugins.data.batches.groups import prompt_dataset
 from rlhf_plugins.data.conversations import Conversations
-from rlhf_plugins.data.groups import prompt_dataset
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments

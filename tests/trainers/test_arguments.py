@@ -17,7 +17,7 @@ from datasets.utils import are_progress_bars_disabled
 from trl_rows import preference_dataset
 
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from rlhf_plugins.contract.run import Budget
 from rlhf_plugins.engine.cost import counting
-from rlhf_plugins.engine.loading import load_causal
+from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.testing import tiny_base
 from rlhf_plugins.trainers.budget import shared_budget, spending
 

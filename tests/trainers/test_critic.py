@@ -11,7 +11,7 @@ from marks import slow
 from torch import Tensor
 
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.engine.loading import load_causal
+from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.testing.tiny import tiny_encoder
 from rlhf_plugins.trainers.online import OnlineTrainer

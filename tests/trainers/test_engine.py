@@ -16,7 +16,7 @@ from trl_rows import preference_dataset
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine import set_engine
 from rlhf_plugins.engine.cpu import decoding, product
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, lora_config, with_adapter
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, load_trunk, lora_config, with_adapter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs

@@ -15,7 +15,7 @@ from trl_rows import preference_dataset
 from rlhf_plugins.contract.interfaces import KLEstimator, Pooling, PreferenceLoss, RewardHead, RewardLoss
 from rlhf_plugins.contract.records import PairLogps, RankedScores
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, lora_config
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, load_trunk, lora_config
 from rlhf_plugins.errors import PluginError, RlhfError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel

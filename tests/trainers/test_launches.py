@@ -17,10 +17,11 @@ from transformers import TrainerCallback
 
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.tokens import encode_prompt
-from rlhf_plugins.engine import casts, loading
+from rlhf_plugins.data.batches.tokens import encode_prompt
+from rlhf_plugins.engine import casts
 from rlhf_plugins.engine.half import trials
-from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, with_adapter
+from rlhf_plugins.engine.weights import loading
+from rlhf_plugins.engine.weights.loading import load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs

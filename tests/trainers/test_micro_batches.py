@@ -14,8 +14,8 @@ from trl_rows import preference_dataset
 
 from rlhf_plugins import RewardTrainer
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import Layout, PromptBranches
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, lora_config
+from rlhf_plugins.data.batches.branches import Layout, PromptBranches
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, load_trunk, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs

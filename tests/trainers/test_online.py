@@ -14,7 +14,7 @@ from torch import Tensor
 from rlhf_plugins.contract.interfaces import Advantage
 from rlhf_plugins.contract.rollout import Advantages, Rollout
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.engine.loading import load_causal
+from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.errors import PluginError, RlhfError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import registry

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import rlhf_plugins
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.groups import prompt_dataset
-from rlhf_plugins.engine.loading import load_tokenizer, lora_config, with_adapter
+from rlhf_plugins.data.batches.groups import prompt_dataset
+from rlhf_plugins.engine.weights.loading import load_tokenizer, lora_config, with_adapter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs, tiny_run
 

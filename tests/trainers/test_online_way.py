@@ -16,7 +16,7 @@ from transformers import TrainingArguments, set_seed
 from rlhf_plugins import PluginError, RunError, component
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.engine.loading import load_causal, lora_config
+from rlhf_plugins.engine.weights.loading import load_causal, lora_config
 from rlhf_plugins.trainers.ppo.config import OnlineConfig
 from rlhf_plugins.trainers.ppo.options import Value
 

@@ -17,8 +17,8 @@ from trl_rows import preference_dataset
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.records import PairLogps
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import Layout
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
+from rlhf_plugins.data.batches.branches import Layout
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments

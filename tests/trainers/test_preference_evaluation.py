@@ -14,7 +14,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, EvalPrediction, TrainerCallback
 
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.engine.loading import lora_config
+from rlhf_plugins.engine.weights.loading import lora_config
 
 from .test_preference_script import OURS, STOCK, assert_equal, lines, logged, rows, script
 

@@ -16,7 +16,7 @@ from trl_rows import preference_dataset
 
 import rlhf_plugins
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.engine.loading import lora_config
+from rlhf_plugins.engine.weights.loading import lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs, tiny_run
 

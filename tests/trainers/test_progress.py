@@ -11,8 +11,8 @@ import pytest
 from transformers import TrainerControl
 
 from rlhf_plugins.engine import progress as of_engine
-from rlhf_plugins.engine.loading import load_causal
 from rlhf_plugins.engine.progress import HEAVY, Counted, before, loading
+from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.testing import tiny_base
 from rlhf_plugins.trainers.progress import Progress, words
 

@@ -16,9 +16,9 @@ from trl_rows import preference_dataset
 
 from rlhf_plugins import RewardTrainer, RunError
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.tokenized import tokenized_answers
-from rlhf_plugins.engine.loading import load_causal, load_row_encoder, load_tokenizer, lora_config
+from rlhf_plugins.data.batches.tokenized import tokenized_answers
 from rlhf_plugins.engine.out_of_memory import out_of_memory
+from rlhf_plugins.engine.weights.loading import load_causal, load_row_encoder, load_tokenizer, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers import recovery

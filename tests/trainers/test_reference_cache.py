@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from trl_rows import preference_dataset
 
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.engine.loading import base_weights, load_causal, load_tokenizer, lora_config
+from rlhf_plugins.engine.weights.loading import base_weights, load_causal, load_tokenizer, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.score_cache import files_identity, weights_identity
 from rlhf_plugins.testing import tiny_pairs

@@ -20,9 +20,9 @@ from rlhf_plugins.arithmetic.ranking import map_tensors
 from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
-from rlhf_plugins.data.tokens import samples_of
-from rlhf_plugins.engine.loading import load_row_encoder, load_tokenizer, load_trunk, lora_config
+from rlhf_plugins.data.batches.branches import BranchBatch, PromptBranches, collate
+from rlhf_plugins.data.batches.tokens import samples_of
+from rlhf_plugins.engine.weights.loading import load_row_encoder, load_tokenizer, load_trunk, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs

@@ -24,7 +24,7 @@ from trl_rows import preference_dataset
 
 from rlhf_plugins import DataError, PluginError, RewardLoss, RewardTrainer, RunError, component, load_reward_model
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
+from rlhf_plugins.engine.weights.loading import load_tokenizer, load_trunk
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_encoder, tiny_pairs, tiny_run
 from rlhf_plugins.trainers.arguments import arguments

@@ -20,8 +20,8 @@ from rlhf_plugins.contract.interfaces import Advantage
 from rlhf_plugins.contract.rollout import Advantages, Rollout
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run_kinds import RewardFunction
-from rlhf_plugins.data.branches import BranchBatch
-from rlhf_plugins.engine.loading import load_causal
+from rlhf_plugins.data.batches.branches import BranchBatch
+from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.errors import ComponentError, PluginError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.online import OnlineTrainer

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from trl_rows import preference_dataset
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs

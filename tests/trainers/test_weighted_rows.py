@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rlhf_plugins import RunError
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.tokenized import tokenized_answers
-from rlhf_plugins.engine.loading import load_causal, load_row_encoder
+from rlhf_plugins.data.batches.tokenized import tokenized_answers
+from rlhf_plugins.engine.weights.loading import load_causal, load_row_encoder
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base, tiny_run
 from rlhf_plugins.trainers.arguments import arguments

@@ -30,7 +30,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 @cache
 def run_with_reward() -> Run:
     """A run over a tiny base, of which a stage has left a reward model."""
-    from rlhf_plugins.engine.loading import load_trunk
+    from rlhf_plugins.engine.weights.loading import load_trunk
     from rlhf_plugins.recipe.assemble import component
     from rlhf_plugins.reward_models.reward_model import RewardModel
     from rlhf_plugins.testing.tiny import tiny_base, tiny_run
@@ -49,7 +49,7 @@ def run_with_reward() -> Run:
 
 
 def _samples() -> Samples:
-    from rlhf_plugins.engine.loading import load_tokenizer
+    from rlhf_plugins.engine.weights.loading import load_tokenizer
 
     tokenizer = load_tokenizer(run_with_reward().base)
     ids = [[tokenizer(text)["input_ids"] for text in texts] for texts in (PROMPTS, RESPONSES)]

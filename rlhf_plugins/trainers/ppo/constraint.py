@@ -14,7 +14,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.micro_batches import stepping, steps_in_backward
 
 if TYPE_CHECKING:
-    from rlhf_plugins.data.branches import BranchBatch
+    from rlhf_plugins.data.batches.branches import BranchBatch
     from rlhf_plugins.trainers.ppo.models import Models
 
 HALVINGS = 20  # after which nothing is left of an update in float32

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from rlhf_plugins.arithmetic.moments import Moments, Unit
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.data.batches.branches import BranchBatch
 from rlhf_plugins.engine.backbone import active_adapter, adapter_weights, add_adapter, own_weights
 from rlhf_plugins.engine.forward import sequence_states, trunk_of
-from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.engine.log_probs import by_response
-from rlhf_plugins.engine.shards import writing
+from rlhf_plugins.engine.weights.loading import load_tokenizer, load_trunk, with_adapter
+from rlhf_plugins.engine.weights.shards import writing
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
 from rlhf_plugins.trainers.ppo.options import Value

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from rlhf_plugins.contract.rows import GoldReward, Samples, Text
-from rlhf_plugins.data.branches import BranchBatch, by_prompt
+from rlhf_plugins.data.batches.branches import BranchBatch, by_prompt
+from rlhf_plugins.data.batches.groups import batch_columns
 from rlhf_plugins.data.conversations import Conversations, converse, discounted_returns
-from rlhf_plugins.data.groups import batch_columns
 from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.passes import Passes
 from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sampling import Decoding, sample
-from rlhf_plugins.engine.shards import gathered
+from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import rewards
 from rlhf_plugins.trainers.ppo.models import Models

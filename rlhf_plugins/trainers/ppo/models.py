@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.contract import processes
-from rlhf_plugins.data.branches import BranchBatch, Ids, Layout, by_prompt, collate, within_budget
+from rlhf_plugins.data.batches.branches import BranchBatch, Ids, Layout, by_prompt, collate, within_budget
 from rlhf_plugins.engine.backbone import active_adapter
 from rlhf_plugins.engine.forward import inner_of
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
 from rlhf_plugins.engine.probing import layout_of
-from rlhf_plugins.engine.shards import gathered
+from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.trainers.ppo.options import Exploration
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rollout import Advantages, Rollout
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.data.batches.branches import BranchBatch
 from rlhf_plugins.data.conversations import Conversations, converse
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.cpu.folding import folded
@@ -31,7 +31,7 @@ from rlhf_plugins.engine.sampling import (
     sample,
     without_generation_defaults,
 )
-from rlhf_plugins.engine.shards import gathered
+from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.micro_batches import evened
 from rlhf_plugins.trainers.ppo import in_parts

@@ -12,8 +12,8 @@ from torch import nn
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.cpu.folding import folded
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer
 from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer
 from rlhf_plugins.testing import tiny_base
 
 from ..test_backbone import WIDE, logits, policy_on

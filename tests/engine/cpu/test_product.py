@@ -17,7 +17,7 @@ from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.cpu.linear_layer import OneDNNLinear, use_onednn
 from rlhf_plugins.engine.cpu.product import outer_sum, times_transposed
 from rlhf_plugins.engine.head import Scaling, token_logps
-from rlhf_plugins.engine.loading import with_adapter, with_fast_paths
+from rlhf_plugins.engine.weights.loading import with_adapter, with_fast_paths
 
 WIDE = 256  # 256 x 256 numbers are just enough
 

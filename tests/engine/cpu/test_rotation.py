@@ -83,7 +83,7 @@ def test_a_rotation_that_is_called_otherwise_is_left_alone(other: Any) -> None:
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2", "mixtral", "cohere", "gpt2"])
 def test_a_model_says_what_it_said(causal: Causal, architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = causal(architecture)
-    monkeypatch.setattr("rlhf_plugins.engine.loading.fuse_rotations", lambda model: model)
+    monkeypatch.setattr("rlhf_plugins.engine.weights.loading.fuse_rotations", lambda model: model)
     torch.testing.assert_close(found(IDS).logits, causal(architecture)(IDS).logits, rtol=1e-5, atol=1e-5)
 
 

@@ -11,9 +11,9 @@ import torch
 from gpu_kernels import as_on_a_gpu
 
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.engine import loading
 from rlhf_plugins.engine.half import trials
-from rlhf_plugins.engine.loading import load_causal, with_adapter
+from rlhf_plugins.engine.weights import loading
+from rlhf_plugins.engine.weights.loading import load_causal, with_adapter
 from rlhf_plugins.testing import tiny_base
 
 from ..test_backbone import shaken

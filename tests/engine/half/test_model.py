@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.data.branches import Layout
+from rlhf_plugins.data.batches.branches import Layout
 from rlhf_plugins.engine import casts, set_engine
 from rlhf_plugins.engine.backbone import active_adapter, add_adapter
 from rlhf_plugins.engine.half import trials
-from rlhf_plugins.engine.loading import use_fast_paths
 from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.engine.weights.loading import use_fast_paths
 
 from ..conftest import batch_of, ragged
 from ..test_backbone import shaken

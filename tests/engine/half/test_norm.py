@@ -17,11 +17,12 @@ from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.engine import loading, set_engine
+from rlhf_plugins.engine import set_engine
 from rlhf_plugins.engine.half import norm as norms
 from rlhf_plugins.engine.half import trials
 from rlhf_plugins.engine.half.norm import HalfRMSNorm, fuse_half_norms
-from rlhf_plugins.engine.loading import load_causal
+from rlhf_plugins.engine.weights import loading
+from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.sandbox import POLICY
 
 HALVES = [torch.bfloat16, torch.float16]

@@ -16,7 +16,6 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.engine import pretending, room, set_engine
 from rlhf_plugins.engine.decoding import Loop, own_decoding_loop
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer
 from rlhf_plugins.engine.room import room as with_room
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.engine.static import filling, graph
@@ -25,6 +24,7 @@ from rlhf_plugins.engine.static.cache import PromptLayer
 from rlhf_plugins.engine.static.filling import compute
 from rlhf_plugins.engine.static.sizes import slots_for
 from rlhf_plugins.engine.static.slots import Slots
+from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer
 from rlhf_plugins.testing import tiny_base
 
 from ..conftest import PAD

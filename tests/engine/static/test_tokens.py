@@ -15,9 +15,9 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine import decoding, pretending
 from rlhf_plugins.engine.cpu.decoding import NOT_FINITE
 from rlhf_plugins.engine.decoding import own_decoding_loop
-from rlhf_plugins.engine.loading import load_causal, with_adapter
 from rlhf_plugins.engine.sampler_log_probs import noted_log_probs
 from rlhf_plugins.engine.static import loop, trial
+from rlhf_plugins.engine.weights.loading import load_causal, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.testing import tiny_base
 

@@ -1,0 +1,104 @@
+"""How groups look to a model: what its chat template refuses, makes equal or leaves out, and a few of them whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from rlhf_plugins.contract.rows import Group, Text
+from rlhf_plugins.data.batches.lengths import responses_taken
+from rlhf_plugins.data.batches.tokens import RowEncoder, as_text
+from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.errors import DataError
+
+UNWRITTEN = "content that the chat template does not write whole"
+OTHERS = ("name", "reasoning_content", "thinking")  # fields with a text of their own that some templates write
+RESTARTED = "prompt that the chat template ends otherwise for sampling than before a given response"
+END = "|"  # between a prompt and its response
+
+
+def obstacles(groups: Iterable[Group], encoder: RowEncoder) -> Dropped:
+    """Responses that no training can use, by reason, and those of which a part is not written; with their places."""
+    found = Dropped()
+    for group in groups:
+        reasons = Counter[str]()
+        responses_taken(group.prompt, group.responses, encoder.encode, encoder.fit, reasons)
+        if not group.responses:
+            reasons.update(_unasked(encoder, group.prompt))
+        for response in group.responses:
+            reasons.update(_unwritten(encoder, group.prompt, response))
+        for reason, count in (+reasons).items():
+            found.add(reason, str(group.origin or "a row without an origin"))
+            found[reason] += count - 1
+    return found
+
+
+def fields_lost(groups: Iterable[Group], encoder: Callable[[], RowEncoder]) -> dict[str, int]:
+    """Rows with fields of messages, such as `name`, that the chat template does not write, by field.
+
+    The encoder is asked for only where a row has such a field.
+    """
+    found = Counter[str]()
+    for group in groups:
+        talks = [talk for talk in (group.prompt, *group.responses) if not isinstance(talk, str)]
+        if any(message.get(name) for talk in talks for message in talk for name in OTHERS):
+            lost = {why for text in group.responses or ([],) for why in _unwritten(encoder(), group.prompt, text)}
+            found.update(lost & set(map(_lost, OTHERS)))
+    return dict(found)
+
+
+def looks(groups: Sequence[Group], encoder: RowEncoder | None, count: int = 3) -> Iterator[str]:
+    """A few groups, each response in a line: as text, or as the tokens of an encoder decode."""
+    for group in islice(groups, count):
+        for response in group.responses or ("",):
+            yield repr(_look(group.prompt, response, encoder))
+
+
+def _look(prompt: Text, response: Text, encoder: RowEncoder | None) -> str:
+    if encoder is None or not response:
+        return f"{as_text(prompt)}{END}{as_text(response)}"
+    try:
+        return END.join(encoder.tokenizer.decode(ids) for ids in encoder.encode(prompt, response))
+    except DataError as error:
+        return f"({error})"
+
+
+def _lost(name: str) -> str:
+    return f"{name} that the chat template does not write"
+
+
+def _unasked(encoder: RowEncoder, prompt: Text) -> Iterator[str]:
+    """Why a prompt alone cannot be asked; nothing where it can."""
+    try:
+        encoder.encode_start(prompt)
+    except DataError as error:
+        yield f"prompt: {str(error).removeprefix('its ')}"
+
+
+def _unwritten(encoder: RowEncoder, prompt: Text, response: Text) -> Iterator[str]:
+    """What of a conversation is not in its tokens, if it has any, each kind once; white space does not count."""
+    if isinstance(prompt, str) or isinstance(response, str):
+        return
+    try:
+        start = encoder.encode_start(prompt)
+        first, second = encoder.encode(prompt, response) if response else (start, [])
+    except DataError:
+        return
+    tokenizer = encoder.tokenizer
+
+    def bare(ids: Sequence[int]) -> str:
+        return "".join(tokenizer.decode(ids).split())
+
+    def is_lost(text: Any, seen: str) -> bool:
+        return bool(text) and bare(tokenizer(text, add_special_tokens=False)["input_ids"]) not in seen
+
+    sides = ((prompt, bare(first)), (response, bare(second)))
+    if any(is_lost(message["content"], seen) for talk, seen in sides for message in talk):
+        yield UNWRITTEN
+    for name in OTHERS:
+        if any(is_lost(message.get(name), seen) for talk, seen in sides for message in talk):
+            yield _lost(name)
+    if not (bare(first) + bare(second)).startswith(bare(start)):
+        yield RESTARTED

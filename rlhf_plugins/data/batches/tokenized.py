@@ -1,0 +1,144 @@
+"""Pairs and answers as rows of tokens for the trainers of policies, rendered as everything else is.
+
+It knows groups and token ids, no trainer. What a model cannot take is left out and counted by reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.data.batches.groups import best_response, labels, pair_rows
+from rlhf_plugins.data.batches.lengths import PROMPT_TOO_LONG, responses_taken
+from rlhf_plugins.data.batches.tokens import RowEncoder
+from rlhf_plugins.errors import DataError
+
+NO_OTHER = "no other prompt's response fits behind the prompt and differs"
+TRIED = 64  # rows among which another response is looked for
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Rows of tokens, and how many were left out of them, by reason."""
+
+    dataset: Dataset
+    left_out: Mapping[str, int]
+
+
+def tokenized_pairs(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
+    """Pairs with the columns `prompt_ids`, `chosen_ids`, `rejected_ids`, and `margin` and `probability` where known.
+
+    Raises:
+        DataError: no group holds a strictly ordered pair, or no pair is left.
+    """
+    left_out, found = Counter[str](), []
+    for row in pair_rows(groups):
+        both = [row.pop("chosen"), row.pop("rejected")]
+        taken = responses_taken(row.pop("prompt"), both, encoder.encode, encoder.fit, left_out)
+        if taken and len(taken[0]) == len(both):
+            tokens = taken[1]
+            chosen, rejected = map(list, tokens.branches)
+            found.append({"prompt_ids": list(tokens.prompt), "chosen_ids": chosen, "rejected_ids": rejected, **row})
+    return _tokenized(found, left_out)
+
+
+def tokenized_labels(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
+    """Labelled responses with the columns of `tokenized_pairs`, as losses with the trait `unpaired` read them.
+
+    `chosen_ids` is the response, `probability` its label, and `rejected_ids` the response of a later row with another
+    prompt. Of pairs and rankings a better response is desirable, and a worse one is not.
+
+    Raises:
+        DataError: no response has a label, or no row is left.
+    """
+    labelled = [(group.prompt, *row) for group in groups for row in labels(group)]
+    if not labelled:
+        raise DataError("no response has a label, and none is preferred to another: there is nothing to learn from")
+    left_out, found = Counter[str](), []
+    for place, (prompt, response, label) in enumerate(labelled):
+        if not (taken := responses_taken(prompt, [response], encoder.encode, encoder.fit, left_out)) or not taken[0]:
+            continue
+        others = (labelled[(place + step) % len(labelled)] for step in range(1, min(len(labelled), TRIED)))
+        both = (
+            responses_taken(prompt, [response, other], encoder.encode, encoder.fit, Counter())
+            for asked, other, _ in others
+            if asked != prompt
+        )
+        tokens = next((each[1] for each in both if each and len(each[0]) > 1), None)
+        if tokens is None:
+            left_out[NO_OTHER] += 1
+            continue
+        own, other = map(list, tokens.branches)
+        row = {"prompt_ids": list(tokens.prompt), "chosen_ids": own, "rejected_ids": other}
+        found.append({**row, "probability": float(label)})
+    return _tokenized(found, left_out)
+
+
+def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
+    """Each group's best response with the columns `input_ids` and `completion_mask`, 1 at the response.
+
+    Where a group has a weight other than 1, there is a column `weight` too; one of weight 0 is left out.
+
+    Raises:
+        DataError: there is no response that may be imitated, or none is left.
+    """
+    groups = list(groups)
+    weighed, left_out, found = any(group.weight != 1 for group in groups), Counter[str](), []
+    for group in groups:
+        if not group.weight:
+            left_out["weight 0"] += 1
+            continue
+        response = best_response(group)
+        if response is None:
+            left_out["labelled undesirable" if group.responses else "no response"] += 1
+            continue
+        taken = responses_taken(group.prompt, [response], encoder.encode, encoder.fit, left_out)
+        if taken and taken[0]:
+            tokens = taken[1]
+            (ids,) = tokens.branches
+            mask = [0] * len(tokens.prompt) + [1] * len(ids)
+            row = {"input_ids": [*tokens.prompt, *ids], "completion_mask": mask}
+            found.append({**row, "weight": float(group.weight)} if weighed else row)
+    return _tokenized(found, left_out)
+
+
+def prompts_with_room(prompts: Iterable[Group], encoder: RowEncoder, room: int) -> tuple[list[Group], dict[str, int]]:
+    """The prompts that leave the model `room` tokens for a response, and the number of the others by reason.
+
+    They are sampled from as they are: none is cut.
+
+    Raises:
+        DataError: none is left.
+    """
+    left_out, kept = Counter[str](), []
+    most, longest = encoder.fit.most, encoder.lengths.max_prompt_length
+    for group in prompts:
+        try:
+            tokens = len(encoder.encode_start(group.prompt))
+        except DataError as error:
+            left_out[f"prompt: {str(error).removeprefix('its ')}"] += 1
+            continue
+        if not tokens:
+            left_out["prompt without a token"] += 1
+        elif longest is not None and tokens > longest:
+            left_out[PROMPT_TOO_LONG] += 1
+        elif most is not None and tokens + room > most:
+            whose = "that the model takes" if most == encoder.max_tokens else "of max_length"
+            left_out[f"prompt that leaves no room for {room} tokens of the {most} {whose}"] += 1
+        else:
+            kept.append(group)
+    if left_out and not kept:
+        raise DataError("no prompt is left: " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items()))
+    return kept, dict(left_out)
+
+
+def _tokenized(rows: list[dict[str, Any]], left_out: Counter[str]) -> Tokenized:
+    if not rows:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in (+left_out).items())
+        raise DataError(f"no row is left to learn from ({reasons or 'there were no responses to imitate'})")
+    return Tokenized(Dataset.from_list(rows), dict(+left_out))

@@ -1,0 +1,1 @@
+"""What adds, joins, rewrites or leaves out loaded rows."""

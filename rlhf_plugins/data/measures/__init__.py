@@ -1,0 +1,1 @@
+"""What loaded preferences look like. It reads groups and changes nothing."""

@@ -1,0 +1,1 @@
+"""What a run keeps in its folder, and what is read from there again."""

@@ -1,0 +1,208 @@
+"""Runs one stage in its folder and saves its result: a stage of the recipe, or a part of another stage."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.metrics import curve
+from rlhf_plugins.contract.run import Cost, Spec, StageResult
+from rlhf_plugins.contract.workload import Known
+from rlhf_plugins.errors import PluginError
+from rlhf_plugins.run.memory import PeakMemory
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.component import Component
+    from rlhf_plugins.contract.rows import Data
+    from rlhf_plugins.contract.run_kinds import DataFormat, Stage
+    from rlhf_plugins.registry.registry import Registry
+    from rlhf_plugins.run.stage.stage_run import StageRun
+
+
+logger = logging.getLogger(__name__)
+
+
+def perform(run: StageRun, stage: Stage) -> StageResult:
+    """The result of a stage, saved; its cost has those of its parts in it.
+
+    Raises:
+        DataError: a component of the stage needs a column that no row has.
+        RunError: the stage cannot run on its rows.
+        KeyboardInterrupt: the run was asked to end, so that what the stage made may not be whole; it is not saved.
+        StopRun: a plugin wants the run to end.
+    """
+    import torch
+    from transformers import set_seed
+
+    from rlhf_plugins.data.batches.chat import refuse_text
+    from rlhf_plugins.data.changes.steps import made_by
+    from rlhf_plugins.engine.cost import counting
+    from rlhf_plugins.recipe.needs import refuse_unmet
+    from rlhf_plugins.run import together
+    from rlhf_plugins.run.stage.own_rows import own_data, refuse_unfit, trained_before
+    from rlhf_plugins.run.stage.starts import names
+
+    together.refuse_stage(stage)
+    gc.collect()  # cyclic garbage of an earlier stage would count as this one's memory
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    set_seed(run.seed)  # a stage runs alike whether it follows another or a resume
+    services, registry = run.services, run.services.registry
+    services.stage_started(run.folder, run.name, _steps(run, stage))
+    with PeakMemory() as memory, counting() as counter:
+        run.ending.counter = counter
+        given = run if stage.data is None else replace(run, data=own_data(run, stage, stage.data))
+        refuse_unfit(stage, given.data)
+        together.refuse_few_rows(stage, given.data)
+        refuse_text(given.data, given.base.chat)
+        lost = _fields_lost(stage, given)
+        refuse_unmet(stage, given.data.train, lambda part: _registered_name(part, registry) or type(part).__name__)
+        result = stage.run(given)
+        if stage.data is not None:
+            own = _left_out_of_its_data(run, stage.data, given.data)
+            left_out = {**own, **result.report.left_out}
+            result = replace(result, report=replace(result.report, left_out=left_out, own_data=_sizes(given.data)))
+    if services.stop.asked:
+        raise KeyboardInterrupt
+    if not isinstance(result, StageResult):
+        name = _registered_name(stage, registry) or type(stage).__name__
+        raise PluginError(f"stage {name} returned a {type(result).__name__}, not a StageResult")
+    _check_specs(run, result)
+    notes = [*trained_before(run, stage, given), *made_by(given.data.train), *result.report.notes]
+    report = replace(result.report, notes=notes, left_out={**lost, **result.report.left_out})
+    result = replace(result, report=report)
+    cost = sum(run.memory.read, _filled(result.cost, processes.cost_of_all(counter.cost(memory.bytes))))
+    processes.on_main(lambda: _describe(given, stage, result))
+    used = _registered_name(stage, registry)
+    curves = {name: curve(name, sorted(points.items())) for name, points in run.memory.log.curves().items()}
+    curves |= result.curves
+    result = replace(result, name=run.name, stage=used, cost=cost, opened=run.opened, curves=curves)
+    begins: dict[str, Any] = names(stage, run.places)
+    result = replace(result, **begins)
+    result = _saved_result(run, result)
+    services.stage_finished(run.folder, result)
+    return result
+
+
+def _steps(run: StageRun, stage: Stage) -> int | None:
+    """About how many steps of the optimizer it will take; None where nobody knows before its data is read."""
+    own = run.data if stage.data is None else None
+    rows = len(own.train) if own else stage.data.known_rows() if stage.data else None
+    asked = (len(own.prompts.get("train", ())) or None) if own else None
+    course = stage.course(Known(rows, run.base.lengths.max_length, prompts=asked))
+    return course.steps if course else None
+
+
+def _fields_lost(stage: Stage, run: StageRun) -> dict[str, int]:
+    """Rows that a stage trains on without some field of their messages, by reason; each is said in the log."""
+    from rlhf_plugins.data.batches.rendered import fields_lost
+    from rlhf_plugins.engine.weights.loading import load_row_encoder
+    from rlhf_plugins.run.stage.own_rows import TRAINED
+
+    if stage.makes.isdisjoint(TRAINED):
+        return {}
+    found = fields_lost(run.data.train, cache(lambda: load_row_encoder(run.base)))
+    for reason, count in found.items() if processes.is_main() else ():
+        logger.warning("%s: %d of %d rows have a %s", run.name or "the stage", count, len(run.data.train), reason)
+    return found
+
+
+def _sizes(data: Data) -> dict[str, int]:
+    """Groups to train on and held out; of data without groups its prompts."""
+    splits = {"train": data.train, "test": data.test} if data.train or data.test else data.prompts
+    return {name: len(splits.get(name, ())) for name in ("train", "test")}
+
+
+def _left_out_of_its_data(run: StageRun, source: DataFormat, data: Data) -> dict[str, int]:
+    """What was left out of the rows of a stage's own, by reason, without what the stages that made them left out."""
+    from rlhf_plugins.recipe.options import all_parts
+    from rlhf_plugins.recipe.order import named_stages
+
+    named = {name for _, part in all_parts(source) for _, name, what in named_stages(part) if what == "data"}
+    before = Counter[str]()
+    for result in run.finished:
+        if result.name in named and result.data is not None:
+            before.update(result.data.dropped)
+    return {f"its data, {reason}": count for reason, count in (Counter(data.dropped) - before).items()}
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Afterwards the random state is as before, so that a part that is read from disk makes no difference."""
+    import numpy as np
+    import torch
+
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what transformers seeds)
+    with torch.random.fork_rng():
+        yield
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+def _check_specs(run: StageRun, result: StageResult) -> None:
+    """Raises PluginError for a policy or reward that no later stage could open."""
+    from rlhf_plugins.recipe.assemble import component
+
+    for kind, specs in (("generator", result.policies), ("reward", result.rewards)):
+        for spec in specs.values():
+            component(kind, spec, run.services.registry)
+
+
+def _describe(run: StageRun, stage: Stage, result: StageResult) -> None:
+    """Completes the folders that the stage saved: plugins of a reward model, base of a policy, prompts, modules."""
+    from rlhf_plugins.engine.policy import describe
+    from rlhf_plugins.engine.prompted import note_prompts
+    from rlhf_plugins.engine.weights.fitting import in_order
+    from rlhf_plugins.recipe import provenance
+
+    for folder in _saved(run, result.rewards):
+        provenance.record(folder, stage, run.services.registry)
+    for folder in _saved(run, result.policies):
+        describe(folder, run.base, run.services.files(run.folder).path)
+    for folder in (*_saved(run, result.policies), *_saved(run, result.rewards)):
+        in_order(folder)
+        note_prompts(folder, run.data, run.places.start.folder or Path(run.places.start.base.path))
+
+
+def _saved(run: StageRun, specs: Mapping[str, Spec]) -> Iterator[Path]:
+    """The folders of specs that are the stage's own, not those of its parts."""
+    for spec in specs.values():
+        folder = Path(str(spec.get("path", "")))
+        of_part = any(folder.is_relative_to(run.folder / part) for part in run.memory.names)
+        if folder.is_relative_to(run.folder) and not of_part:
+            yield folder
+
+
+def _saved_result(run: StageRun, result: StageResult) -> StageResult:
+    """The result as a later process will read it; of several processes the main one writes it."""
+    files = run.services.files(run.folder)
+    if processes.count() == 1:
+        return files.save(run.folder, result)
+
+    def save() -> None:
+        files.save(run.folder, result)
+
+    processes.on_main(save)
+    return files.result(run.folder)
+
+
+def _filled(given: Cost, counted: Cost) -> Cost:
+    """The cost that a stage gave; where it gave none, the one that was counted."""
+    return Cost(**{name: getattr(given, name) or value for name, value in vars(counted).items()})
+
+
+def _registered_name(part: Component, registry: Registry) -> str:
+    """Empty for a class that no plugin registered, such as a script's own."""
+    try:
+        return registry.find(type(part)).name
+    except PluginError:
+        return ""
