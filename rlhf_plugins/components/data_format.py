@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _File(DataFormat, Sources):
-    """Loads rows of one kind of `data.formats.kinds`, and says which columns they have."""
+    """Loads rows of one kind of `data/formats/kinds.py`, and says which columns they have."""
 
     kind_of_rows: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = ("columns",)  # options that its reader takes

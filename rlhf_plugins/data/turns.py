@@ -49,3 +49,10 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: without_nulls(each) for name, each in value.items() if each is not None}
     return [without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def as_text(text: Text) -> str:
+    """Text unchanged, messages as `role: content` lines; a single message as its content alone."""
+    if isinstance(text, str):
+        return text
+    return said(text[0]) if len(text) == 1 else "\n".join(f"{m['role']}: {said(m)}" for m in text)

@@ -16,7 +16,7 @@ from rlhf_plugins.arithmetic.scored import larger
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.records import Verdict
 from rlhf_plugins.contract.rows import GoldReward, Group, Samples, Text
-from rlhf_plugins.data.batches.tokens import as_text
+from rlhf_plugins.data.turns import as_text
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import finite, share_interval
 from rlhf_plugins.reward_models.handle import RewardHandle, rewards

@@ -251,7 +251,7 @@ def _tokens(source: str, items: Sequence[Item], encode: Ids) -> list[Any]:
 
 def _samples(items: Sequence[Item], tokens: Sequence[Any], reads: Collection[str] | None) -> Samples:
     """The responses, with those columns of their rows that the reward reads; None reads all."""
-    from rlhf_plugins.data.batches.tokens import as_text
+    from rlhf_plugins.data.turns import as_text
     from rlhf_plugins.data.values import by_name
 
     prompts = [item.prompt for item in items for _ in item.responses]

@@ -14,7 +14,8 @@ from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
 from rlhf_plugins.data.batches.groups import best_response
 from rlhf_plugins.data.batches.ranked import encodable
 from rlhf_plugins.data.batches.tokenized import prompts_with_room
-from rlhf_plugins.data.batches.tokens import as_text, samples_of
+from rlhf_plugins.data.batches.tokens import samples_of
+from rlhf_plugins.data.turns import as_text
 from rlhf_plugins.engine.backbone import shared
 from rlhf_plugins.engine.progress import Counted
 from rlhf_plugins.engine.sampling import end_tokens

@@ -40,7 +40,7 @@ class OfflineTrainer(Trainer):
         args: transformers' TrainingArguments.
         policy_loss: one that takes responses of any policy, which its trait `off_policy` says.
         reduction: of the losses of a batch's tokens; accumulated batches count alike, however many tokens they have.
-        named: Trainer's other arguments; `train_dataset` holds the rows of `data.batches.logged`.
+        named: Trainer's other arguments; `train_dataset` holds the rows of `data/batches/logged.py`.
 
     Raises:
         RunError: it was launched in several processes, or has too few rows for a batch.

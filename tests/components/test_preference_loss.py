@@ -251,5 +251,5 @@ def test_a_sum_is_of_weighted_losses_by_hand() -> None:
 
 
 def test_a_sum_without_a_weight_for_each_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match="1 losses and 2 weights"):
+    with pytest.raises(ValueError, match="weights: 2 numbers for 1 losses"):
         Sum(losses=(DPO(),), weights=[1.0, 1.0])

@@ -9,7 +9,8 @@ from tokenizers.processors import TemplateProcessing
 
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.batches.ranked import encodable
-from rlhf_plugins.data.batches.tokens import RowEncoder, as_text, encode, encode_prompt, samples_of
+from rlhf_plugins.data.batches.tokens import RowEncoder, encode, encode_prompt, samples_of
+from rlhf_plugins.data.turns import as_text
 from rlhf_plugins.engine.weights.loading import load_row_encoder, load_tokenizer
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.testing import tiny_base, tiny_encoder

@@ -158,7 +158,9 @@ def test_held_out_messages_lose_the_fields_that_a_table_adds(monkeypatch: pytest
     monkeypatch.setattr(held_out, "sample", sample)
     row = {"prompt": [{"role": "user", "content": "who", "tool_calls": None}]}
     options = {"max_completion_length": 4, "temperature": 1.0, "top_p": 1.0, "args": SimpleNamespace(seed=0)}
-    trainer = SimpleNamespace(eval_dataset=[row], model=torch.nn.Linear(1, 1), _tokenizer=None, **options)
+    trainer = SimpleNamespace(
+        eval_dataset=[row], model=torch.nn.Linear(1, 1), prompt_tokens=SimpleNamespace(tokenizer=None), **options
+    )
     with pytest.raises(RunError, match="enough"):
         held_out.HeldOut.evaluate(trainer)
     assert seen == [[{"role": "user", "content": "who"}]]

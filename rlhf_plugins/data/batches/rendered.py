@@ -9,8 +9,9 @@ from typing import Any
 
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.batches.lengths import responses_taken
-from rlhf_plugins.data.batches.tokens import RowEncoder, as_text
+from rlhf_plugins.data.batches.tokens import RowEncoder
 from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.turns import as_text
 from rlhf_plugins.errors import DataError
 
 UNWRITTEN = "content that the chat template does not write whole"

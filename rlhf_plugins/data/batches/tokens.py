@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Lengths
-from rlhf_plugins.data.turns import CALLS, TOOLS, as_response, said
+from rlhf_plugins.data.turns import CALLS, TOOLS, as_response, as_text
 from rlhf_plugins.data.values import by_name
 from rlhf_plugins.errors import DataError
 
@@ -242,13 +242,6 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def encodes_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer belongs to an encoder, which separates the two texts of a pair with CLS and SEP."""
     return tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
-
-
-def as_text(text: Text) -> str:
-    """Text unchanged, messages as `role: content` lines; a single message as its content alone."""
-    if isinstance(text, str):
-        return text
-    return said(text[0]) if len(text) == 1 else "\n".join(f"{m['role']}: {said(m)}" for m in text)
 
 
 def template_to_end(tokenizer: PreTrainedTokenizerBase) -> Any:

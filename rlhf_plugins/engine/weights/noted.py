@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_plugins.contract.run import Adapter, Base, Chat
 
-PACKAGE = Path(__file__).parent.parent  # which holds the base of the sandbox
+PACKAGE = Path(__file__).parents[2]  # which holds the base of the sandbox
 OURS = f"{PACKAGE.name}:"
 
 
