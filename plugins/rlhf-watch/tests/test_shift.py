@@ -198,3 +198,15 @@ def test_clean_runs_that_are_missing_are_answered_by_the_nearest(tmp_path: Path)
     (tmp_path / "clean").mkdir()
     with pytest.raises(RunError, match=r"claen: no such folder \(did you mean .*clean\?\)"):
         calibrate([tmp_path / "claen"], 0.5)
+
+
+def test_messages_and_text_with_the_same_words_are_the_same_prompts(tmp_path: Path) -> None:
+    plain, messages = tmp_path / "plain.jsonl", tmp_path / "messages.jsonl"
+    questions = [f"what is {place} plus {place * 7 % 11} ?" for place in range(80)]
+    turns: list[Any] = [[{"role": "user", "content": text}] for text in questions]
+    turns[0] = [{"role": "user", "content": [{"type": "text", "text": questions[0]}]}]
+    plain.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in questions))
+    messages.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in turns))
+    assert Texts.read(messages).prompts == Texts.read(plain).prompts
+    *_, last = lines(plain, messages, None, 0.01)
+    assert last == "the prompts are alike as far as this test can tell"

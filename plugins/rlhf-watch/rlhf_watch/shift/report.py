@@ -36,9 +36,19 @@ class Texts:
         rows = [(row["prompt"], row) for row in parsed(file, _with_prompt, "a row should be an object with a `prompt`")]
         for prompt, row in rows:
             pairs += [(prompt, row[name]) for name in names if name in row][:1]
-        prompts = [prompt if isinstance(prompt, str) else json.dumps(prompt) for prompt, _ in one_each(rows)]
+        prompts = [_words(prompt) for prompt, _ in one_each(rows)]
         judged = [row for _, row in rows if {"chosen", "rejected"} <= row.keys()]
         return cls(file, prompts, one_each(pairs), judged)
+
+
+def _words(prompt: Any) -> str:
+    """What is said in a prompt, so that messages and text with the same words are alike."""
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, dict):
+        said = prompt["content"] if "content" in prompt else prompt.get("text", "")
+        return _words(said) if said else ""
+    return "\n".join(map(_words, prompt)) if isinstance(prompt, list) else json.dumps(prompt)
 
 
 def _with_prompt(row: dict[str, Any]) -> dict[str, Any]:
