@@ -327,8 +327,8 @@ def _arrow(path: Path, _: Dropped) -> Iterator[Row]:
 
 
 def _hub(source: str, split: str) -> Iterator[Row]:
-    if source.startswith((".", "/", "~")) or Path(source).suffix in {*ENDINGS, *PACKED} or source.count("/") > 1:
-        raise DataError(f"{source}: no such file{nearest_path(source, lambda path: path.suffix in ENDINGS)}")
+    if source.startswith((".", "/", "~")) or _has_rows(Path(source)) or source.count("/") > 1:
+        raise DataError(f"{source}: no such file{nearest_path(source, _has_rows)}")
     from datasets import load_dataset
 
     try:
@@ -336,6 +336,11 @@ def _hub(source: str, split: str) -> Iterator[Row]:
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         named = source if len(source) <= LONGEST_NAME else f"{source[:LONGEST_NAME]}..."
-        raise DataError(f"{named}: is neither a file here nor a data set that the hub gave: {first}") from error
+        near = nearest_path(source, _has_rows)
+        raise DataError(f"{named}: is neither a file here nor a data set that the hub gave: {first}{near}") from error
     for number, fields in enumerate(dataset):
         yield f"{source}[{number}]", fields
+
+
+def _has_rows(path: Path) -> bool:
+    return path.suffix in {*ENDINGS, *PACKED}

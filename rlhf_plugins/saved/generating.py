@@ -73,9 +73,12 @@ def generate_file(model: str | Path, source: str, out: Path | None, n: int, deco
 
     Raises:
         DataError: rows cannot be read, or have too many tokens; it names them, and nothing is written then.
-        RunError: the model does not open, or `out` belongs to other prompts, another model or another sampling.
+        RunError: more than one response at temperature 0, the model does not open, or `out` belongs to other prompts,
+            another model or another sampling.
         KeyboardInterrupt: Ctrl-C; the message gives the number of prompts answered.
     """
+    if n > 1 and decoding.temperature == 0:
+        raise RunError(f"the {n} responses to a prompt are equal at temperature 0: ask for one, or sample")
     found = made(str(model), "policies")
     prompted = _prompted(found)
     asked = list(_asked(source, prompted))

@@ -134,6 +134,13 @@ def test_what_is_neither_a_file_nor_on_the_hub_is_said_to_be_so(source: str) -> 
         load(source)
 
 
+def test_a_misspelt_ending_gets_the_file_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").touch()
+    with pytest.raises(DataError, match=r"^pairs\.jsnl: is neither .* \(did you mean pairs\.jsonl\?\)$"):
+        load("pairs.jsnl")
+
+
 def test_columns_twice_in_parquet(tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet

@@ -59,6 +59,11 @@ def test_a_row_keeps_its_columns_and_gets_a_response(run: RunFolder, written: Ca
     assert [row["response"] for row in found] == expected
 
 
+def test_equal_responses_are_not_asked_for(run: RunFolder, written: Callable[..., str]) -> None:
+    with pytest.raises(RunError, match="the 2 responses to a prompt are equal at temperature 0"):
+        generate_file(run.path, written(ROWS), None, 2, GREEDY)
+
+
 def test_what_is_written_can_be_scored(run: RunFolder, written: Callable[..., str]) -> None:
     messages = [{"prompt": [{"role": "user", "content": "how is"}]}]
     for n, prompts in ((1, ROWS), (2, messages)):

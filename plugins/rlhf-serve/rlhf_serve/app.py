@@ -26,7 +26,7 @@ MOST_ROWS = 1024
 class Rows(BaseModel):
     """The body of a request."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     prompts: Annotated[list[str | Messages], Field(min_length=1, max_length=MOST_ROWS)]
     responses: Annotated[list[str | Messages], Field(min_length=1, max_length=MOST_ROWS)]
     cut: Annotated[list[bool], Field(default_factory=list)]

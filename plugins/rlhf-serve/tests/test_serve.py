@@ -111,6 +111,7 @@ def test_a_bad_row_fails_its_own_request_only(serve: Serve) -> None:
         ({"prompts": ["p"], "responses": ["a", "b"]}, "2 responses for 1 prompts"),
         ({"prompts": ["p"], "responses": ["a"], "cut": [True, False]}, "cut: 2 values for 1 responses"),
         ({"prompts": ["p"], "responses": ["a"], "temperature": 1}, "temperature: Extra inputs are not permitted"),
+        ({"prompts": ["p"], "responses": ["a"], "cut": ["no"]}, "Input should be a valid boolean"),
         ([], "Input should be an object"),
     ],
 )
