@@ -37,6 +37,7 @@ from rlhf_plugins.run.left import after, left
 from rlhf_plugins.run.stage import starts
 from rlhf_plugins.run.stage.own_rows import refuse_unfit
 from rlhf_plugins.run.stage.perform import perform
+from rlhf_plugins.run.stage.said import said
 from rlhf_plugins.run.stage.stage_run import stage_run
 from rlhf_plugins.run.stop import Ended, Stop
 
@@ -309,7 +310,8 @@ class _Staged:
             self.folder.note(status="running", stage=stage.name, message="", steps=course and course.steps, left=ahead)
             results.append(self._guarded(index, stage, tuple(results)))
             processes.on_main(lambda: origin.note_base(self.folder, self.assembled.base.path))
-            self.say(f"{self._place(index)}: {_summary(results[-1])}")
+            for sentence in said(results[-1]):
+                self.say(f"{self._place(index)}: {sentence}")
         processes.gathered(None)  # all of them are done
         over: dict[str, Any] = {"stage": None, "message": "", "steps": None, "left": None}
         self.folder.note(status="finished", finished=reporting.now(), **over)
@@ -390,10 +392,3 @@ class _Staged:
         how = reason if status == "interrupted" else f"{status}: {reason}"
         when = "once the cause is gone, " if status == "failed" else ""
         return f"stage {stage.name} {how}\nfinished stages: {done}\n{when}go on with: {again}{cure}"
-
-
-def _summary(result: StageResult) -> str:
-    cost, loss = result.cost, result.curves.get("loss")
-    memory = f", peak memory {cost.peak_bytes / 2**30:.2f} GiB" if cost.peak_bytes else ""
-    losses = [value for _, value in loss.points if value is not None] if loss else []
-    return f"finished in {cost.seconds:.1f} s{memory}" + (f", loss {losses[-1]:.4g}" if losses else "")

@@ -9,9 +9,15 @@ from templates import chat_base
 from transformers import AutoTokenizer
 
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.data.batches.lengths import EQUAL
+from rlhf_plugins.data.batches.lengths import EQUAL, NOTHING_LEFT
 from rlhf_plugins.data.batches.ranked import ranked_rows
-from rlhf_plugins.data.batches.tokenized import prompts_with_room, tokenized_answers, tokenized_pairs
+from rlhf_plugins.data.batches.tokenized import (
+    NO_LABEL,
+    prompts_with_room,
+    tokenized_answers,
+    tokenized_labels,
+    tokenized_pairs,
+)
 from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.testing import tiny_base
@@ -43,6 +49,17 @@ def test_a_pair_as_tokens(tmp_path: Path) -> None:
     words = {name: encoder.tokenizer.decode(row[f"{name}_ids"]) for name in ("prompt", "chosen", "rejected")}
     assert words == {"prompt": "who is", "chosen": "ant bee <eos>", "rejected": "cat <eos>"}
     assert row["margin"] == 2.0
+
+
+def test_groups_of_which_nothing_is_preferred_are_counted_once_each(tmp_path: Path) -> None:
+    encoder = load_row_encoder(tiny_base(tmp_path))
+    tie, ranking = Group("who ", ("ant", "bee"), (0, 0)), Group("who is ", ("ant", "bee", "cat"), (0, 0, 1))
+    groups = [tie, ranking, tie, Group("the ", ("dog", "bee"), (0, 1)), Group("is ", ("ant", "bee"))]
+    pairs, labelled = (tokenized(iter(groups), encoder) for tokenized in (tokenized_pairs, tokenized_labels))
+    assert (len(pairs.dataset), pairs.left_out) == (3, {NOTHING_LEFT: 3})  # ant and bee over cat, dog over bee
+    assert (len(labelled.dataset), labelled.left_out) == (5, {NO_LABEL: 3})
+    with pytest.raises(DataError, match=f"2 x {NOTHING_LEFT}, 1 x {EQUAL}"):
+        tokenized_pairs([tie, Group("who ", ("ant", "ant "), (0, 1)), tie], encoder)
 
 
 def test_an_answer_as_tokens_is_marked_to_its_end(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ PROMPT_TOO_LONG = "prompt longer than max_prompt_length"
 CUT, PROMPT_CUT = "response cut at max_length", "prompt cut at max_prompt_length"
 EQUAL = "response equal to another once tokenized"
 NO_TOKEN = "prompt or response without a token"
+NOTHING_LEFT = "nothing left to compare"
 
 
 def responses_taken(

@@ -17,13 +17,11 @@ from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
 from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.contract.run import Lengths
 from rlhf_plugins.data.batches.branches import Layout, PromptBranches, collate
-from rlhf_plugins.data.batches.lengths import Encode, responses_taken
+from rlhf_plugins.data.batches.lengths import NOTHING_LEFT, Encode, responses_taken
 from rlhf_plugins.data.batches.numeric import PREFIX, in_batch, numbers_of
 from rlhf_plugins.data.batches.tokens import Fit, RowEncoder
 from rlhf_plugins.data.convert import agreed_ranks
 from rlhf_plugins.errors import DataError
-
-NOTHING_LEFT = "nothing left to compare"
 
 
 @dataclass(frozen=True)

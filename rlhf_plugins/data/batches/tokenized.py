@@ -13,11 +13,12 @@ from typing import Any
 from datasets import Dataset
 
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.data.batches.groups import best_response, labels, pair_rows
-from rlhf_plugins.data.batches.lengths import PROMPT_TOO_LONG, responses_taken
+from rlhf_plugins.data.batches.groups import best_response, labels, pair_rows, pairs
+from rlhf_plugins.data.batches.lengths import NOTHING_LEFT, PROMPT_TOO_LONG, responses_taken
 from rlhf_plugins.data.batches.tokens import RowEncoder
 from rlhf_plugins.errors import DataError
 
+NO_LABEL = "no label and no preferred response"
 NO_OTHER = "no other prompt's response fits behind the prompt and differs"
 TRIED = 64  # rows among which another response is looked for
 
@@ -33,10 +34,13 @@ class Tokenized:
 def tokenized_pairs(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
     """Pairs with the columns `prompt_ids`, `chosen_ids`, `rejected_ids`, and `margin` and `probability` where known.
 
+    A group without an ordered pair, such as a tie, is left out.
+
     Raises:
         DataError: no group holds a strictly ordered pair, or no pair is left.
     """
-    left_out, found = Counter[str](), []
+    groups, found = list(groups), []
+    left_out = Counter({NOTHING_LEFT: sum(not any(pairs([group])) for group in groups)})
     for row in pair_rows(groups):
         both = [row.pop("chosen"), row.pop("rejected")]
         taken = responses_taken(row.pop("prompt"), both, encoder.encode, encoder.fit, left_out)
@@ -51,15 +55,16 @@ def tokenized_labels(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
     """Labelled responses with the columns of `tokenized_pairs`, as losses with the trait `unpaired` read them.
 
     `chosen_ids` is the response, `probability` its label, and `rejected_ids` the response of a later row with another
-    prompt. Of pairs and rankings a better response is desirable, and a worse one is not.
+    prompt. Of pairs and rankings a better response is desirable, and a worse one is not; a tie is left out.
 
     Raises:
         DataError: no response has a label, or no row is left.
     """
-    labelled = [(group.prompt, *row) for group in groups for row in labels(group)]
+    of_groups = [(group.prompt, labels(group)) for group in groups]
+    labelled = [(prompt, *row) for prompt, rows in of_groups for row in rows]
     if not labelled:
         raise DataError("no response has a label, and none is preferred to another: there is nothing to learn from")
-    left_out, found = Counter[str](), []
+    left_out, found = Counter({NO_LABEL: sum(not rows for _, rows in of_groups)}), []
     for place, (prompt, response, label) in enumerate(labelled):
         if not (taken := responses_taken(prompt, [response], encoder.encode, encoder.fit, left_out)) or not taken[0]:
             continue
