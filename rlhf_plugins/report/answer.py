@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rlhf_plugins.report import words
 from rlhf_plugins.report.schema import Interval, PolicyReport, Report
-from rlhf_plugins.report.verdict import Verdict, faults, over, verdicts
+from rlhf_plugins.report.verdict import NEAR, Verdict, faults, near, over, verdicts
 
 _SEEDS = "Each was trained once: another seed may order them differently."
 
@@ -17,7 +17,13 @@ def answer(report: Report) -> str:
     names = _either(list(found))
     if wrong := faults(report):
         return f"{names}? This run cannot say: its judge cannot be trusted, since {'; '.join(wrong)}."
-    if not (better := _better(found)):
+    if not (better := _better(report, found)):
+        if alike := [name for name, verdict in found.items() if verdict.word == "better"]:
+            kept = report.reference or "the reference"
+            return (
+                f"{names}? Keep {kept}: at a KL below {NEAR} nats, {_and(alike)} can hardly be distinguished from it, "
+                "whatever the scores say."
+            )
         n = min(report.policies[name].n for name in found)
         if all(verdict.word == "not judged" for verdict in found.values()):
             return f"{names}? They cannot be judged on {n} prompts."
@@ -35,15 +41,16 @@ def answer(report: Report) -> str:
 def taken(report: Report) -> str | None:
     """The policy that the answer takes, or the only one if it is better than its start."""
     found = verdicts(report)
-    better = [] if faults(report) else _better(found)
+    better = [] if faults(report) else _better(report, found)
     if not better:
         return None
     leader, rivals = _led(report, better)
     return leader if len(rivals) < 2 else _cheapest(report, rivals)
 
 
-def _better(found: Mapping[str, Verdict]) -> list[str]:
-    return [name for name, verdict in found.items() if verdict.word == "better"]
+def _better(report: Report, found: Mapping[str, Verdict]) -> list[str]:
+    """Those better than their start whose responses are not nearly the reference's."""
+    return [name for name, verdict in found.items() if verdict.word == "better" and not near(report.policies[name])]
 
 
 def _led(report: Report, better: Sequence[str]) -> tuple[str, list[str]]:
@@ -97,7 +104,7 @@ def _why(report: Report, chosen: str, names: Sequence[str]) -> str:
 
 
 def _and(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _either(names: Sequence[str]) -> str:

@@ -58,6 +58,11 @@ def faults(report: Report) -> list[str]:
     ]
 
 
+def near(policy: PolicyReport) -> bool:
+    """Whether its responses hardly differ from those of the policy that its KL is measured to."""
+    return policy.kl is not None and policy.kl < NEAR
+
+
 def over(value: Interval) -> str:
     """A difference with its sign and interval: `+0.260 (95% CI 0.235 to 0.285)`."""
     sign = "+" if (value.mean or 0.0) >= 0 else ""
@@ -131,7 +136,7 @@ def _caveats(report: Report, name: str) -> tuple[str, ...]:
     gain = _gain(policy)
     if gain is not None and gain.low is not None and gain.low == gain.high:
         found.append("all differences are equal, so that the interval has no width, which is not certainty")
-    if policy.kl is not None and policy.kl < NEAR:
+    if near(policy):
         found.append(f"at a KL near 0 its responses hardly differ from those of {report.reference or 'the reference'}")
     if policy.cut is not None and policy.cut > _CUT:
         found.append(f"{share(policy.cut)} of its responses were cut at max_new_tokens")

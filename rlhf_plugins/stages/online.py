@@ -223,6 +223,7 @@ class Online(
         from rlhf_plugins.engine.room import room
         from rlhf_plugins.trainers.arguments import quiet
         from rlhf_plugins.trainers.budget import spending
+        from rlhf_plugins.trainers.ppo.oversight import warned_of_skips
         from rlhf_plugins.trainers.tasks import measure_tasks
 
         trainer, backbone, left_out = self._trainer(run)
@@ -231,11 +232,12 @@ class Online(
         measure_tasks(trainer, self.tasks, run.sharing(backbone) if backbone else run, curves)
         with room(self.tokens_per_batch, self.cache_tokens), spending(trainer, self.budget) as spent:
             run.go_on(trainer)
+        notes = (*spent.notes, *warned_of_skips(trainer))
         folder = run.folder / "model"
         leave(trainer, backbone, run.folder)
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
-            report=ReportParts(left_out=left_out, rollouts=trainer.rollouts_shown, notes=spent.notes),
+            report=ReportParts(left_out=left_out, rollouts=trainer.rollouts_shown, notes=notes),
             sections=trainer.monitors.sections(),
             curves=curves.curves,
             metrics=spent.metrics,

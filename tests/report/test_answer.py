@@ -45,6 +45,25 @@ def test_none_is_taken_where_none_is_better(fields: dict[str, Any]) -> None:
     assert taken(report) is None
 
 
+@pytest.mark.parametrize(("alike", "named"), [(("ppo",), "ppo"), (("dpo", "ppo"), "dpo and ppo")])
+def test_what_can_hardly_be_distinguished_from_the_reference_is_not_taken(
+    fields: dict[str, Any], alike: tuple[str, ...], named: str
+) -> None:
+    changes = {name: {"kl": 0.099} if name in alike else {"gain": BARELY} for name in ("dpo", "ipo", "ppo")}
+    report = _report(fields, **changes)
+    assert taken(report) is None
+    assert answer(report) == (
+        f"dpo, ipo or ppo? Keep sft: at a KL below 0.1 nats, {named} can hardly be distinguished from it, whatever the "
+        "scores say."
+    )
+
+
+def test_another_policy_is_taken_beside_one_that_hardly_differs(fields: dict[str, Any]) -> None:
+    assert taken(_report(fields, ppo={"kl": 0.099}, ipo={"gain": BARELY})) == "dpo"
+    assert taken(_report(fields, ppo={"kl": 0.1})) == "ppo"
+    assert taken(_report(fields, ppo={"kl": None})) == "ppo"
+
+
 def test_none_is_taken_on_very_few_prompts(fields: dict[str, Any]) -> None:
     report = _report(fields, **{name: {"n": 4} for name in ("dpo", "ipo", "ppo")})
     assert answer(report) == "dpo, ipo or ppo? They cannot be judged on 4 prompts."

@@ -44,6 +44,16 @@ transformers.Trainer.training_step = training_step
 options = "stages.reward_model.trainer."
 run_recipe("r.yaml", [options + "dataloader_num_workers=1", options + "max_steps=30"])
 """
+ZERO = """\
+import os, pathlib, signal
+calls, killed = [], pathlib.Path("killed")
+def score(prompts, completions, **columns):
+    calls.append(None)
+    if len(calls) == 2 and not killed.exists():
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [0.0] * len(completions)
+"""
 TIMED = {"result.json", "status.json", "report.json", "report.html", "recipe.yaml"}
 
 
@@ -79,6 +89,19 @@ def test_killed_runs_leave_what_an_undisturbed_one_leaves(python: Warm, folder: 
     whole = left_by((folder / "runs").rename(folder / "whole"))
     assert [code("2"), code("4", "again"), code("1", "again")] == [-9, -9, 0]
     assert left_by(folder / "runs") == whole
+
+
+@pytest.mark.slow
+def test_skipped_updates_before_a_kill_are_counted(python: Warm, folder: Path) -> None:
+    """Two of the four precede it: those after it alone would be two of two."""
+    (folder / "zero.py").write_text(ZERO)
+    online = "  - {stage: online, advantage: grpo, shaping: [], reward: {use: python, path: 'zero.py:score'},\n"
+    start, _, rest = RECIPE.partition("  - {stage: reward_model")
+    (folder / "r.yaml").write_text(start + online + rest.rpartition("stage: online\n")[2].rstrip() + "}\n")
+    assert python("-c", KILLS_ITSELF, "9", cwd=folder).returncode == -9
+    assert python("-c", KILLS_ITSELF, "9", "again", cwd=folder).returncode == 0
+    (result,) = (folder / "runs").rglob("result.json")
+    assert "4 of 4 updates were skipped" in " ".join(json.loads(result.read_text())["report"]["notes"])
 
 
 @pytest.mark.slow

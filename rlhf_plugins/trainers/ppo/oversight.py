@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ from rlhf_plugins.trainers.ppo.options import Table
 if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.rollout import Experience
 
+logger = logging.getLogger(__name__)
 SAMPLES = "samples.jsonl"
+_OFTEN = 0.5  # the share of updates without anything to learn from, from which on a training says so
 
 
 def rows(samples: Samples, places: Sequence[int], **numbers: Tensor | None) -> list[Row]:
@@ -95,6 +98,37 @@ class RolloutLog:
             return None
         both = zip(samples.prompts, samples.responses, strict=True)
         return torch.tensor([self._gold(str(prompt), response)["total"] for prompt, response in both])
+
+
+def warned_of_skips(trainer: Any) -> tuple[str, ...]:
+    """What the log and the report say of a training of which many updates had nothing to learn from.
+
+    Args:
+        trainer: an OnlineTrainer that trained on the engine.
+    """
+    args, total = trainer.args, len(trainer._skips)
+    of_each = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
+    count = nothing_learned(trainer._skips, of_each)
+    if not count or count < _OFTEN * total:
+        return ()
+    start = ": the policy is its start" if count == total else ""
+    note = (
+        f"{count} of {total} updates were skipped, since all rewards of their rollouts were equal, or none was "
+        f"given{start}. Look at the reward, or sample at a higher temperature."
+    )
+    logger.warning("%s", note)
+    return (note,)
+
+
+def nothing_learned(skips: Sequence[float], of_each: int) -> int:
+    """How many updates are of rollouts that were skipped as a whole; `stop_kl` skips the rest of one.
+
+    Args:
+        skips: of each update so far, 1 where it was skipped.
+        of_each: how many updates a rollout is for.
+    """
+    rollouts = (skips[first : first + of_each] for first in range(0, len(skips), of_each))
+    return sum(len(one) for one in rollouts if all(one))
 
 
 def _numbers(rollout: Experience, gold: Tensor | None) -> dict[str, float]:
