@@ -22,7 +22,7 @@ def list_recipes(ctx: typer.Context) -> None:
     if ctx.invoked_subcommand is not None:
         return
     for name, file in bundled().items():
-        first = file.read_text(encoding="utf-8").partition("\n")[0]
+        first = file.read_text(encoding="utf-8").partition("\n")[0].replace(f"recipes/{name}.yaml", name)
         echo(f"{name:<28} {first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip())
 
 

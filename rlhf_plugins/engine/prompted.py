@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.contract.rows import Data, Text
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.errors import RunError
 
@@ -44,6 +44,11 @@ class Prompted:
         return self.forms == ("text",)
 
 
+def form_of(prompt: Text) -> Form:
+    """Whether a prompt is text or messages."""
+    return "text" if isinstance(prompt, str) else "messages"
+
+
 def note_prompts(folder: Path, data: Data, start: Path) -> None:
     """Writes beside a saved model how its prompts were.
 
@@ -53,7 +58,7 @@ def note_prompts(folder: Path, data: Data, start: Path) -> None:
         start: the folder of the model that it started from; one without a note adds nothing.
     """
     prompts, before = [group.prompt for group in (*data.train, *data.prompts.get("train", ()))], noted_prompts(start)
-    forms: set[Form] = {"text" if isinstance(prompt, str) else "messages" for prompt in prompts}
+    forms = {form_of(prompt) for prompt in prompts}
     endings = {prompt[len(prompt.rstrip()) :] for prompt in prompts if isinstance(prompt, str)}
     ending = before.ending if not prompts else endings.pop() if len(endings) == 1 else ""
     noted = Prompted(tuple(sorted(forms)), before.forms, ending)

@@ -15,6 +15,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.data.batches.tokens import alike, cut_responses, encoded, unended, without_end
 from rlhf_plugins.engine.cost import scoring
+from rlhf_plugins.engine.prompted import form_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.retries import Retries
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from rlhf_plugins.contract.rows import Group, Samples, Text
     from rlhf_plugins.data.batches.tokens import RowEncoder
+    from rlhf_plugins.engine.prompted import Form
 
 logger = logging.getLogger(__name__)
 Predict = Callable[["Samples"], Prediction]
@@ -42,6 +44,8 @@ class RewardHandle:
         retries: when and how often it is asked again while it is unavailable.
         with_grad: scores responses with a gradient, where that can be.
         with_tokens: scores responses token by token, where that can be.
+        label: as messages call it, the folder of a saved one.
+        forms: of the prompts that it was trained on; empty where they are not known.
     """
 
     function: Predict
@@ -50,6 +54,8 @@ class RewardHandle:
     retries: Retries = field(default=Retries(), repr=False)  # noqa: RUF009 (frozen)
     with_grad: Predict | None = field(default=None, repr=False)
     with_tokens: Predict | None = field(default=None, repr=False)
+    label: str = "this reward"
+    forms: tuple[Form, ...] = ()
 
     def given(self, encoder: RowEncoder) -> RewardHandle:
         """The same for samples with the tokens of `encoder`: a model that has others reads their texts.
@@ -119,6 +125,9 @@ class RewardHandle:
         return map_tensors(each, lambda values: values[places])
 
     def _asked(self, function: Predict, samples: Samples) -> Prediction:
+        if self.forms:
+            for form in {form_of(prompt) for prompt in samples.prompts}.difference(self.forms):
+                _say_form(self.label, form, self.forms[0])
         with scoring(len(samples.responses)):
             return self.retries(lambda: function(samples))
 
@@ -180,6 +189,12 @@ def _read(samples: Samples, own: RowEncoder, encoder: RowEncoder) -> Samples:
 def _say_cut(most: int | None) -> None:
     """One line of the log, however many responses are cut."""
     logger.warning("the reward model takes %s tokens: it reads the beginning of longer responses", most)
+
+
+@cache
+def _say_form(label: str, given: Form, trained: Form) -> None:
+    """One line of the log for each model, however often it is asked."""
+    logger.warning("%s: the prompts to score are %s, and the reward model was trained on %s", label, given, trained)
 
 
 def reward_handle(built: Any, retries: Retries = Retries()) -> RewardHandle:  # noqa: B008 (frozen)

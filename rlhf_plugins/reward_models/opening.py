@@ -16,6 +16,7 @@ from rlhf_plugins.data.batches.ranked import encodable
 from rlhf_plugins.data.batches.tokens import RowEncoder, samples_of
 from rlhf_plugins.data.names import ENSEMBLE, REWARD_MODEL
 from rlhf_plugins.engine.backbone import Backbone
+from rlhf_plugins.engine.prompted import noted_prompts
 from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.reward_models.ensemble import Open, open_ensemble, open_member
 from rlhf_plugins.reward_models.handle import Predict, RewardHandle, reward_handle, rewards
@@ -31,7 +32,7 @@ def open_reward(
     backbone: Backbone | None = None,
     quantization: str | None = None,
 ) -> RewardHandle:
-    """A saved reward model or ensemble.
+    """A saved reward model or ensemble. It warns once when it scores prompts in a form that it was not trained on.
 
     Args:
         folder: where a stage saved it.
@@ -41,10 +42,12 @@ def open_reward(
         quantization: of every trunk, `int8` or `nf4`; None is as it was trained.
 
     Raises:
-        RunError: the folder holds neither, does not load, or was trained on a quantized base and is to have another.
+        RunError: the folder holds neither, does not load, was trained on a quantized base and is to have another, or
+            its note of the prompts cannot be read.
     """
     open_saved = open_ensemble if (folder / ENSEMBLE).exists() else open_member
-    return open_saved(folder, component, trust_remote_code, backbone, quantization)
+    opened = open_saved(folder, component, trust_remote_code, backbone, quantization)
+    return replace(opened, label=str(folder), forms=noted_prompts(folder).forms)
 
 
 def rated(groups: Sequence[Group], predict: Predict, encoder: RowEncoder) -> tuple[Group, ...]:

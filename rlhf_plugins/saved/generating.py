@@ -111,7 +111,9 @@ def _prompted(found: Made) -> Prompted:
 
 
 def _note(source: str, asked: Sequence[Asked], prompted: Prompted) -> str:
-    forms = {"text" if isinstance(one.prompt, str) else "messages" for one in asked}
+    from rlhf_plugins.engine.prompted import form_of
+
+    forms = {form_of(one.prompt) for one in asked}
     if prompted.forms and forms.isdisjoint(prompted.forms):
         return f"{source}: its prompts are {' and '.join(forms)}, and the policy was trained on {prompted.forms[0]}"
     if Path(source).suffix == PLAIN and "messages" in forms:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any
 
@@ -14,6 +15,11 @@ from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import unusual_launch
 
+logger = logging.getLogger(__name__)
+READ_BY = {  # fields of DPOConfig that few of TRL's losses read
+    "label_smoothing": ("aot", "aot_unpaired", "exo_pair", "robust"),
+    "discopop_tau": ("discopop",),
+}
 LOSSES = {"sigmoid": "dpo", "ipo": "ipo_per_token"}  # TRL's name -> ours, of those that are equal
 
 
@@ -28,12 +34,17 @@ class PreferenceOptions:
 
 
 def check(own: PreferenceOptions, given: Mapping[str, Any]) -> None:
-    """Raises RunError for options of ours that contradict DPOTrainer's arguments, or are of no use with them."""
+    """Raises RunError for options of ours that contradict DPOTrainer's arguments, or are of no use with them.
+
+    What TRL's own losses leave unread it only warns of, since it changes nothing in TRL either.
+    """
     loss, args, rows = own.loss, given.get("args"), given.get("train_dataset")
     if loss is not None and not isinstance(loss, PreferenceLoss):
         raise RunError(f"loss= takes a component of the kind preference_loss, not a {type(loss).__name__}")
     if loss is not None and args is not None and (args.loss_type != ["sigmoid"] or args.loss_weights):
         raise RunError(f"both loss= and args.loss_type={args.loss_type} name a loss: leave one of them out")
+    if args is not None:
+        _check_read(args, loss is not None)
     columns = getattr(rows, "column_names", None) or ()
     if loss is not None and not loss.takes_probabilities and "probability" in columns:
         raise RunError("the loss ignores soft labels, which the column 'probability' gives: leave the column out")
@@ -45,6 +56,24 @@ def check(own: PreferenceOptions, given: Mapping[str, Any]) -> None:
         )
     if own.reference_cache is not None and not (args is not None and args.precompute_ref_log_probs):
         raise RunError("reference_cache= keeps what args.precompute_ref_log_probs computes: set that to True")
+
+
+def _check_read(args: trl.DPOConfig, own_loss: bool) -> None:
+    """Raises RunError for the first unread field beside `loss=`; without it, one line of the log names each."""
+    for words in _unread(args):
+        if own_loss:
+            raise RunError(f"loss= does not read args.{words}: leave it out; a component has options of its own")
+        named = (words, args.loss_type, args.f_divergence_type)
+        logger.warning("args.%s changes nothing: loss_type=%s with f_divergence_type=%s does not read it", *named)
+
+
+def _unread(args: trl.DPOConfig) -> list[str]:
+    """The fields, as `name=value`, that differ from TRL's defaults and that `loss_type` and divergence do not read."""
+    idle = {name for name, losses in READ_BY.items() if not set(losses) & set(args.loss_type)}
+    if args.f_divergence_type != "alpha_divergence":
+        idle.add("f_alpha_divergence_coef")
+    values = ((each, getattr(args, each.name)) for each in fields(trl.DPOConfig) if each.name in idle)
+    return [f"{each.name}={value}" for each, value in values if value != each.default]
 
 
 def loss_of(args: trl.DPOConfig) -> PreferenceLoss | None:

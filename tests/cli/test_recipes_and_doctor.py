@@ -16,7 +16,9 @@ Rlhf = Callable[..., Result]
 
 
 def test_recipes_are_listed(rlhf: Rlhf) -> None:
-    assert [line.split()[0] for line in rlhf("recipes").stdout.splitlines()] == list(bundled())
+    lines = {line.split()[0]: line for line in rlhf("recipes").stdout.splitlines()}
+    assert list(lines) == list(bundled())
+    assert all(f"  rlhf run {name}" in line and ".yaml" not in line for name, line in lines.items())
 
 
 def test_a_copy_runs_as_the_recipe_does(rlhf: Rlhf) -> None:

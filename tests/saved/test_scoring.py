@@ -15,8 +15,9 @@ from pyarrow import parquet
 
 from rlhf_plugins import load_reward_function
 from rlhf_plugins.contract.records import Prediction
-from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.rows import Data, Group, Samples
 from rlhf_plugins.contract.run import Base
+from rlhf_plugins.engine.prompted import note_prompts
 from rlhf_plugins.engine.weights.loading import load_trunk
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.assemble import component
@@ -72,6 +73,37 @@ def test_a_row_keeps_its_fields_and_gets_its_reward(model: Path, written: Callab
     found = rows_of(done.out)
     assert [list(row) for row in found] == [["id", "prompt", "response", "reward"]] * 7
     assert [row["reward"] for row in found] == pytest.approx(expected, abs=1e-6)
+
+
+ASKED = [{"role": "user", "content": "how "}]
+
+
+@pytest.mark.parametrize(
+    ("trained", "prompt", "said"),
+    [
+        (ASKED, "how ", ["the prompts to score are text, and the reward model was trained on messages"]),
+        ("how ", ASKED, ["the prompts to score are messages, and the reward model was trained on text"]),
+        (ASKED, ASKED, []),
+        ("how ", "how ", []),
+    ],
+)
+def test_prompts_in_another_form_than_in_training_are_said_once(
+    trained: Any,
+    prompt: Any,
+    said: list[str],
+    tmp_path: Path,
+    written: Callable[..., str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    base = tiny_base(tmp_path / "base")
+    Path(base.path, "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }} {% endfor %}")
+    model, response = saved(tmp_path / "model", base), [{"role": "assistant", "content": "ant"}]
+    note_prompts(model, Data((Group(trained),)), Path(base.path))
+    for name in ("a.jsonl", "b.jsonl"):
+        row = {"prompt": prompt, "response": "ant" if isinstance(prompt, str) else response}
+        score_file(model, written([row] * 3, name))
+    load_reward_function(model)([prompt], ["ant"])
+    assert [each.getMessage() for each in caplog.records] == [f"{model}: {one}" for one in said]
 
 
 def test_lists_and_pairs_get_rewards_in_their_order(model: Path, written: Callable[..., str]) -> None:

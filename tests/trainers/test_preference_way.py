@@ -20,6 +20,7 @@ from rlhf_plugins.contract.run import Base
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.arguments import unusual_launch
+from rlhf_plugins.trainers.preference_way import PreferenceOptions, check
 
 from .test_preference_script import OURS, STOCK, assert_equal, config, logged, rows, script
 from .test_tables import ways
@@ -134,6 +135,9 @@ def test_lists_of_losses_with_weights_are_trls(bases: Bases, tmp_path: Path) -> 
     ("options", "given", "message"),
     [
         ({"ld_alpha": 0.5}, {"loss": "dpo"}, r"^loss= needs the engine, which does not compute ld_alpha=0.5$"),
+        ({"label_smoothing": 0.1}, {"loss": "dpo"}, r"^loss= does not read args.label_smoothing=0.1: leave it out"),
+        ({"discopop_tau": 0.1}, {"loss": "dpo"}, r"^loss= does not read args.discopop_tau=0.1"),
+        ({"f_alpha_divergence_coef": 0.3}, {"loss": "dpo"}, r"does not read args.f_alpha_divergence_coef=0.3"),
         ({"loss_type": ["ipo"]}, {"loss": "dpo"}, r"both loss= and args.loss_type=\['ipo'\] name a loss"),
         ({}, {"reference_cache": "a.sqlite"}, "set that to True"),
         (
@@ -151,6 +155,30 @@ def test_what_contradicts_is_refused(
     }
     with pytest.raises(RunError, match=message):
         script(OURS, bases(), tmp_path, options, **own)
+
+
+@pytest.mark.parametrize(
+    ("options", "unread"),
+    [
+        ({}, []),
+        ({"label_smoothing": 0.1}, ["label_smoothing=0.1"]),
+        ({"label_smoothing": 0.1, "loss_type": ["sigmoid", "robust"]}, []),
+        ({"label_smoothing": 0.1, "loss_type": ["exo_pair"]}, []),
+        ({"label_smoothing": 0.1, "loss_type": ["aot"]}, []),
+        ({"label_smoothing": 0.1, "loss_type": ["aot_unpaired"]}, []),
+        ({"discopop_tau": 0.1, "loss_type": ["hinge"]}, ["discopop_tau=0.1"]),
+        ({"discopop_tau": 0.1, "loss_type": ["discopop"]}, []),
+        ({"f_alpha_divergence_coef": 0.3, "f_divergence_type": "forward_kl"}, ["f_alpha_divergence_coef=0.3"]),
+        ({"f_alpha_divergence_coef": 0.3, "f_divergence_type": "alpha_divergence"}, []),
+    ],
+)
+def test_what_the_loss_type_does_not_read_is_said(
+    tmp_path: Path, options: dict[str, Any], unread: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "rlhf_plugins"):
+        check(PreferenceOptions(), {"args": config(tmp_path, **options)})
+    said = [f"args.{one} changes nothing: loss_type=" for one in unread]
+    assert [each.getMessage().partition("[")[0] for each in caplog.records] == said
 
 
 def test_a_wrong_word_names_the_nearest(bases: Bases, tmp_path: Path) -> None:
