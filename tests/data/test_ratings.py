@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rlhf_plugins.components.data_format import Ratings
 from rlhf_plugins.contract.rows import Group
@@ -131,6 +132,23 @@ def known(path: Path, *rows: dict[str, Any], **options: Any) -> Group:
     assert Ratings.recognises(rows[0])
     data = component("data_format", {"use": "ratings", "source": str(path / "a.jsonl"), **options}).load(Base(""), 0)
     return next(group for group in (*data.train, *data.test) if group.prompt == "p")
+
+
+def test_lists_of_other_lengths_are_counted_in_the_message(tmp_path: Path) -> None:
+    message = r"a\.jsonl:1: 3 responses and 2 scores: score must be a list of 3 ratings"
+    with pytest.raises(DataError, match=message):
+        known(tmp_path, {"prompt": "p", "responses": ["a", "b", "c"], "scores": [1, 2]})
+
+
+def test_the_row_of_the_page_is_read_with_the_dimensions_that_the_message_shows(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/data_formats.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith("| `ratings` | `{")]
+    shown, option = json.loads(line.split("`")[3]), line.split("`")[5]
+    name, dimensions = next(iter(yaml.safe_load(option).items()))
+    rows = {**shown, "prompt": "p"}, {"prompt": "p", "response": "Paint.", "helpful": 1, "honest": 2}
+    assert known(tmp_path, *rows, **{name: dimensions}).ratings == {"helpful": (4.0, 1.0), "honest": (5.0, 2.0)}
+    with pytest.raises(DataError, match=r"has no rating at 'score' .*such as `dimensions: \{helpful: helpful"):
+        known(tmp_path, *rows)
 
 
 def test_helpsteer_is_ordered_by_helpfulness(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def as_ranking(fields: Mapping[str, Any]) -> Fields | None:
 
 
 def as_rating(fields: Mapping[str, Any]) -> Fields | None:
-    """The row with `responses` and their `score`, a list beside them; None where it is no such list."""
+    """The row with `responses` and their `score`, a list beside them of any length; None where it is no such list."""
     found = _elements(fields)
     if found is None:
         return None
@@ -46,7 +46,7 @@ def as_rating(fields: Mapping[str, Any]) -> Fields | None:
     if all_texts(elements):
         beside = _only(BESIDE, fields)
         scores = fields.get(beside) if beside else None
-        if beside is None or not isinstance(scores, list) or len(scores) != len(elements):
+        if beside is None or not isinstance(scores, list):
             return None
         return {**_without(fields, name, beside), "responses": elements, "score": scores}
     read = _texts_and(elements, SCORES)

@@ -17,6 +17,7 @@ from rlhf_plugins.data.sources import Dimensions, RatingColumns
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.errors import DataError, nearest
 
+SYNTAX = "`dimensions: {helpful: helpful, honest: annotations.honest}`"
 MISSING = ("N/A", "n/a")  # ratings that were not given
 Ratings = dict[str, list[float]]  # dimension -> what annotators gave
 
@@ -107,7 +108,8 @@ def _beside(where: str, fields: dict[str, Any], path: str, index: int, count: in
     for name in [path] if path in fields else path.split("."):
         values = required(where, name, values if isinstance(values, dict) else {})
     if values is not None and (not isinstance(values, list) or len(values) != count):
-        raise DataError(f"{where}: {path} must be a list of {count} ratings, one a response")
+        found = f"{count} responses and {len(values)} scores: " if isinstance(values, list) else ""
+        raise DataError(f"{where}: {found}{path} must be a list of {count} ratings, one a response")
     return values and values[index]
 
 
@@ -148,7 +150,7 @@ def _paths(value: Any, above: str = "") -> Iterator[str]:
 def _all_found(missing: Mapping[str, str], groups: Mapping[str, _Rated]) -> None:
     for message in missing.values():
         if message and groups:
-            raise DataError(f"{message}; name the paths of ratings in `dimensions`")
+            raise DataError(f"{message}; name the paths of ratings in `dimensions`, such as {SYNTAX}")
 
 
 def _group(rated: _Rated, dimensions: Sequence[str]) -> Group:
