@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,16 +78,25 @@ def pairs(scores: RankedScores, compared: Compared) -> RankedScores:
 
 
 def map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The record with every tensor in its fields, and in its mappings and tuples of records, changed."""
+    """The record with every tensor in it changed; see `map_fields`."""
+    return map_fields(record, lambda _, tensor: change(tensor))
 
-    def changed(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return change(value)
-        if isinstance(value, tuple):
-            return tuple(map_tensors(one, change) for one in value)
-        return {name: change(tensor) for name, tensor in value.items()} if isinstance(value, dict) else value
 
-    return replace(record, **{f.name: changed(getattr(record, f.name)) for f in fields(record)})
+def map_fields(value: Any, change: Callable[[str, Tensor], Tensor], name: str = "") -> Any:
+    """A record with every tensor changed in its fields, and in the mappings, tuples and records that these hold.
+
+    Args:
+        value: a record, or what a field of one holds.
+        change: is given the name of the innermost field and the tensor, in the order of the fields.
+        name: of the field.
+    """
+    if isinstance(value, torch.Tensor):
+        return change(name, value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: map_fields(getattr(value, f.name), change, f.name) for f in fields(value)})
+    if isinstance(value, tuple):
+        return tuple(map_fields(each, change, name) for each in value)
+    return {key: map_fields(each, change, name) for key, each in value.items()} if isinstance(value, Mapping) else value
 
 
 def concatenated(predictions: list[Prediction]) -> Prediction:

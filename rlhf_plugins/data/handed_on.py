@@ -36,7 +36,7 @@ class HandedOn:
         return f"{self.stage}/{self.name}"
 
 
-Made = Callable[[], Sequence[HandedOn]]
+Ask = Callable[[], Sequence[HandedOn]]
 
 
 def split(words: str) -> tuple[str, str | None]:
@@ -75,7 +75,7 @@ def find(results: Sequence[StageResult], part: Part, name: str | None) -> Handed
     return found[0]
 
 
-def of_run(run: object, name: str | None, own: Made, every: Made) -> HandedOn | None:
+def of_run(run: object, name: str | None, own: Ask, every: Ask) -> HandedOn | None:
     """What `RUN#NAME` means; None where there is none.
 
     Args:

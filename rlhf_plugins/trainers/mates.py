@@ -6,8 +6,7 @@ first dimension are rows, and no loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Mapping
 from itertools import accumulate
 from math import nan
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlhf_plugins.arithmetic.ranking import NOT_PLACED
+from rlhf_plugins.arithmetic.ranking import NOT_PLACED, map_fields
 from rlhf_plugins.contract import processes
 from rlhf_plugins.trainers.recovery import ROWS
 
@@ -36,8 +35,7 @@ def with_mates(record: Record, inputs: Mapping[str, Any]) -> tuple[Record, slice
     """
     if processes.count() == 1:
         return record, slice(None)
-    own = _tensors(record)
-    rows = int(inputs.get(ROWS, len(own[0][1])))
+    rows, own = int(inputs[ROWS]), _tensors(record)
     every = processes.gathered((rows, [tensor.shape[1:] for _, tensor in own]))
     before = sum(theirs for theirs, _ in every[: processes.index()])
     parts = []
@@ -46,7 +44,7 @@ def with_mates(record: Record, inputs: Mapping[str, Any]) -> tuple[Record, slice
         wide = _widened(moved, [max(sizes) for sizes in zip(*shapes, strict=True)], FILLED.get(name, 0))
         parts.append(wide if rows else wide[:0])
     whole = iter(_Joined.apply(*parts))
-    return _changed(record, lambda *_: next(whole)), slice(before, before + rows) if rows else slice(1)
+    return map_fields(record, lambda *_: next(whole)), slice(before, before + rows) if rows else slice(1)
 
 
 class _Joined(torch.autograd.Function):
@@ -80,21 +78,8 @@ def _tensors(record: Any) -> list[tuple[str, Tensor]]:
         found.append((name, tensor))
         return tensor
 
-    _changed(record, note)
+    map_fields(record, note)
     return found
-
-
-def _changed(value: Any, change: Callable[[str, Tensor], Tensor], name: str = "") -> Any:
-    """A record with every tensor in it changed, given the name of its field, in the order of the fields."""
-    if isinstance(value, Tensor):
-        return change(name, value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{each.name: _changed(getattr(value, each.name), change, each.name) for each in fields(value)}
-        )
-    if isinstance(value, tuple):
-        return tuple(_changed(each, change, name) for each in value)
-    return {key: _changed(each, change, name) for key, each in value.items()} if isinstance(value, Mapping) else value
 
 
 def _widened(tensor: Tensor, shape: list[int], fill: float) -> Tensor:
