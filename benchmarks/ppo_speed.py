@@ -132,7 +132,7 @@ def ours(options: dict[str, Any]) -> dict[str, Any]:
     from rlhf_plugins.recipe.assemble import component
     from rlhf_plugins.run.stage.stage_run import StageRun
 
-    import_module("rlhf_plugins.trainers.online")  # which the stage would import when it runs
+    import_module("rlhf_plugins.trainers.online.trainer")  # which the stage would import when it runs
     before, updates = peak(), [0]
     register_optimizer_step_post_hook(lambda *_: updates.append(1))
     base = Base(str(WORK / "base"), adapter=Adapter(r=RANK) if options["adapter"] else None)

@@ -42,7 +42,7 @@ from rlhf_plugins.sandbox import POLICY, AnnotatedGroup, Annotator, annotate, dr
 from rlhf_plugins.sandbox.world import TOPICS
 from rlhf_plugins.stages.reward_model import row_features
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.reward import RewardTrainer
+from rlhf_plugins.trainers.reward.trainer import RewardTrainer
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 BASE = Base(str(POLICY))

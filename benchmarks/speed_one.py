@@ -38,8 +38,10 @@ from rlhf_plugins.engine.weights.loading import with_fast_paths
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.run.memory import PeakMemory
-from rlhf_plugins.trainers import preference, preference_reference, reward
 from rlhf_plugins.trainers.arguments import arguments, quiet
+from rlhf_plugins.trainers.preference import reference as preference_reference
+from rlhf_plugins.trainers.preference import trainer as preference
+from rlhf_plugins.trainers.reward import trainer as reward
 
 MODELS: dict[str, dict[str, int]] = {
     "7M": {"vocab_size": 8192, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6},

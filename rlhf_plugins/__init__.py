@@ -101,11 +101,11 @@ if TYPE_CHECKING:
     from rlhf_plugins.run.session import session
     from rlhf_plugins.saved.interchange import export_reward_model
     from rlhf_plugins.saved.reload import load_policy, load_reward_function, load_reward_model
-    from rlhf_plugins.trainers.online import OnlineTrainer
+    from rlhf_plugins.trainers.online.trainer import OnlineTrainer
     from rlhf_plugins.trainers.ppo.config import OnlineConfig
     from rlhf_plugins.trainers.ppo.options import Exploration, Value
-    from rlhf_plugins.trainers.preference import PreferenceTrainer
-    from rlhf_plugins.trainers.reward import RewardTrainer
+    from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
+    from rlhf_plugins.trainers.reward.trainer import RewardTrainer
 
 __all__ = [
     "Adapter",
@@ -225,11 +225,11 @@ __all__ = [
 ]
 
 _LAZY = {
-    "RewardTrainer": "rlhf_plugins.trainers.reward",
+    "RewardTrainer": "rlhf_plugins.trainers.reward.trainer",
     "Exploration": "rlhf_plugins.trainers.ppo.options",
     "OnlineConfig": "rlhf_plugins.trainers.ppo.config",
-    "OnlineTrainer": "rlhf_plugins.trainers.online",
-    "PreferenceTrainer": "rlhf_plugins.trainers.preference",
+    "OnlineTrainer": "rlhf_plugins.trainers.online.trainer",
+    "PreferenceTrainer": "rlhf_plugins.trainers.preference.trainer",
     "RunRecord": "rlhf_plugins.run.files.record",
     "Value": "rlhf_plugins.trainers.ppo.options",
     "as_response": "rlhf_plugins.data.turns",

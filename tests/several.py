@@ -172,7 +172,7 @@ main()
 WRITES_THE_SAME = """\
 import sys
 from collections import Counter
-import rlhf_plugins.trainers.online as online
+import rlhf_plugins.trainers.online.trainer as online
 def generate(self, prompts):
     ids, seen, written = self._tokenize_prompts(prompts)[0], Counter(), []
     for one in ids:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine.backbone import Backbone
-    from rlhf_plugins.trainers.online import OnlineTrainer
+    from rlhf_plugins.trainers.online.trainer import OnlineTrainer
 
 
 def leave(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> None:

@@ -22,10 +22,10 @@ def trained(stage: Training, run: Run, trainer: Any, left_out: Mapping[str, int]
     from rlhf_plugins.contract import processes
     from rlhf_plugins.engine.weights.shards import to_save
     from rlhf_plugins.trainers.arguments import quiet
-    from rlhf_plugins.trainers.budget import spending
     from rlhf_plugins.trainers.optimizer_state import hand_on
-    from rlhf_plugins.trainers.supervision import supervise
-    from rlhf_plugins.trainers.tasks import measure_tasks
+    from rlhf_plugins.trainers.watching.budget import spending
+    from rlhf_plugins.trainers.watching.supervision import supervise
+    from rlhf_plugins.trainers.watching.tasks import measure_tasks
 
     curves, monitors = quiet(trainer, run.log), supervise(trainer, stage, run)
     if isinstance(stage, PolicyTraining):

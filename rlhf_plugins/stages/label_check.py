@@ -84,7 +84,7 @@ class LabelCheck(RewardModelStage, makes={"data"}, processes="one"):
     def _fold(self, run: Run, groups: Sequence[Group], dealt: Sequence[int], fold: int) -> tuple[Trained, list[Judged]]:
         """A model trained on the other folds, and what it says of the labels of this one."""
         from rlhf_plugins.reward_models.opening import open_reward
-        from rlhf_plugins.trainers.budget import shared_budget
+        from rlhf_plugins.trainers.watching.budget import shared_budget
 
         logger.info("training on all folds but %d of %d", fold + 1, self.folds)
         folder = run.folder / "folds" / str(fold)

@@ -85,7 +85,7 @@ class Offline(
     def _held_out(self, args: Any, run: Run, encoder: RowEncoder) -> Any:
         """What is evaluated on; None, with a warning, where no held-out response is better than another."""
         from rlhf_plugins.data.batches.logged import AllEqualError, logged_rows
-        from rlhf_plugins.trainers.held_out import held_out
+        from rlhf_plugins.trainers.watching.held_out import held_out
 
         try:
             return held_out(args, run.data.test, lambda test: logged_rows(test, self.dimension, encoder).dataset)

@@ -29,7 +29,7 @@ from rlhf_plugins.trainers.ppo.options import (
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Weights
     from rlhf_plugins.engine.backbone import Backbone
-    from rlhf_plugins.trainers.online import OnlineTrainer
+    from rlhf_plugins.trainers.online.trainer import OnlineTrainer
     from rlhf_plugins.trainers.ppo.config import OnlineConfig
 
 CORRECTION = "vllm_importance_sampling_correction"
@@ -222,9 +222,9 @@ class Online(
         """
         from rlhf_plugins.engine.room import room
         from rlhf_plugins.trainers.arguments import quiet
-        from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.ppo.oversight import warned_of_skips
-        from rlhf_plugins.trainers.tasks import measure_tasks
+        from rlhf_plugins.trainers.watching.budget import spending
+        from rlhf_plugins.trainers.watching.tasks import measure_tasks
 
         trainer, backbone, left_out = self._trainer(run)
         self._supervise(trainer, run)
@@ -251,9 +251,9 @@ class Online(
         from rlhf_plugins.engine.weights.loading import load_row_encoder
         from rlhf_plugins.engine.weights.starting import load_start
         from rlhf_plugins.trainers.arguments import building
-        from rlhf_plugins.trainers.held_out import held_out
-        from rlhf_plugins.trainers.online import OnlineTrainer
-        from rlhf_plugins.trainers.supervision import built_monitors
+        from rlhf_plugins.trainers.online.trainer import OnlineTrainer
+        from rlhf_plugins.trainers.watching.held_out import held_out
+        from rlhf_plugins.trainers.watching.supervision import built_monitors
 
         encoder = load_row_encoder(run.base)
         args = self._arguments(run, encoder.fit.most)
@@ -288,10 +288,10 @@ class Online(
 
     def _supervise(self, trainer: OnlineTrainer, run: Run) -> None:
         """Gives a trainer what the stage's own options ask beside its loss."""
-        from rlhf_plugins.trainers.held_out import stop_early
         from rlhf_plugins.trainers.optimizer_state import hand_on
         from rlhf_plugins.trainers.ppo.held_out import HeldOut
-        from rlhf_plugins.trainers.supervision import clip_by_value, evaluate_as, regularize
+        from rlhf_plugins.trainers.watching.held_out import stop_early
+        from rlhf_plugins.trainers.watching.supervision import clip_by_value, evaluate_as, regularize
 
         regularize(trainer, self, run)
         hand_on(trainer, self, run, trainer.value_weights)

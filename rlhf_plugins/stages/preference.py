@@ -107,8 +107,8 @@ class Preference(
         from rlhf_plugins.engine.weights.loading import load_row_encoder
         from rlhf_plugins.engine.weights.starting import copy_start
         from rlhf_plugins.trainers.arguments import arguments, building
-        from rlhf_plugins.trainers.held_out import held_out
-        from rlhf_plugins.trainers.preference import PreferenceTrainer
+        from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
+        from rlhf_plugins.trainers.watching.held_out import held_out
 
         adapter = run.base.adapter
         dropped = bool(adapter and adapter.lora_dropout)  # TRL switches dropout off by default

@@ -126,7 +126,7 @@ class RewardEnsemble(RewardModelStage, processes="several"):
 
     def _of_member(self, run: Run, member: int) -> RewardModelStage:
         """What trains a member. Raises RunError where an option of the ensemble is not read by any."""
-        from rlhf_plugins.trainers.budget import shared_budget
+        from rlhf_plugins.trainers.watching.budget import shared_budget
 
         shared: dict[str, Any] = {"budget": shared_budget(self.budget, self.count)}
         if not self.models:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from rlhf_plugins.data.batches.ranked import RankedRows
     from rlhf_plugins.data.batches.tokens import RowEncoder
     from rlhf_plugins.reward_models.reward_model import RewardModel
-    from rlhf_plugins.trainers.budget import Spending
-    from rlhf_plugins.trainers.reward import RewardTrainer
+    from rlhf_plugins.trainers.reward.trainer import RewardTrainer
+    from rlhf_plugins.trainers.watching.budget import Spending
 
 
 UNREAD = frozenset(  # options that TRL's own loss, batches and loading alone would read
@@ -148,8 +148,8 @@ class RewardModelStage(
         from rlhf_plugins.contract import processes
         from rlhf_plugins.engine.weights.noted import described
         from rlhf_plugins.trainers.arguments import quiet
-        from rlhf_plugins.trainers.budget import spending
-        from rlhf_plugins.trainers.supervision import supervise
+        from rlhf_plugins.trainers.watching.budget import spending
+        from rlhf_plugins.trainers.watching.supervision import supervise
 
         trainer, left_out = self._trainer(run, groups, member_seed(run.seed, member))
         ending = "" if member is None else f"_{member}"
@@ -172,8 +172,8 @@ class RewardModelStage(
 
         from rlhf_plugins.engine.weights.loading import load_row_encoder
         from rlhf_plugins.trainers.arguments import arguments, building
-        from rlhf_plugins.trainers.held_out import held_out
-        from rlhf_plugins.trainers.reward import RewardTrainer
+        from rlhf_plugins.trainers.reward.trainer import RewardTrainer
+        from rlhf_plugins.trainers.watching.held_out import held_out
 
         torch.manual_seed(seed)  # head and adapter start at random
         args = arguments(

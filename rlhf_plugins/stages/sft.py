@@ -78,8 +78,8 @@ class SFT(
         from rlhf_plugins.engine.weights.loading import load_row_encoder, load_to_adapt
         from rlhf_plugins.engine.weights.starting import config_of, load_start
         from rlhf_plugins.trainers.arguments import arguments, building
-        from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.sft import SFTTrainer, refuse_weights
+        from rlhf_plugins.trainers.watching.held_out import held_out
 
         encoder, start = load_row_encoder(run.base), run.weights("start")
         new = start.folder is None

@@ -31,8 +31,8 @@ from rlhf_plugins.engine.precision import computes_in_bf16, half_precision, on_o
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.limits import COMPUTED_BY_TRANSFORMERS, keeping_the_best
 from rlhf_plugins.trainers.optimizer_state import AllocatesState
-from rlhf_plugins.trainers.progress import Progress
-from rlhf_plugins.trainers.trackers import TrackerEnd, run_name
+from rlhf_plugins.trainers.watching.progress import Progress
+from rlhf_plugins.trainers.watching.trackers import TrackerEnd, run_name
 from rlhf_plugins.trainers.zero import load_whole_models
 
 Config = TypeVar("Config")

@@ -24,7 +24,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.sandbox import POLICY
 from rlhf_plugins.testing import tiny_base
 from rlhf_plugins.trainers.constructor import sorted_out
-from rlhf_plugins.trainers.reward_options import RewardOptions
+from rlhf_plugins.trainers.reward.options import RewardOptions
 
 NF4 = Base(str(POLICY), quantization="nf4", adapter=Adapter(r=8))
 

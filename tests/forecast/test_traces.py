@@ -34,7 +34,7 @@ from rlhf_plugins.forecast.traces import Setting, laid_out, traced
 from rlhf_plugins.recipe.public import component
 from rlhf_plugins.sandbox import POLICY
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.preference import PreferenceTrainer
+from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
 
 MEASURED = Path(__file__).parents[3] / "shared" / "gpu" / "memory.json"
 PROMPT, RESPONSE = 32, 96

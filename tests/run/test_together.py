@@ -31,7 +31,7 @@ from rlhf_plugins.run.stage import going_on
 from rlhf_plugins.run.stage.nested import Ending
 from rlhf_plugins.run.stop import Ended
 from rlhf_plugins.testing import tiny_pairs
-from rlhf_plugins.trainers.shares import SharesBatches
+from rlhf_plugins.trainers.steps.shares import SharesBatches
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, wit
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.online.trainer import OnlineTrainer
 from rlhf_plugins.trainers.ppo.config import OnlineConfig
 from rlhf_plugins.trainers.ppo.options import Objective, Oversight, Value
 from rlhf_plugins.trainers.ppo.rollout import Experience, Scored

@@ -17,9 +17,9 @@ from rlhf_plugins.contract.run import Step
 from rlhf_plugins.contract.run_kinds import RewardFunction
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.trainers.monitoring import Monitors
 from rlhf_plugins.trainers.ppo.options import Oversight
 from rlhf_plugins.trainers.ppo.scoring import Scorer
+from rlhf_plugins.trainers.watching.monitoring import Monitors
 
 from .conftest import furthest, trained
 from .online_parts import Bases, curve, logged, objective, plain, scored, trainer

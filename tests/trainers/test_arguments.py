@@ -22,7 +22,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments, building, moving, quiet
-from rlhf_plugins.trainers.preference import PreferenceTrainer
+from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
 
 from .conftest import OPTIONS
 

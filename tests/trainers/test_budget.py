@@ -13,7 +13,7 @@ from rlhf_plugins.contract.run import Budget
 from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.testing import tiny_base
-from rlhf_plugins.trainers.budget import shared_budget, spending
+from rlhf_plugins.trainers.watching.budget import shared_budget, spending
 
 
 def trainer(folder: Path, steps: int = 6) -> Any:

@@ -18,7 +18,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
-from rlhf_plugins.trainers.supervision import clip_by_value
+from rlhf_plugins.trainers.watching.supervision import clip_by_value
 
 TRAINER = {"max_steps": 1, "learning_rate": 0.1, "optim": "sgd", "disable_tqdm": True}
 ROLLOUT = {"per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6}

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlhf_plugins.components.kl import Constraint
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.online.trainer import OnlineTrainer
 
 from . import by_hand
 from .conftest import furthest, trained

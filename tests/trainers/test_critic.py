@@ -14,7 +14,7 @@ from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.testing.tiny import tiny_encoder
-from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.online.trainer import OnlineTrainer
 from rlhf_plugins.trainers.ppo.options import Value
 
 from . import by_hand

@@ -21,7 +21,7 @@ from rlhf_plugins.contract.interfaces import Sampler
 from rlhf_plugins.contract.records import SamplerState
 from rlhf_plugins.errors import DataError, PluginError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.trainers.draws import Draws, Examples, standardised
+from rlhf_plugins.trainers.steps.draws import Draws, Examples, standardised
 
 NAN, INF = float("nan"), float("inf")
 

@@ -21,7 +21,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments, mean_loss
-from rlhf_plugins.trainers.preference import PreferenceTrainer
+from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
 
 from .conftest import OPTIONS, ranked, reward_trainer
 

@@ -26,8 +26,8 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.reward import on_the_host
-from rlhf_plugins.trainers.supervision import Monitored, as_first_base
+from rlhf_plugins.trainers.reward.trainer import on_the_host
+from rlhf_plugins.trainers.watching.supervision import Monitored, as_first_base
 
 from . import test_recovery, test_recovery_online
 from .conftest import OPTIONS, ranked, reward_trainer

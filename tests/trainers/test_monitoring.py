@@ -19,11 +19,11 @@ from rlhf_plugins.contract.run import Alarm, Cost, Step
 from rlhf_plugins.contract.run_kinds import Monitor
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.trainers import trackers
-from rlhf_plugins.trainers.monitoring import Monitors
-from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.online.trainer import OnlineTrainer
 from rlhf_plugins.trainers.ppo.options import Oversight
-from rlhf_plugins.trainers.supervision import monitors_of, regularize
+from rlhf_plugins.trainers.watching import trackers
+from rlhf_plugins.trainers.watching.monitoring import Monitors
+from rlhf_plugins.trainers.watching.supervision import monitors_of, regularize
 
 from .conftest import furthest, trained
 from .online_parts import Bases, ants, curve, logged, objective, trainer

@@ -19,7 +19,7 @@ from rlhf_plugins.errors import PluginError, RlhfError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import registry
 from rlhf_plugins.trainers.arguments import quiet
-from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.online.trainer import OnlineTrainer
 from rlhf_plugins.trainers.ppo.options import Oversight
 
 from . import by_hand

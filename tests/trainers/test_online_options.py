@@ -12,7 +12,7 @@ import transformers
 import trl
 
 from rlhf_plugins.stages.online import UNREAD
-from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.online.trainer import OnlineTrainer
 from rlhf_plugins.trainers.ppo.importance import Correction
 from rlhf_plugins.trainers.ppo.rollout import Rollouts
 

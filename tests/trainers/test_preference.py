@@ -22,8 +22,8 @@ from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, lor
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.preference import PreferenceTrainer
-from rlhf_plugins.trainers.preference_batch import Collator, separate
+from rlhf_plugins.trainers.preference.batch import Collator, separate
+from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
 
 from .conftest import OPTIONS, furthest, losses, trained
 

@@ -14,7 +14,7 @@ from rlhf_plugins.engine import progress as of_engine
 from rlhf_plugins.engine.progress import HEAVY, Counted, before, loading
 from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.testing import tiny_base
-from rlhf_plugins.trainers.progress import Progress, words
+from rlhf_plugins.trainers.watching.progress import Progress, words
 
 ARGS = SimpleNamespace(output_dir="runs/a/02-dpo")
 

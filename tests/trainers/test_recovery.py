@@ -21,11 +21,11 @@ from rlhf_plugins.engine.out_of_memory import out_of_memory
 from rlhf_plugins.engine.weights.loading import load_causal, load_row_encoder, load_tokenizer, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
-from rlhf_plugins.trainers import recovery
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.preference import PreferenceTrainer
+from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
 from rlhf_plugins.trainers.sft import SFTTrainer
-from rlhf_plugins.trainers.supervision import Monitored, as_first_base
+from rlhf_plugins.trainers.steps import recovery
+from rlhf_plugins.trainers.watching.supervision import Monitored, as_first_base
 
 from .conftest import OPTIONS
 

@@ -19,7 +19,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.score_cache import files_identity, weights_identity
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.preference import PreferenceTrainer
+from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
 
 from .conftest import OPTIONS, losses
 

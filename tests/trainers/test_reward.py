@@ -27,7 +27,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.reward import _member
+from rlhf_plugins.trainers.reward.trainer import _member
 
 from .conftest import OPTIONS, furthest, losses, ranked, reward_trainer, trained
 

@@ -24,7 +24,7 @@ from rlhf_plugins.data.batches.branches import BranchBatch
 from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.errors import ComponentError, PluginError, RunError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.online.trainer import OnlineTrainer
 from rlhf_plugins.trainers.ppo.models import mixed
 from rlhf_plugins.trainers.ppo.options import Exploration, Oversight, Table
 from rlhf_plugins.trainers.ppo.oversight import percentiles

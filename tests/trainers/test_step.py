@@ -21,7 +21,7 @@ from rlhf_plugins.contract.interfaces import KLEstimator, PolicyLoss, Reduction
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.online.trainer import OnlineTrainer
 from rlhf_plugins.trainers.ppo.models import Outputs
 from rlhf_plugins.trainers.ppo.options import Exploration, Value
 from rlhf_plugins.trainers.ppo.step import adds_up, loss, loss_weights, token_weights, without_gradient

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trl
 
-from rlhf_plugins.trainers.classifier import obstacle_of
+from rlhf_plugins.trainers.reward.classifier import obstacle_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "trainers.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| (`.*`) \| (engine|TRL's way|error) \|", re.MULTILINE)

@@ -18,8 +18,8 @@ from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
-from rlhf_plugins.trainers import preference
 from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.preference import trainer as preference
 
 from .conftest import OPTIONS, furthest, losses, ranked, reward_trainer, trained
 

@@ -11,7 +11,8 @@ import torch
 
 from rlhf_plugins import RunError
 from rlhf_plugins.contract import processes
-from rlhf_plugins.trainers import micro_batches, zero
+from rlhf_plugins.trainers import zero
+from rlhf_plugins.trainers.steps import micro_batches
 from rlhf_plugins.trainers.zero import DIVISION, refuse_in_parts, refuse_other_division, refuse_untried
 
 ARGS = {

@@ -21,7 +21,7 @@ def fit(run: StageRun, trainer: Any, monitors: Sequence[Monitor]) -> Mapping[str
     from transformers import Trainer
 
     from rlhf_plugins.trainers.arguments import finite, quiet
-    from rlhf_plugins.trainers.supervision import monitors_of, watch
+    from rlhf_plugins.trainers.watching.supervision import monitors_of, watch
 
     if not isinstance(trainer, Trainer):
         raise RunError(f"fit: expected a transformers Trainer, got {type(trainer).__name__}")

@@ -30,8 +30,8 @@ from rlhf_plugins.trainers.resuming import (
     set_random_state,
     state_of,
 )
-from rlhf_plugins.trainers.shares import SharesBatches
-from rlhf_plugins.trainers.supervision import as_first_base
+from rlhf_plugins.trainers.steps.shares import SharesBatches
+from rlhf_plugins.trainers.watching.supervision import as_first_base
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from rlhf_plugins.contract.interfaces import KL
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.micro_batches import stepping, steps_in_backward
+from rlhf_plugins.trainers.steps.micro_batches import stepping, steps_in_backward
 
 if TYPE_CHECKING:
     from rlhf_plugins.data.batches.branches import BranchBatch

@@ -18,7 +18,7 @@ from rlhf_plugins.engine.decoding import AT_ONCE
 from rlhf_plugins.engine.out_of_memory import attempted, release_memory, too_much, warn
 from rlhf_plugins.engine.room import cached_at_once, generated, in_batches
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.recovery import Before
+from rlhf_plugins.trainers.steps.recovery import Before
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine.decoding import Loop

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.rollout import ScoredResponses
     from rlhf_plugins.contract.rows import Samples
     from rlhf_plugins.contract.run_kinds import EnvironmentFunction
-    from rlhf_plugins.trainers.monitoring import Monitors
     from rlhf_plugins.trainers.ppo.importance import Correction
+    from rlhf_plugins.trainers.watching.monitoring import Monitors
 
 PLAIN = {  # options of sampling that leave the policy's distribution as it is
     "top_p": 1.0,

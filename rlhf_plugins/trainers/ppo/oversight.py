@@ -16,8 +16,8 @@ from rlhf_plugins.contract.metrics import PERCENTILES, percentile
 from rlhf_plugins.contract.rows import GoldReward, Samples, Text
 from rlhf_plugins.contract.run import Step
 from rlhf_plugins.data.turns import as_text
-from rlhf_plugins.trainers.monitoring import Row, write
 from rlhf_plugins.trainers.ppo.options import Table
+from rlhf_plugins.trainers.watching.monitoring import Row, write
 
 if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.rollout import Experience

@@ -33,11 +33,11 @@ from rlhf_plugins.engine.sampling import (
 )
 from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.micro_batches import evened
 from rlhf_plugins.trainers.ppo import in_parts
 from rlhf_plugins.trainers.ppo.options import Objective
 from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, Scorer, with_later_turns
 from rlhf_plugins.trainers.ppo.step import loss_weights, token_weights, weights_alike
+from rlhf_plugins.trainers.steps.micro_batches import evened
 
 if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.models import Models, Outputs

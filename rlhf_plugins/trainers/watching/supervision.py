@@ -20,10 +20,10 @@ from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_useless_monitors
 from rlhf_plugins.trainers.arguments import NOT_KEPT, not_finite
-from rlhf_plugins.trainers.held_out import stop_early
-from rlhf_plugins.trainers.micro_batches import stepping, steps_in_backward
-from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
-from rlhf_plugins.trainers.trackers import Tracked, Trackers
+from rlhf_plugins.trainers.steps.micro_batches import stepping, steps_in_backward
+from rlhf_plugins.trainers.watching.held_out import stop_early
+from rlhf_plugins.trainers.watching.monitoring import Monitors, scale_learning_rate
+from rlhf_plugins.trainers.watching.trackers import Tracked, Trackers
 
 Terms = Mapping[str, Callable[[], Tensor]]
 

@@ -21,8 +21,12 @@ from rlhf_plugins.engine.weights.loading import use_fast_paths
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import check_rows, make_ready, mean_loss
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
-from rlhf_plugins.trainers.mates import with_mates
-from rlhf_plugins.trainers.micro_batches import (
+from rlhf_plugins.trainers.preference.batch import OF_PAIRS, Collator, separate
+from rlhf_plugins.trainers.preference.metrics import Means, label_sums, pair_sums, token_sums
+from rlhf_plugins.trainers.preference.reference import ReadsReference, pair_sums_of
+from rlhf_plugins.trainers.preference.way import PreferenceOptions, check, loss_of, obstacle_of
+from rlhf_plugins.trainers.steps.mates import with_mates
+from rlhf_plugins.trainers.steps.micro_batches import (
     MICRO_BATCHES,
     TrainsInMicroBatches,
     by_share,
@@ -30,12 +34,8 @@ from rlhf_plugins.trainers.micro_batches import (
     token_limit,
     uncounted,
 )
-from rlhf_plugins.trainers.preference_batch import OF_PAIRS, Collator, separate
-from rlhf_plugins.trainers.preference_metrics import Means, label_sums, pair_sums, token_sums
-from rlhf_plugins.trainers.preference_reference import ReadsReference, pair_sums_of
-from rlhf_plugins.trainers.preference_way import PreferenceOptions, check, loss_of, obstacle_of
-from rlhf_plugins.trainers.recovery import SHARE
-from rlhf_plugins.trainers.shares import SharesBatches, counts, through
+from rlhf_plugins.trainers.steps.recovery import SHARE
+from rlhf_plugins.trainers.steps.shares import SharesBatches, counts, through
 from rlhf_plugins.trainers.zero import hand_options_on
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from trl.trainer.utils import nanstd
 
-from rlhf_plugins.trainers.online_rewards import completions
+from rlhf_plugins.trainers.online.rewards import completions
 
 if TYPE_CHECKING:
     from rlhf_plugins.data.conversations import Conversations

@@ -18,7 +18,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.data.batches.branches import Layout, PromptBranches, size
 from rlhf_plugins.engine.out_of_memory import out_of_memory
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.recovery import KEPT, ROWS, SHARE, Cutting, Kept, Opaque, Recovery
+from rlhf_plugins.trainers.steps.recovery import KEPT, ROWS, SHARE, Cutting, Kept, Opaque, Recovery
 
 Made = TypeVar("Made")
 Row = Mapping[str, Any]

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from rlhf_plugins.arithmetic.ranking import NOT_PLACED, map_fields
 from rlhf_plugins.contract import processes
-from rlhf_plugins.trainers.recovery import ROWS
+from rlhf_plugins.trainers.steps.recovery import ROWS
 
 Record = TypeVar("Record")
 FILLED = {"ranks": NOT_PLACED, "ratings": nan}  # fields, where a group has no response; others are 0 there

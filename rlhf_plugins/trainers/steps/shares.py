@@ -18,8 +18,8 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.engine.weights.partitions import HEAD
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers import zero
-from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES
-from rlhf_plugins.trainers.recovery import KEPT, ROWS, SHARE
+from rlhf_plugins.trainers.steps.micro_batches import MICRO_BATCHES
+from rlhf_plugins.trainers.steps.recovery import KEPT, ROWS, SHARE
 
 Found = TypeVar("Found")
 LABELS = "labels"  # a key of a batch

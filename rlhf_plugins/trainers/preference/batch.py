@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.data.batches.branches import BranchBatch, Ids, Layout, PromptBranches, collate
-from rlhf_plugins.trainers.micro_batches import Row, in_micro_batches
+from rlhf_plugins.trainers.steps.micro_batches import Row, in_micro_batches
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 OF_PAIRS = {"probability": 1.0, "margin": 0.0}  # columns that a loss of ours reads, and what a row without one has

@@ -37,13 +37,11 @@ from rlhf_plugins.errors import DataError, PluginError, RunError
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.trainers.arguments import prepare
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
-from rlhf_plugins.trainers.micro_batches import token_limit
-from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
-from rlhf_plugins.trainers.online_learning import LearnsInParts, recovering
-from rlhf_plugins.trainers.online_metrics import Updates, note_completions, of_conversations, spread, take_logged
-from rlhf_plugins.trainers.online_rewards import ForTRL, OneReward, RewardFunctions, columns_of, name_of
-from rlhf_plugins.trainers.online_state import KeepsRollout
-from rlhf_plugins.trainers.online_way import OnlineOptions, check, objective_of, obstacle_of
+from rlhf_plugins.trainers.online.learning import LearnsInParts, recovering
+from rlhf_plugins.trainers.online.metrics import Updates, note_completions, of_conversations, spread, take_logged
+from rlhf_plugins.trainers.online.rewards import ForTRL, OneReward, RewardFunctions, columns_of, name_of
+from rlhf_plugins.trainers.online.state import KeepsRollout
+from rlhf_plugins.trainers.online.way import OnlineOptions, check, objective_of, obstacle_of
 from rlhf_plugins.trainers.ppo import importance, oversight, step
 from rlhf_plugins.trainers.ppo.constraint import constrain
 from rlhf_plugins.trainers.ppo.critic import Critic, without_critic
@@ -53,7 +51,9 @@ from rlhf_plugins.trainers.ppo.rollout import RECORDS, Cut, Experience, MicroBat
 from rlhf_plugins.trainers.resuming import Resumable
 from rlhf_plugins.trainers.scaling import accept_skips
 from rlhf_plugins.trainers.scripted import handle_of
-from rlhf_plugins.trainers.shares import SharesBatches
+from rlhf_plugins.trainers.steps.micro_batches import token_limit
+from rlhf_plugins.trainers.steps.shares import SharesBatches
+from rlhf_plugins.trainers.watching.monitoring import Monitors, scale_learning_rate
 from rlhf_plugins.trainers.zero import HidesLaunch, hand_options_on, take_over_weights
 
 logger = logging.getLogger(__name__)

@@ -29,14 +29,14 @@ from rlhf_plugins.engine.weights.loading import without_repacking
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepare
-from rlhf_plugins.trainers.classifier import install, obstacle_of, saving_head, scored_by
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
-from rlhf_plugins.trainers.draws import Draws
-from rlhf_plugins.trainers.mates import with_mates
-from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, by_share, token_limit
-from rlhf_plugins.trainers.pairs import COLUMNS, ROW, Fitting, Pairs, columns_of, examples, refuse_unread
-from rlhf_plugins.trainers.reward_options import RewardOptions, refuse_at_odds
-from rlhf_plugins.trainers.shares import SharesBatches, counts, through
+from rlhf_plugins.trainers.reward.classifier import install, obstacle_of, saving_head, scored_by
+from rlhf_plugins.trainers.reward.options import RewardOptions, refuse_at_odds
+from rlhf_plugins.trainers.reward.pairs import COLUMNS, ROW, Fitting, Pairs, columns_of, examples, refuse_unread
+from rlhf_plugins.trainers.steps.draws import Draws
+from rlhf_plugins.trainers.steps.mates import with_mates
+from rlhf_plugins.trainers.steps.micro_batches import TrainsInMicroBatches, by_share, token_limit
+from rlhf_plugins.trainers.steps.shares import SharesBatches, counts, through
 
 logger = logging.getLogger(__name__)
 Scored = tuple[Tensor, Tensor, Tensor]  # rewards of a part of a batch, which of them there are, gaps of its pairs
@@ -233,7 +233,7 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         Raises:
             RunError: the training goes TRL's own way, or the folder cannot hold such a model.
         """
-        from rlhf_plugins.trainers.classifier_saved import save_as_ours
+        from rlhf_plugins.trainers.reward.classifier_saved import save_as_ours
 
         if self._scorer is None or isinstance(self.model, RewardModel):
             raise RunError("save_reward_model writes a classifier that the engine trains; use save_model")

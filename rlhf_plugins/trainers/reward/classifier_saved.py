@@ -20,7 +20,7 @@ from rlhf_plugins.engine.weights.fitting import ADAPTER_WEIGHTS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import SAVED as IN_THE_FOLDER
 from rlhf_plugins.reward_models.reward_model import RewardModel
-from rlhf_plugins.trainers.classifier import HEADS
+from rlhf_plugins.trainers.reward.classifier import HEADS
 
 
 def save_as_ours(scorer: RewardModel, parts: tuple[Pooling | None, RewardHead | None], folder: Path) -> None:

@@ -25,8 +25,8 @@ from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.engine.weights.loading import base_weights
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.score_cache import cached_in_shares, weights_identity
-from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES
-from rlhf_plugins.trainers.preference_batch import REFERENCE, Collator
+from rlhf_plugins.trainers.preference.batch import REFERENCE, Collator
+from rlhf_plugins.trainers.steps.micro_batches import MICRO_BATCHES
 from rlhf_plugins.trainers.zero import HidesLaunch
 
 

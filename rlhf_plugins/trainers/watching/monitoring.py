@@ -15,7 +15,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Alarm, Section, Step
 from rlhf_plugins.engine.cost import Counter
 from rlhf_plugins.errors import RunError, nearest
-from rlhf_plugins.trainers.trackers import Trackers
+from rlhf_plugins.trainers.watching.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 ALARMS = "alarms.jsonl"

@@ -15,8 +15,8 @@ from rlhf_plugins.engine.policy import ModelPolicy
 from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import Curves
-from rlhf_plugins.trainers.progress import Progress
-from rlhf_plugins.trainers.supervision import evaluate_as
+from rlhf_plugins.trainers.watching.progress import Progress
+from rlhf_plugins.trainers.watching.supervision import evaluate_as
 
 
 def measure_tasks(trainer: Any, tasks: Sequence[Task], run: Run, curves: Curves) -> None:

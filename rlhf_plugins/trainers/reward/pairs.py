@@ -14,8 +14,8 @@ from datasets import Dataset
 from rlhf_plugins.data.batches.numeric import PREFIX
 from rlhf_plugins.data.batches.ranked import Collator
 from rlhf_plugins.errors import DataError, nearest
-from rlhf_plugins.trainers.draws import Examples
-from rlhf_plugins.trainers.micro_batches import in_micro_batches
+from rlhf_plugins.trainers.steps.draws import Examples
+from rlhf_plugins.trainers.steps.micro_batches import in_micro_batches
 
 logger = logging.getLogger(__name__)
 ROW = "row of the data set"  # a column that numbers the rows where a training must tell them apart

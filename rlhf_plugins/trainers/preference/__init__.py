@@ -1,0 +1,1 @@
+"""Training on preferences without a reward model, as a trainer of TRL."""

@@ -1,0 +1,1 @@
+"""Training of reward models, as a trainer of TRL."""

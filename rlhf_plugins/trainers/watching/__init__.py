@@ -1,0 +1,1 @@
+"""What watches a training, shows it, and ends it early."""
