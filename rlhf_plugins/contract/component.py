@@ -95,6 +95,7 @@ def trait(default: Any, meaning: str, choices: Iterable[str] = (), join: Callabl
 
 
 MADE = ("base", "data", "evaluation", "policy", "reward")  # what a stage may make
+CARRIED = ("kl", "optimizer", "value")  # what a training may go on with of the one that made its start
 # what a component may need of the rows
 COLUMNS = (
     "annotator", "difficulty", "margin", "probability", "ranks", "ratings", "ties", "topic", "votes", "weight",

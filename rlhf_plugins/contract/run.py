@@ -5,7 +5,7 @@ It knows shapes and names, no library: torch and transformers appear only as ann
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
@@ -275,6 +275,11 @@ class Run(Protocol):
         ...
 
     @property
+    def carry(self) -> frozenset[str]:
+        """What of the training that made its start this stage should go on with; `train` says it."""
+        ...
+
+    @property
     def finished(self) -> tuple[StageResult, ...]:
         """Earlier stages, in order; then what this stage's own `train` calls made."""
         ...
@@ -291,8 +296,7 @@ class Run(Protocol):
     def policy(self, name: str | None = None) -> Policy:
         """An earlier policy by the name that its stage gave it, or by its stage's; None: what this stage starts from.
 
-        Raises:
-            RunError: there is none of that name; the known names and the nearest are in the message.
+        Raises RunError where there is none of that name; the known names and the nearest are in the message.
         """
         ...
 
@@ -303,8 +307,7 @@ class Run(Protocol):
     def weights(self, name: str) -> Weights:
         """Where the weights of `start`, `reference`, `base` (the run's own) or an earlier policy are.
 
-        Raises:
-            RunError: as `policy` does, and where the policy is no saved model, such as a mixture.
+        Raises RunError as `policy` does, and where the policy is no saved model, such as a mixture.
         """
         ...
 
@@ -327,24 +330,26 @@ class Run(Protocol):
         name: str,
         data: Data | None = None,
         start: str | None = None,
+        carry: Collection[str] = frozenset(),
         until: Callable[[Step], bool] | None = None,
         budget: Budget | None = None,
     ) -> StageResult:
         """Runs another stage inside this one, in the folder `<this stage>/<name>`.
 
-        A finished call with the same spec and inputs returns from disk. Hooks see the stage as `outer/name`. The
-        optimizer, the critic and the KL coefficient start again in every part.
+        A finished call with the same spec and inputs returns from disk. Hooks see the stage as `outer/name`.
 
         Args:
             stage: a stage, or a spec of one.
             name: of the part; unique within this stage.
             data: rows instead of the run's, for a stage without `data` of its own.
             start: the name of the policy to start from; None is this stage's own start.
+            carry: what is not new, but as the training of the start left it: `optimizer` (its state, which a stage with
+                `keep_optimizer` keeps), `value` (the critic), `kl` (the coefficient, and what adapts it).
             until: ends the training after the step for which it is true; it sees the steps that the part logs.
             budget: ends the part.
 
         Raises:
-            RunError: an argument is wrong, or another call was made under this name.
+            RunError: an argument is wrong, another call was made under this name, or there is nothing to carry.
         """
         ...
 
@@ -355,8 +360,7 @@ class Run(Protocol):
             trainer: a built one.
             monitors: what watches its optimizer steps; alarms are in `alarms.jsonl` of the stage's folder.
 
-        Raises:
-            RunError: it is no Trainer, the loss or the norm of a gradient is not finite, or a monitor stops it.
+        Raises RunError: it is no Trainer, the loss or the norm of a gradient is not finite, or a monitor stops it.
         """
         ...
 

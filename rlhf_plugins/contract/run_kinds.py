@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from rlhf_plugins.contract.component import COLUMNS, MADE, Component, answer_checks, trait
+from rlhf_plugins.contract.component import CARRIED, COLUMNS, MADE, Component, answer_checks, trait
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -221,6 +221,9 @@ class Stage(Component, kind="stage"):
     zero: ClassVar[bool] = trait(False, "trains with an optimizer that several processes hold in parts (ZeRO)")
     reads_answers: ClassVar[bool] = trait(False, "trains on the responses of its rows")
     makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
+    carries: ClassVar[frozenset[str]] = trait(
+        frozenset(), "what of the training that made its start it can go on with, as `run.carry` asks", choices=CARRIED
+    )
 
     name: str
     data: DataFormat | None = None  # rows of its own; None: the run's

@@ -1,4 +1,4 @@
-"""What a training on own samples leaves: the policy, and its critic beside it. It is no stage itself."""
+"""What a training on own samples leaves: the policy, and beside it its critic and the KL's state. It is no stage."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 def leave(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> None:
-    """Writes the critic, and the policy without it, whole also where processes hold shards; all of them must ask."""
+    """Writes the critic, the KL's state, and the policy without a critic; all of several processes must ask."""
     from safetensors.torch import save_file
 
     from rlhf_plugins.contract import processes
+    from rlhf_plugins.data.names import VALUE_HEAD, VALUE_NETWORK
     from rlhf_plugins.engine.weights.shards import to_save, whole
 
     network = trainer.value_network
@@ -24,9 +25,10 @@ def leave(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> No
 
     def save() -> None:
         if network is not None:
-            network.save_pretrained(folder / "value_network", **options)
+            network.save_pretrained(folder / VALUE_NETWORK, **options)
         if head:
-            save_file(head, folder / "value_head.safetensors")
+            save_file(head, folder / VALUE_HEAD)
+        trainer.keep_kl(folder)
         if backbone:
             backbone.save_policy(folder / "model", **policy)
         else:

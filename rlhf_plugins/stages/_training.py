@@ -87,7 +87,7 @@ class Training(Stage, makes_rollouts=False):
 
 
 @dataclass(frozen=True)
-class PolicyTraining(Training):
+class PolicyTraining(Training, carries={"optimizer"}):
     """A stage that trains a policy, whose optimizer a later one may go on with."""
 
     optimizer: Annotated[

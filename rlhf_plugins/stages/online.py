@@ -54,6 +54,7 @@ class Online(
     PolicyTraining,
     makes={"policy"},
     makes_rollouts=True,
+    carries={"optimizer", "value", "kl"},
     processes="several",
     shards=True,
     zero=True,
@@ -288,12 +289,13 @@ class Online(
 
     def _supervise(self, trainer: OnlineTrainer, run: Run) -> None:
         """Gives a trainer what the stage's own options ask beside its loss."""
-        from rlhf_plugins.trainers.optimizer_state import hand_on
+        from rlhf_plugins.trainers.optimizer_state import hand_on, stage_of
         from rlhf_plugins.trainers.ppo.held_out import HeldOut
         from rlhf_plugins.trainers.watching.held_out import stop_early
         from rlhf_plugins.trainers.watching.supervision import clip_by_value, evaluate_as, regularize
 
         regularize(trainer, self, run)
+        trainer.begin_with(run.carry, stage_of(run.weights("start")))
         hand_on(trainer, self, run, trainer.value_weights)
         clip_by_value(trainer, self.max_grad_value)
         stop_early(trainer, self.early_stopping_patience, self.early_stopping_threshold)

@@ -3,42 +3,65 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import TrainerCallback
 
 from rlhf_plugins.contract import processes
-from rlhf_plugins.contract.run import Run
-from rlhf_plugins.data.names import OPTIMIZER
+from rlhf_plugins.contract.run import Run, Weights
+from rlhf_plugins.data.digests import refuse_changed
+from rlhf_plugins.data.names import CRITICS_OPTIMIZER, OPTIMIZER
+from rlhf_plugins.engine.weights.fitting import misfit, shapes
 from rlhf_plugins.errors import RunError
 
-NUMBERS = "numbers"  # its metadata: what is no tensor
+NOTES = "notes"  # its metadata: the optimizer's class, the shapes of the weights, and what is no tensor
+Named = Mapping[str, Tensor]
+NONE: Named = MappingProxyType({})
 
 
-def hand_on(trainer: Any, stage: Any, run: Run, critics: Sequence[torch.Tensor] = ()) -> None:
-    """Has a trainer begin with the optimizer's state that its start kept, and keep its own, as the stage asks.
+def hand_on(trainer: Any, stage: Any, run: Run, critic: Named = NONE) -> None:
+    """Has a trainer begin with the optimizer's state that its start kept, and keep its own, as the stage and run ask.
 
-    That of the critic's weights is not kept: a later stage has another critic, or none.
+    That of the critic's weights is a file of its own, which counts where the critic is carried too.
+
+    Args:
+        trainer: ready to train.
+        stage: whose options `optimizer` and `keep_optimizer` count.
+        run: of the stage.
+        critic: the critic's weights, under names that are the same in a later stage.
 
     Raises:
         RunError: the stage starts from the base, its start kept none, or several processes share the state.
     """
-    if (stage.optimizer == "start" or stage.keep_optimizer) and trainer.accelerator.num_processes > 1:
+    begins = stage.optimizer == "start" or "optimizer" in run.carry
+    if (begins or stage.keep_optimizer) and trainer.accelerator.num_processes > 1:
         raise RunError("optimizer, keep_optimizer: several processes may each hold a part of the state; leave them out")
-    if stage.optimizer == "start":
+    others = {id(each) for each in critic.values()}
+    policy = {name: each for name, each in trainer.model.named_parameters() if id(each) not in others}
+    files = {name: _trained(one) for name, one in ((OPTIMIZER, policy), (CRITICS_OPTIMIZER, critic)) if one}
+    if begins:
         start = run.weights("start")
-        if start.folder is None or not (file := start.folder.parent / OPTIMIZER).is_file():
+        asked = files if "value" in run.carry else {OPTIMIZER: files[OPTIMIZER]}
+        found = {stage_of(start) / name: weights for name, weights in asked.items()}
+        if not all(file.is_file() for file in found):
             raise RunError(
                 f"optimizer: {start.name} kept no optimizer: write `keep_optimizer: true` where it is trained"
             )
-        trainer.add_callback(_Begins(trainer, file))
+        trainer.add_callback(_Begins(trainer, found))
     if stage.keep_optimizer:
-        trainer.add_callback(_Keeps(Path(run.folder) / OPTIMIZER, critics))
+        trainer.add_callback(_Keeps({Path(run.folder) / name: weights for name, weights in files.items()}))
+
+
+def stage_of(start: Weights) -> Path:
+    """The folder of the stage that saved these weights, in which it left what a later one may go on with."""
+    return (start.folder or Path(start.base.path)).parent
 
 
 class AllocatesState(TrainerCallback):
@@ -46,7 +69,7 @@ class AllocatesState(TrainerCallback):
 
     def on_train_begin(self, *_: Any, optimizer: Any = None, **__: Any) -> None:
         """Called by the trainer."""
-        own = getattr(optimizer, "optimizer", optimizer)  # accelerate's
+        own = _inner(optimizer)
         if type(own) in (torch.optim.Adam, torch.optim.AdamW) and processes.count() == 1:
             allocate(own)
 
@@ -66,54 +89,81 @@ def allocate(optimizer: torch.optim.Adam) -> None:
 
 
 class _Keeps(TrainerCallback):
-    """Writes the state of each weight by its name, but for some."""
+    """Writes the state of each weight by its name, at the end of a training."""
 
-    def __init__(self, file: Path, but: Sequence[torch.Tensor]) -> None:
-        self._file, self._but = file, {id(each) for each in but}
+    def __init__(self, files: Mapping[Path, Named]) -> None:
+        self._files = files
 
-    def on_train_end(self, *_: Any, model: Any = None, optimizer: Any = None, **__: Any) -> None:
+    def on_train_end(self, *_: Any, optimizer: Any = None, **__: Any) -> None:
         """Called by the trainer."""
-        tensors, numbers = dict[str, torch.Tensor](), dict[str, Any]()
-        kept = ((name, each) for name, each in model.named_parameters() if id(each) not in self._but)
-        for name, weights in kept:
-            for key, value in optimizer.state.get(weights, {}).items():
-                is_tensor = isinstance(value, torch.Tensor)
-                (tensors if is_tensor else numbers)[f"{name}/{key}"] = value.cpu().contiguous() if is_tensor else value
-        save_file(tensors, self._file, {NUMBERS: json.dumps(numbers)})
+        for file, named in self._files.items():
+            tensors, numbers = dict[str, Tensor](), dict[str, Any]()
+            for name, weights in named.items():
+                for key, value in optimizer.state.get(weights, {}).items():
+                    place = f"{name}/{key}"
+                    if isinstance(value, Tensor):
+                        tensors[place] = value.cpu().contiguous()
+                    else:
+                        numbers[place] = value
+            notes = {"optimizer": _class(optimizer), "weights": shapes(named), "numbers": numbers}
+            save_file(tensors, file, {NOTES: json.dumps(notes)})
 
 
 class _Begins(TrainerCallback):
     """Gives the optimizer what another kept, unless the training goes on from a checkpoint."""
 
-    def __init__(self, trainer: Any, file: Path) -> None:
-        self._trainer, self._file = trainer, file
+    def __init__(self, trainer: Any, files: Mapping[Path, Named]) -> None:
+        self._trainer, self._files = trainer, files
 
-    def on_train_begin(self, *_: Any, model: Any = None, optimizer: Any = None, **__: Any) -> None:
-        """Called by the trainer. Raises RunError where the state is of other weights."""
+    def on_train_begin(self, *_: Any, optimizer: Any = None, **__: Any) -> None:
+        """Called by the trainer. Raises RunError where the state is of other weights, or of another optimizer."""
         if getattr(self._trainer, "resumed", None) is not None:
             return
-        own = dict(model.named_parameters())
-        for name, state in self._read().items():
-            if name not in own or any(each.dim() and each.shape != own[name].shape for each in state["same"]):
-                raise RunError(f"{self._file}: is of another model: {name} is not among the weights that are trained")
-            optimizer.state[own[name]] = {
-                key: value.to(own[name].device) if isinstance(value, torch.Tensor) and value.dim() else value
-                for key, value in state["values"].items()
-            }
+        whole = optimizer.state_dict()
+        places = dict(_places(optimizer.param_groups, whole["param_groups"]))
+        for file, named in self._files.items():
+            kept, notes = _read(file)
+            if notes["optimizer"] != _class(optimizer):
+                raise RunError(
+                    f"{file}: is the state of {notes['optimizer']}, and {_class(optimizer)} trains here: "
+                    "write the same `optim` in both stages"
+                )
+            if wrong := misfit(shapes(named), {name: tuple(shape) for name, shape in notes["weights"].items()}):
+                raise RunError(f"{file}: is of another model: it {wrong}")
+            whole["state"] |= {places[id(named[name])]: state for name, state in kept.items()}
+        optimizer.load_state_dict(whole)
 
-    def _read(self) -> dict[str, dict[str, Any]]:
-        """By weight: its values, and those that have its shape."""
-        try:
-            with safe_open(self._file, "pt") as stored:
-                names = list(stored.keys())
-                found = json.loads(stored.metadata()[NUMBERS]) | {key: stored.get_tensor(key) for key in names}
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self._file}: cannot be read: {error}") from error
-        states: dict[str, dict[str, Any]] = {}
-        for key, value in found.items():
-            name, _, part = key.rpartition("/")
-            state = states.setdefault(name, {"values": {}, "same": []})
-            state["values"][part] = value
-            if part.startswith("exp_avg"):  # of Adam; others hold states in blocks
-                state["same"].append(value)
-        return states
+
+def _read(file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The state of each weight by its name, and the notes. Raises RunError where it cannot be read."""
+    refuse_changed(file)
+    try:
+        with safe_open(file, "pt") as stored:
+            notes = json.loads(stored.metadata()[NOTES])
+            found = notes["numbers"] | {key: stored.get_tensor(key) for key in list(stored.keys())}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file}: cannot be read: {error}") from error
+    states: dict[str, dict[str, Any]] = {}
+    for key, value in found.items():
+        name, _, part = key.rpartition("/")
+        states.setdefault(name, {})[part] = value
+    return states, notes
+
+
+def _places(groups: Iterable[Any], numbered: Iterable[Any]) -> Iterable[tuple[int, int]]:
+    """Each weight's identity, and its number in the optimizer's state."""
+    for group, own in zip(groups, numbered, strict=True):
+        yield from zip(map(id, group["params"]), own["params"], strict=True)
+
+
+def _trained(named: Named) -> Named:
+    return {name: weights for name, weights in named.items() if weights.requires_grad}
+
+
+def _inner(optimizer: Any) -> Any:
+    return getattr(optimizer, "optimizer", optimizer)  # accelerate's
+
+
+def _class(optimizer: Any) -> str:
+    own = type(_inner(optimizer))
+    return f"{own.__module__}.{own.__qualname__}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
+from killing import Killed, kill_at
 from marks import slow
 
 from rlhf_plugins import Adapter, Checkpoint, session
@@ -44,22 +44,6 @@ STAGES: dict[str, tuple[dict[str, Any], int]] = {  # a stage, and the training s
     "GRPO": ({"use": "online", "reward": "gold", "advantage": "grpo", "trainer": {**ROLLOUTS, **ACCUMULATED}}, 12),
 }
 KINDS = ("PPO", "preference", "reward model")  # of trainers; the other stages vary them
-
-
-class Killed(BaseException):
-    """In the place of the end of the process."""
-
-
-def kill_at(step: int, patch: pytest.MonkeyPatch) -> None:
-    """Ends the next training in its training step of this number."""
-    own, steps = transformers.Trainer.training_step, iter(range(1, 1000))
-
-    def training_step(*given: Any) -> Any:
-        if next(steps) == step:
-            raise Killed
-        return own(*given)
-
-    patch.setattr(transformers.Trainer, "training_step", training_step)
 
 
 def trained(spec: dict[str, Any], folder: Path, every: str = "1 steps") -> None:

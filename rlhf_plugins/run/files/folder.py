@@ -24,7 +24,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.data.digests import of_folder
 from rlhf_plugins.data.files import put, read_json
-from rlhf_plugins.data.names import CALL, FILES, OPTIMIZER, RECIPE, RESULT, STAGE_ROWS, STATUS
+from rlhf_plugins.data.names import CALL, CRITICS_OPTIMIZER, FILES, OPTIMIZER, RECIPE, RESULT, STAGE_ROWS, STATUS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run.files import results
 from rlhf_plugins.run.files.checkpoints import finished, is_trained, of_checkpoint, rewind
@@ -196,7 +196,7 @@ def cleared(folder: Path) -> Path:
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
     rewind(folder)
-    kept = (ONCE, CALL, OPTIMIZER) if is_trained(folder) else (ONCE, CALL)
+    kept = (ONCE, CALL, OPTIMIZER, CRITICS_OPTIMIZER) if is_trained(folder) else (ONCE, CALL)
     for path in folder.iterdir():
         if path.name not in kept and not of_checkpoint(path) and not (path / CALL).exists():
             _delete(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_json
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.component import CARRIED
 from rlhf_plugins.contract.run import Budget, StageResult, Step
 from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.data.handed_on import HandedOn, Part, find, handed_on
 from rlhf_plugins.data.names import CALL, RESULT
 from rlhf_plugins.engine.progress import before
-from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.errors import PluginError, RunError, nearest
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.run.files import results
 from rlhf_plugins.run.files.checkpoints import of_checkpoint
@@ -66,6 +67,7 @@ class Given:
     name: str
     data: Data | None
     start: str | None
+    carry: Collection[str]
     until: Callable[[Step], bool] | None
     budget: Budget | None
 
@@ -127,6 +129,7 @@ def _inner(run: StageRun, given: Given, begins: Places) -> StageRun:
         folder=folder,
         earlier=run.finished,
         name=f"{run.name}/{given.name}".lstrip("/"),
+        carry=frozenset(given.carry),
         memory=type(run.memory)(),
         ending=Ending(given.until, given.budget),
     )
@@ -143,6 +146,17 @@ def _check(stage: Stage, given: Given) -> None:
     for name in ("data", "budget"):
         if getattr(given, name) is not None and getattr(stage, name, None) is not None:
             raise RunError(f"train: the stage has `{name}` of its own, and the call gives another; leave one out")
+    _check_carry(stage, given.carry)
+
+
+def _check_carry(stage: Stage, carry: Collection[str]) -> None:
+    if isinstance(carry, str):
+        raise RunError(f"train: carry is a set of words: write carry={{{carry!r}}}")
+    for word in sorted(set(carry) - stage.carries):
+        if word not in CARRIED:
+            raise RunError(f"train: carry: unknown word {word!r} {nearest(word, CARRIED)}")
+        goes_on = ", ".join(sorted(stage.carries)) or "nothing"
+        raise RunError(f"train: carry: the stage {stage.name} can go on with {goes_on}, not with {word!r}")
 
 
 def _same_call(folder: Path, call: Mapping[str, Any]) -> None:
@@ -178,7 +192,8 @@ def _call(run: StageRun, stage: Stage, given: Given, begins: Places) -> dict[str
         "takes": {one.lineage: results.relative(one.spec, root) for one in opened},
     }
     several = {"processes": processes.launched()} if processes.launched() > 1 else {}  # of which each has its batch
-    return json.loads(to_json(call | several))
+    carried = {"carry": sorted(set(given.carry))} if given.carry else {}  # calls of older versions are without it
+    return json.loads(to_json(call | several | carried))
 
 
 def _spec(run: StageRun, stage: Stage) -> dict[str, Any]:

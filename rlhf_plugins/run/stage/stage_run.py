@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -106,6 +106,7 @@ class StageRun:
     memory: Memory = field(default_factory=Memory)
     ending: Ending = field(default_factory=Ending)
     begins: Places | None = None  # None: at the base, which is also the reference
+    carry: frozenset[str] = frozenset()
 
     @property
     def places(self) -> Places:
@@ -198,12 +199,13 @@ class StageRun:
         name: str,
         data: Data | None = None,
         start: str | None = None,
+        carry: Collection[str] = frozenset(),
         until: Callable[[Step], bool] | None = None,
         budget: Budget | None = None,
     ) -> StageResult:
         """See `Run`."""
         made = self.open("stage", stage) if isinstance(stage, str | Mapping) else stage
-        return nested.train(self, made, nested.Given(name, data, start, until, budget))
+        return nested.train(self, made, nested.Given(name, data, start, carry, until, budget))
 
     def fit(self, trainer: Any, monitors: Sequence[Monitor] = ()) -> Mapping[str, Curve]:
         """See `Run`."""

@@ -1,15 +1,19 @@
-"""What a checkpoint of a training on own samples holds: the rollout in use, and how far its steps are."""
+"""What a checkpoint of a training on own samples holds, and what a later training goes on with."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from rlhf_plugins.contract.guards import named
 from rlhf_plugins.engine.weights.shards import gathered
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.ppo import kl_file
 
 STATE = ("_step", "_experience", "_kl_coef", "_trains", "_skips")
 
@@ -59,6 +63,23 @@ class KeepsRollout:
         rewards = {"reward": self._asked.reward, "fallback": aim.fallback}
         turns = {"environment": aim.turns.environment} if aim.turns else {}
         return {**named, **shaping, **rewards, **turns, "table": self._log}
+
+    def begin_with(self: Any, words: Collection[str], stage: Path) -> None:
+        """Takes the critic (`value`) and the KL's state (`kl`) that another stage left in its folder, as asked.
+
+        Raises:
+            RunError: it left none, or what it left is of another kind.
+        """
+        if "value" in words:
+            if self._critic is None:
+                raise RunError(f"carry: value: {named(self._objective.advantage)} reads no values; leave it out")
+            self._critic.load(stage)
+        if "kl" in words:
+            self._kl_coef = kl_file.load(self._objective.kl, stage)
+
+    def keep_kl(self: Any, stage: Path) -> None:
+        """Leaves the KL's state in a stage's folder."""
+        kl_file.save(self._objective.kl, self._kl_coef, stage)
 
     def _get_train_sampler(self: Any, dataset: Any = None) -> Any:
         """TRL's order of the prompts, in any epoch that a training goes on in."""

@@ -204,9 +204,9 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         return self._critic.network if self.obstacle is None and self._critic else None
 
     @property
-    def value_weights(self) -> list[Any]:
-        """What the critic alone trains; empty where there is none."""
-        return self._critic.weights if self.obstacle is None and self._critic else []
+    def value_weights(self) -> dict[str, Any]:
+        """What the critic alone trains, by name; empty where there is none."""
+        return self._critic.weights if self.obstacle is None and self._critic else {}
 
     def take_value_head(self) -> dict[str, Tensor]:
         """Removes the critic from the policy and returns its head's weights; empty if no critic was trained."""

@@ -87,7 +87,7 @@ def constrain(trainer: Any, kl: KL, models: Models) -> Constraint:
         raise RunError(f"kl: a constraint measures whole updates, but {how} steps within the backward pass")
 
     def own() -> list[nn.Parameter]:
-        others = {id(weights) for weights in (models.critic.weights if models.critic else ())}
+        others = {id(weights) for weights in (models.critic.weights.values() if models.critic else ())}
         return [p for p in trainer.model.parameters() if p.requires_grad and id(p) not in others]
 
     made = Constraint(kl, models, own, trainer.note_update)

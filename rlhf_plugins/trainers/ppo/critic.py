@@ -5,19 +5,26 @@ It knows no reward: values are in the unit of the returns that it is shown, what
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftConfig
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rlhf_plugins.arithmetic.moments import Moments, Unit
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.batches.branches import BranchBatch
-from rlhf_plugins.engine.backbone import active_adapter, adapter_weights, add_adapter, own_weights
+from rlhf_plugins.data.digests import refuse_changed
+from rlhf_plugins.data.names import ADAPTER, VALUE_HEAD, VALUE_NETWORK
+from rlhf_plugins.engine.backbone import POLICY, active_adapter, adapter_weights, add_adapter, copy_adapter
 from rlhf_plugins.engine.forward import sequence_states, trunk_of
 from rlhf_plugins.engine.log_probs import by_response
-from rlhf_plugins.engine.weights.loading import load_tokenizer, load_trunk, with_adapter
+from rlhf_plugins.engine.weights.fitting import UNLOADABLE, misfit, shapes
+from rlhf_plugins.engine.weights.loading import load_tokenizer, load_trunk, reason, with_adapter
+from rlhf_plugins.engine.weights.noted import whole_path
 from rlhf_plugins.engine.weights.shards import writing
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
@@ -113,10 +120,10 @@ class Critic:
         return getattr(self._model, "value_network", None)
 
     @property
-    def weights(self) -> list[nn.Parameter]:
-        """Those that it trains, but for what it shares with the policy."""
-        adapter = () if self._adapter is None else own_weights(self._model, self._adapter)
-        return [p for name, p in self._model.named_parameters() if name.startswith(OWN) or name in adapter]
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Those that it trains, but for what it shares with the policy; no adapter beside its own changes a name."""
+        own = {name: p for name, p in self._model.named_parameters() if name.startswith(OWN)}
+        return {**own, **self._adapter_weights()}
 
     def states(self, hidden: Tensor, batch: BranchBatch) -> Tensor:
         """The policy's hidden states that predict the response tokens -> those that the head reads, (tokens, width)."""
@@ -144,12 +151,47 @@ class Critic:
 
     def take_off(self) -> dict[str, Tensor]:
         """Removes the critic from the policy; returns the head's weights, and its adapter's under PEFT's names."""
-        head = self.head
+        own = self._saved()
         del self._model.value_head
         if self.network is not None:
             del self._model.value_network
-        adapter = {} if self._adapter is None else adapter_weights(self._model, self._adapter)
-        return {**head.state_dict(keep_vars=processes.shards()), **adapter}
+        return own
+
+    @torch.no_grad()
+    def load(self, stage: Path) -> None:
+        """Takes the weights of the critic that another stage left in its folder.
+
+        Raises:
+            RunError: they are not there, do not load, or are of another network.
+        """
+        file, folder = stage / VALUE_HEAD, stage / VALUE_NETWORK
+        if not file.is_file():
+            raise RunError(
+                f"carry: value: {stage} holds no {file.name}, which an online stage that reads values leaves"
+            )
+        for each in (file, folder):
+            refuse_changed(each)
+        try:
+            saved, own = load_file(file), self._saved()
+            if wrong := misfit(shapes(own), shapes(saved)):
+                raise ValueError(f"it {wrong}")
+            if folder.is_dir() != (self.network is not None):
+                raise ValueError(f"the one with {VALUE_NETWORK}/ has a model of its own, the other reads the policy's")
+            for name, weights in own.items():
+                weights.copy_(saved[name])
+            if self.network is not None:
+                _copy_network(self.network, folder)
+        except UNLOADABLE as error:
+            raise RunError(
+                f"{file}: its critic does not fit: {reason(error)}; give both stages the same `value`"
+            ) from error
+
+    def _saved(self) -> dict[str, Tensor]:
+        return {**self.head.state_dict(keep_vars=processes.shards()), **self._adapter_weights()}
+
+    def _adapter_weights(self) -> dict[str, Any]:
+        """Those of its adapter, under PEFT's names; none where it has no adapter on the policy."""
+        return {} if self._adapter is None else adapter_weights(self._model, self._adapter)
 
 
 def without_critic(generation: Any) -> None:
@@ -161,6 +203,24 @@ def without_critic(generation: Any) -> None:
 def _before_responses(trunk: Any, batch: BranchBatch) -> Tensor:
     """A trunk's hidden states that predict the response tokens, (tokens, width)."""
     return sequence_states(trunk, batch)[:, :-1][batch.response[:, 1:]]
+
+
+def _copy_network(network: Any, folder: Path) -> None:
+    """Gives a critic's model the saved weights. Raises ValueError or RuntimeError where they are of another one."""
+    adapted = hasattr(network, "peft_config")
+    if adapted != (folder / ADAPTER).exists():
+        raise ValueError("one of the two trains an adapter, the other all weights")
+    if not adapted:
+        network.load_state_dict(load_trunk(Base(str(folder))).state_dict())
+        return
+    saved, own = (each.base_model_name_or_path for each in (_config(folder), network.peft_config[POLICY]))
+    if whole_path(saved) != whole_path(own):
+        raise ValueError(f"its model is an adapter on {saved}, not on {own}")
+    copy_adapter(network, POLICY, folder)
+
+
+def _config(folder: Path) -> PeftConfig:
+    return PeftConfig.from_pretrained(str(folder))
 
 
 def _own_network(model: Any, value: Value, tokenizer: Any) -> Any:
