@@ -101,6 +101,18 @@ def test_equal_scores_are_a_signal_where_they_differ_from_their_baseline(
     assert rollout.equal_rewards == equal
 
 
+@pytest.mark.parametrize(("advantage", "equal"), [("grpo", True), ("rloo", True), ("reinforce_baseline", False)])
+def test_scores_that_differ_between_prompts_alone_are_a_signal_to_what_compares_prompts(
+    bases: Bases, tmp_path: Path, advantage: str, equal: bool
+) -> None:
+    """Prompt i's three responses are all paid i: within a prompt nothing is better than the rest."""
+    score = lambda samples: [float(i) for i in range(4) for _ in range(3)]  # noqa: E731
+    found = trainer(bases(), tmp_path, objective(score, advantage=advantage, **FREE))
+    rollout = rolled_out(found, [row["prompt"] for row in prompts(4) for _ in range(3)])
+    assert rollout.advantages.any().item() is not equal
+    assert rollout.equal_rewards is equal
+
+
 def test_padding_changes_nothing(bases: Bases, tmp_path: Path) -> None:
     """Another token in the padding, and other rows beside it, leave what is seen of a response as it was."""
     found = trainer(bases(), tmp_path)

@@ -53,18 +53,21 @@ class Scored:
     rewards: ResponseRewards
     group: Tensor  # (B,) equal for responses to one prompt
     baseline: Tensor | None  # (B,) scores of greedy responses
+    within_groups: bool  # whether the estimator compares a score with those of responses to the same prompt alone
     sampled: int  # conversations in all, each of one response but where an environment goes on
     left_out: Mapping[str, int]  # how many were left out, by reason
 
     @property
     def equal_rewards(self) -> bool:
-        """Whether nothing can be learned, because several responses all have the same score and no token its own.
+        """Whether nothing can be learned: no score differs from what it is compared with, and no token has its own.
 
-        With a baseline, each score is compared with its own.
+        That is its baseline, where there is one, or the scores of the other responses: to its prompt, or all.
         """
-        scores = self.rewards.scores
-        equal = scores.max() == scores.min() if self.baseline is None else (scores == self.baseline).all()
-        return not self.rewards.by_token and len(scores) > 1 and bool(equal)
+        scores, other = self.rewards.scores, self.baseline
+        if other is None:
+            group = self.group.unique(return_inverse=True)[1] if self.within_groups else torch.zeros_like(self.group)
+            other = torch.empty_like(scores).scatter_(0, group, scores)[group]  # one score of each group
+        return not self.rewards.by_token and len(scores) > 1 and bool((scores == other).all())
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,7 @@ class Rollouts:
             rewards=found.take(list(kept), max(map(len, taken.response_ids), default=0)).to(device),
             group=torch.tensor(list(kept.values()), device=device),
             baseline=None if greedy is None else torch.tensor([baseline[i] for i in kept.values()], device=device),
+            within_groups=aim.advantage.min_group > 1 and not aim.advantage.uses_batch_mates,
             sampled=talks.count,
             left_out={
                 "abstained": count - answered,
