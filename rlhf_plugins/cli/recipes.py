@@ -21,9 +21,11 @@ def list_recipes(ctx: typer.Context) -> None:
 
     if ctx.invoked_subcommand is not None:
         return
-    for name, file in bundled().items():
+    found = bundled()
+    width = max(map(len, found), default=0)
+    for name, file in found.items():
         first = file.read_text(encoding="utf-8").partition("\n")[0].replace(f"recipes/{name}.yaml", name)
-        echo(f"{name:<28} {first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip())
+        echo(f"{name:<{width}} {first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip())
 
 
 @recipes.command()
@@ -33,18 +35,13 @@ def copy(
 ) -> None:
     """Copy a bundled recipe, to be changed and run."""
     from rlhf_plugins.recipe.check import bundled
+    from rlhf_plugins.recipe.new_file import write_new
 
     found, file = bundled(), out or Path(f"{name}.yaml")
     if name not in found:
         raise RunError(f"no bundled recipe {name!r} {nearest(name, found)}")
     text = found[name].read_text(encoding="utf-8").replace(f"recipes/{name}.yaml", file.as_posix())
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise RunError(f"{file}: exists; name another file") from None
-    except OSError as error:
-        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
+    write_new(file, text)
     echo(f"{file}: run it with `rlhf run {file}`")
 
 

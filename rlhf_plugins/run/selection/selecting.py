@@ -22,6 +22,7 @@ from rlhf_plugins.forecast.costs import Costs, card_of, in_words
 from rlhf_plugins.forecast.ranking import ranked
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.candidates import ALGORITHMS, candidates, in_a_recipe, with_trainer, within
+from rlhf_plugins.recipe.new_file import write_new
 from rlhf_plugins.registry.registry import registry
 from rlhf_plugins.run.selection.pricing import Priced, memory_warnings, priced
 from rlhf_plugins.run.selection.timing import timed
@@ -145,13 +146,7 @@ def write(recipe: Mapping[str, Any], choice: Choice, file: Path) -> None:
     about = [f"# {choice.algorithm}, by `rlhf select`.   rlhf run {file}", f"# cost: {in_words(choice.cost)}"]
     values = yaml.safe_dump(_beside(recipe, file.parent), sort_keys=False, default_flow_style=None, width=1_000)
     text = "\n".join([*about, *(f"# {why}" for why in choice.reasons), values])
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise RunError(f"{file}: exists; name another file with --out") from None
-    except OSError as error:
-        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
+    write_new(file, text)
 
 
 def _beside(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
