@@ -5,10 +5,12 @@ Most `build` what acts, since they hold weights or need something of the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rlhf_plugins.contract.component import CARRIED, COLUMNS, MADE, Component, answer_checks, trait
+from rlhf_plugins.errors import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -265,6 +267,20 @@ class Stage(Component, kind="stage"):
             gold: whether the data may know the true reward.
         """
         return None
+
+    def keeping(self, carry: Collection[str]) -> Any:
+        """The stage itself, keeping its optimizer where a later `run.train` carries it.
+
+        Raises:
+            ValueError: there is a word in `carry` of which it carries nothing.
+        """
+        for word in sorted(set(carry) - self.carries):
+            if word not in CARRIED:
+                raise ValueError(f"carry: unknown word {word!r} {nearest(word, CARRIED)}")
+            goes_on = ", ".join(sorted(self.carries)) or "nothing"
+            raise ValueError(f"carry: the stage {self.name} can go on with {goes_on}, not with {word!r}")
+        own: Any = self
+        return replace(own, keep_optimizer=True) if "optimizer" in carry and self.keep_optimizer is False else own
 
     def run(self, run: Run) -> StageResult:
         """Trains or measures, leaves its artefacts in `run.folder`, and returns what it made."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -53,9 +53,16 @@ class Iterate(Stage, makes={"policy", "data"}):
     prompts: Annotated[int, Field(ge=1, description="of each round, the next ones in order")] = 64
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
     temperature: Annotated[float, Field(gt=0, description="of sampling")] = 1.0
+    carry: Annotated[
+        list[Literal["optimizer", "value", "kl"]],
+        Field(description="what a round goes on with of the last one's training, beside the policy"),
+    ] = field(default_factory=list)
     budget: Spent = None
     from_: From = "previous"
     name: str = "iterate"
+
+    def __post_init__(self) -> None:
+        self.training.keeping(self.carry)
 
     def run(self, run: Run) -> StageResult:
         """Each round is a part with its own curves."""
@@ -71,7 +78,8 @@ class Iterate(Stage, makes={"policy", "data"}):
                 raise RunError(f"{self.name}: round {number} has no prompt with responses of different rewards")
             groups += pairs
             part, data = part_of(self.budget, self.rounds), Data(tuple(pairs))
-            made = run.train(self.training, name=f"round{number}", data=data, start=start, budget=part)
+            training, carry = self.training.keeping(self.carry), self.carry if start else ()
+            made = run.train(training, name=f"round{number}", data=data, start=start, carry=carry, budget=part)
             start, specs = f"round{number}", made.policies
         return StageResult(
             policies={self.name: next(iter(specs.values()))},

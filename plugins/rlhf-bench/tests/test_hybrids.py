@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rlhf_bench.blend import simplex
 from rlhf_bench.iterate import Ending, Switch, gain, less, part_of
+from safetensors.torch import load_file
 
 from rlhf_plugins import Budget, Cost, PluginError, RunRecord, Step, component, open_run, run_recipe
 from rlhf_plugins.testing import tiny_base
@@ -57,15 +58,30 @@ def test_a_policy_may_not_be_blended_with_itself() -> None:
         component("stage", "blend", policies=["dpo", "dpo"])
 
 
-def test_rounds_train_on_pairs_of_the_policy_of_the_round_before(tmp_path: Path) -> None:
+def rounds(folder: Path) -> dict[str, Any]:
+    (folder / "rewards.py").write_text("def length(completions):\n    return [float(len(c)) for c in completions]\n")
+    reward = {"use": "python", "path": f"{folder}/rewards.py:length"}
     training = {"use": "preference", "trainer": TRAINER}
-    (tmp_path / "rewards.py").write_text("def length(completions):\n    return [float(len(c)) for c in completions]\n")
-    reward = {"use": "python", "path": f"{tmp_path}/rewards.py:length"}
-    iterate = {"stage": "iterate", "reward": reward, "rounds": 2, "n": 2, **SHORT}
-    (result,) = ran(tmp_path, {**iterate, "training": training}).finished
+    return {"stage": "iterate", "reward": reward, "rounds": 2, "n": 2, **SHORT, "training": training}
+
+
+def test_rounds_train_on_pairs_of_the_policy_of_the_round_before(tmp_path: Path) -> None:
+    (result,) = ran(tmp_path, rounds(tmp_path)).finished
     assert [step for step, _ in result.curves["reward"].points] == [0, 1]
     assert {str(group.origin) for group in result.data.train} == {"iterate:0", "iterate:1"}
     assert result.policies["iterate"]["path"].endswith("round1/model")
+
+
+def test_a_round_goes_on_with_the_optimizer_of_the_one_before(tmp_path: Path) -> None:
+    record = ran(tmp_path, {**rounds(tmp_path), "carry": ["optimizer"]})
+    for place, name in enumerate(("round0", "round1")):
+        kept = load_file(record.folder / "01-iterate" / name / "optimizer.safetensors")
+        assert {int(each) for key, each in kept.items() if key.endswith("/step")} == {2 * place + 2}
+
+
+def test_what_the_training_cannot_carry_is_refused() -> None:
+    with pytest.raises(PluginError, match="carry: the stage preference can go on with optimizer, not with 'kl'"):
+        component("stage", "iterate", training="preference", carry=["kl"])
 
 
 def test_a_switch_goes_on_where_the_phase_before_ended(tmp_path: Path) -> None:

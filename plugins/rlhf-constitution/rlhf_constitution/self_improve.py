@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -71,6 +71,10 @@ class SelfImprove(Stage, makes={"policy", "data", "evaluation"}):
     ] = 0.6
     patience: Annotated[int, Field(ge=1, description="rounds without a gain, after which the loop ends")] = 2
     easy_first: Annotated[bool, Field(description="round r of R asks the easiest (r + 1) / R of the prompts")] = True
+    carry: Annotated[
+        list[Literal["optimizer", "value", "kl"]],
+        Field(description="what each training that can goes on with of the one that made its start, beside the policy"),
+    ] = field(default_factory=list)
     gates: Annotated[bool, Field(description="false builds on every round, to show what the gates are for")] = True
     name: str = "self_improve"
 
@@ -79,6 +83,9 @@ class SelfImprove(Stage, makes={"policy", "data", "evaluation"}):
         for what, words in {"data": "data", "policy": "a policy"}.items():
             if what not in made:
                 raise ValueError(f"stages: none of them makes {words}, such as ai_feedback and preference")
+        for word in self.carry:
+            if not any(word in stage.carries for stage in self.stages):
+                raise ValueError(f"carry: none of the stages can go on with {word!r}")
 
     def missing(self) -> dict[str, str]:
         """A judge that cannot be read."""
@@ -127,7 +134,10 @@ class _Loop:
         options, start = self.options, self.best if self.options.gates else self.latest
         policy, data, new = start, self.data(number), list[Group]()
         for stage in options.stages:
-            part = self.run.train(stage, name=f"r{number}-{stage.name}", data=data, start=none_of(policy))
+            words = stage.carries & set(options.carry)
+            carry, trained = words if policy != START else (), stage.keeping(words)
+            name = f"r{number}-{stage.name}"
+            part = self.run.train(trained, name=name, data=data, start=none_of(policy), carry=carry)
             if part.data is not None:
                 own = self.rows.setdefault(stage.name, [])
                 own.append(part.data.train)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from rlhf_constitution.held_out import HeldOut, Measured
+from safetensors.torch import load_file
 
 from rlhf_plugins import Policy, RlhfError, RunRecord, open_run, run_recipe
 from rlhf_plugins.testing import tiny_base
@@ -67,6 +68,18 @@ def test_the_lineage_is_in_the_report_and_the_winner_is_scored_again(tmp_path: P
     assert list(result.policies) == ["self_improve"]
     audited = (record.folder / "01-self_improve/audit-r0.jsonl").read_text().splitlines()
     assert set(json.loads(audited[0])) == {"prompt", "responses"}
+
+
+def test_a_round_goes_on_with_the_optimizer_of_its_start(tmp_path: Path) -> None:
+    record = ran(recipe(tmp_path, rounds=2, gates=False, carry=["optimizer"]))
+    for number in range(2):
+        kept = load_file(record.folder / f"01-self_improve/r{number}-preference/optimizer.safetensors")
+        assert {int(each) for key, each in kept.items() if key.endswith("/step")} == {number + 1}
+
+
+def test_what_no_stage_of_a_round_carries_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RlhfError, match="carry: none of the stages can go on with 'value'"):
+        ran(recipe(tmp_path, carry=["value"]))
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -85,6 +85,10 @@ class OnlinePreferences(Stage, makes={"policy", "reward", "data"}, writes={"prob
     known: Annotated[bool, Field(description="the judged rows of the data are learned from too")] = True
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
     temperature: Annotated[float, Field(gt=0, description="of sampling")] = 1.0
+    carry: Annotated[
+        list[Literal["optimizer", "value", "kl"]],
+        Field(description="what the policy's training goes on with of the last round's, beside the policy"),
+    ] = field(default_factory=list)
     from_: From = "previous"
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "online_preferences"
@@ -99,6 +103,7 @@ class OnlinePreferences(Stage, makes={"policy", "reward", "data"}, writes={"prob
                 raise ValueError(f"{name}: data: each round gives it rows; leave it out")
         if (self.policy.from_, self.policy.reference) != ("previous", "start"):
             raise ValueError("policy: from, reference: each round gives them; write `from` for the whole stage")
+        self.policy.keeping(self.carry)
         if self.rounds == 1 and self.first not in (None, 1.0):
             raise ValueError(f"first: one round asks for all labels, and {self.first:g} of them leaves a rest")
         if self.measured >= self.labels:
@@ -169,10 +174,10 @@ class OnlinePreferences(Stage, makes={"policy", "reward", "data"}, writes={"prob
         known = run.data.prompts["train"]
         place = number * len(known) // self.rounds  # each training begins with other prompts
         prompts = {**run.data.prompts, "train": (*known[place:], *known[:place])}
-        policy: Any = self.policy
-        policy = replace(policy, reference=run.weights("start").name)
-        start = next(iter(course.policies), None)
-        trained = run.train(policy, name=f"policy{number}", data=replace(run.data, prompts=prompts), start=start)
+        policy = replace(self.policy.keeping(self.carry), reference=run.weights("start").name)
+        start, data = next(iter(course.policies), None), replace(run.data, prompts=prompts)
+        carry = self.carry if start else ()
+        trained = run.train(policy, name=f"policy{number}", data=data, start=start, carry=carry)
         if not any(one.startswith(f"{course.models[-1].name}.rewards.") for one in trained.opened):
             raise RunError(f"{self.name}: policy: does not learn from the reward model; write reward: model")
         course.policies = trained.policies

@@ -162,6 +162,7 @@ class Played:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str | None, str, int]] = []
+        self.carried: list[tuple[str, list[str], bool | None]] = []
 
     def once(self, name: str, make: Any) -> Any:
         return make()
@@ -175,7 +176,8 @@ class Played:
     def open(self, kind: str, spec: dict[str, str]) -> Given:
         return Given({"good": float(spec["path"] != "reward0"), "bad": 0.5})
 
-    def train(self, stage: Any, *, name: str, data: Data, start: str | None = None) -> StageResult:
+    def train(self, stage: Any, *, name: str, data: Data, start: str | None = None, carry: Any = ()) -> StageResult:
+        self.carried.append((name, list(carry), stage.keep_optimizer))
         self.calls.append((name, start, stage.reference, len(data.train)))
         made = {name: {"use": "saved", "path": name}}
         if name.startswith("reward"):
@@ -196,8 +198,21 @@ def test_the_rounds_train_on_all_labels_so_far_and_from_the_policy_before() -> N
         ("reward2", None, "start", 8),
         ("policy2", "policy1", "sft", 0),
     ]
+    assert not any(carry or keeps for _, carry, keeps in run.carried)
     stale = [(row["round"], row["current"], row["first"]) for row in made.sections[0].rows]
     assert stale == [("0", "-", "-"), ("1", "0.000 of 3", "0.000 of 3"), ("2", "1.000 of 3", "0.000 of 3")]
+
+
+def test_what_is_carried_goes_from_policy_to_policy() -> None:
+    run, words = Played(), ["optimizer", "kl"]
+    options = refined({"labels": 8, "measured": 0, "rounds": 2, "carry": words})
+    replace(component("stage", "online_preferences", **options), judge=Prefers()).run(run)
+    assert run.carried[1::2] == [("policy0", [], True), ("policy1", words, True)]
+
+
+def test_what_no_training_carries_is_refused() -> None:
+    with pytest.raises(PluginError, match="carry: should be 'optimizer', 'value' or 'kl'"):
+        component("stage", "online_preferences", **refined({"carry": ["critic"]}))
 
 
 def test_no_prompt_is_sampled_again_before_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_json
 
 from rlhf_plugins.contract import processes
-from rlhf_plugins.contract.component import CARRIED
 from rlhf_plugins.contract.run import Budget, StageResult, Step
 from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.data.handed_on import HandedOn, Part, find, handed_on
 from rlhf_plugins.data.names import CALL, RESULT
 from rlhf_plugins.engine.progress import before
-from rlhf_plugins.errors import PluginError, RunError, nearest
+from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.run.files import results
 from rlhf_plugins.run.files.checkpoints import of_checkpoint
@@ -146,17 +145,12 @@ def _check(stage: Stage, given: Given) -> None:
     for name in ("data", "budget"):
         if getattr(given, name) is not None and getattr(stage, name, None) is not None:
             raise RunError(f"train: the stage has `{name}` of its own, and the call gives another; leave one out")
-    _check_carry(stage, given.carry)
-
-
-def _check_carry(stage: Stage, carry: Collection[str]) -> None:
-    if isinstance(carry, str):
-        raise RunError(f"train: carry is a set of words: write carry={{{carry!r}}}")
-    for word in sorted(set(carry) - stage.carries):
-        if word not in CARRIED:
-            raise RunError(f"train: carry: unknown word {word!r} {nearest(word, CARRIED)}")
-        goes_on = ", ".join(sorted(stage.carries)) or "nothing"
-        raise RunError(f"train: carry: the stage {stage.name} can go on with {goes_on}, not with {word!r}")
+    if isinstance(given.carry, str):
+        raise RunError(f"train: carry is a set of words: write carry={{{given.carry!r}}}")
+    try:
+        stage.keeping(given.carry)
+    except ValueError as error:
+        raise RunError(f"train: {error}") from error
 
 
 def _same_call(folder: Path, call: Mapping[str, Any]) -> None:
