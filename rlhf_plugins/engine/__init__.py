@@ -5,10 +5,10 @@ Every fast path asks `active` at each call. So the switch, and the move of a mod
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from rlhf_plugins.errors import RunError, nearest
 
 Engine = Literal["auto", "plain", "compiled"]
+Kernel = TypeVar("Kernel")
 
 
 class set_engine:  # noqa: N801 (as torch.set_grad_enabled: a function, and a context manager)
@@ -49,21 +50,39 @@ class set_engine:  # noqa: N801 (as torch.set_grad_enabled: a function, and a co
 class _Switch:
     engine: str = "auto"
     pretended: str = ""  # a type of device; empty: where tensors are
+    kernels: Mapping[Any, Any] = {}  # by what they take the place of
+
+
+def current_engine() -> str:
+    """How this process computes."""
+    return _Switch.engine
 
 
 @contextmanager
-def pretending(device: str) -> Iterator[None]:
-    """For the block, fast paths are those of another type of device: a forecast of its memory computes on none."""
-    before, _Switch.pretended = _Switch.pretended, device
+def pretending(device: str, kernels: Mapping[Any, Any] | None = None) -> Iterator[None]:
+    """For the block, fast paths are those of another type of device: a forecast of its memory computes on none.
+
+    Args:
+        device: its type.
+        kernels: by those of that device in whose place they are, where these do not run here.
+    """
+    before = _Switch.pretended, _Switch.kernels
+    _Switch.pretended, _Switch.kernels = device, kernels or {}
     try:
         yield
     finally:
-        _Switch.pretended = before
+        _Switch.pretended, _Switch.kernels = before
 
 
-def pretended() -> bool:
-    """Whether tensors only pretend to be on a device, so that nothing can be tried there."""
-    return bool(_Switch.pretended)
+def pretended() -> str:
+    """The type of device on which tensors only pretend to be, so that nothing can be tried there; empty where none."""
+    return _Switch.pretended
+
+
+def kernel(own: Kernel) -> Kernel:
+    """A kernel, or what takes its place where tensors only pretend to be on its device."""
+    found: Kernel = _Switch.kernels.get(own, own)
+    return found
 
 
 @contextmanager

@@ -17,12 +17,13 @@ from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.data.batches.branches import BranchBatch, Layout, PromptBranches, collate
+from rlhf_plugins.engine import SHARED_ROWS
 from rlhf_plugins.engine.attention import NAME
 from rlhf_plugins.engine.cost import counted
-from rlhf_plugins.engine.forward import TRIMS, sequence_states, states_at, trunk_of
+from rlhf_plugins.engine.forward import TRIMS, inner_of, sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.head import configured_scaling
 from rlhf_plugins.engine.layers import FULL, attention_types
-from rlhf_plugins.engine.weights.loading import with_adapter
+from rlhf_plugins.engine.weights.loading import with_adapter, with_half_paths
 from rlhf_plugins.forecast.quantized import quantized
 from rlhf_plugins.reward_models.reward_model import RewardModel
 
@@ -70,6 +71,7 @@ def fake_model(config: Any, build: Build, fake: FakeTensorMode, head: bool) -> A
             model.gradient_checkpointing_enable({"use_reentrant": False})
             if build.adapter is not None:
                 model.enable_input_require_grads()
+    with_half_paths(inner_of(model))
     made_fake(model, fake)
     _settle(model, config)
     return model.train(build.trains)
@@ -97,7 +99,7 @@ def layout_on_gpu(config: Any, dtype: torch.dtype) -> Layout:
 
     Cards that compute in fp16 alone, which is chosen there, lack the kernel for packed groups.
     """
-    if is_encoder(config) or not set(attention_types(config)) <= {FULL}:
+    if is_encoder(config) or not set(attention_types(config)) <= {FULL} or not SHARED_ROWS.active(torch.empty(0)):
         return Layout.SEPARATE
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Layout.EITHER if dtype == torch.bfloat16 and width % 8 == 0 and width <= 256 else Layout.ROWS

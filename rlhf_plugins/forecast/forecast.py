@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,7 @@ import torch
 
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.contract.workload import PROMPT_TOKENS, Course, Work, Workload, near
+from rlhf_plugins.engine import set_engine
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.forecast.cards import MIB, Card
 from rlhf_plugins.forecast.shapes import configuration
@@ -43,12 +44,14 @@ class StageForecast:
         phases: bytes by consumer at the peak of each phase; empty where nobody knows what the stage computes.
         card: what it is to run on; None where that is unknown.
         unknown: why there is no forecast.
+        assumed: fast paths that are counted on, by their names; each process tries them on its card before their use.
     """
 
     name: str
     phases: Mapping[str, Bytes]
     card: Card | None
     unknown: str = ""
+    assumed: frozenset[str] = frozenset()
 
     @property
     def largest(self) -> str:
@@ -120,6 +123,7 @@ class Forecast:
                     "consumers": one.consumers,
                     "fits": one.fits,
                     "uncertain": one.uncertain,
+                    "assumed": sorted(one.assumed),
                 }
                 for one in self.stages
             ],
@@ -145,21 +149,30 @@ def forecast(assembled: Assembled, card: Card | None) -> Forecast:
     """
     config = configuration(assembled.base)
     refuse_contradictions(assembled, config, card)
-    return Forecast([of_stage(stage, assembled.base, config, card) for stage in assembled.stages], card)
+    return Forecast([at(place, assembled, config, card) for place in range(len(assembled.stages))], card)
+
+
+def at(place: int, assembled: Assembled, config: Any, card: Card | None) -> StageForecast:
+    """The forecast of the stage at a place of a recipe, by its engine. Raises RunError as `of_stage`."""
+    with set_engine(assembled.engine) if assembled.engine != "auto" else nullcontext():
+        return of_stage(assembled.stages[place], assembled.base, config, card)
 
 
 def of_stage(stage: Stage, base: Base, config: Any, card: Card | None) -> StageForecast:
     """The forecast of one stage. Raises RunError where its adapter matches no module."""
-    from rlhf_plugins.forecast.traces import traced
+    from rlhf_plugins.forecast.traces import assumed, traced
 
     workload = stage.workload(base.adapter)
     if workload is None:
         return StageForecast(stage.name, {}, card, "nobody knows what this stage computes")
     phases: dict[str, Bytes] = {}
+    paths: frozenset[str] = frozenset()
     for work in workload.works:
         try:
             with _silent():
-                found = traced(config, _whole(_within(work, stage, base, config)), _setting(workload, base, card))
+                asked = config, _whole(_within(work, stage, base, config)), _setting(workload, base, card)
+                found = traced(*asked)
+                paths |= assumed(*asked)
         except RunError:
             raise
         except Exception as error:  # an architecture may need numbers, as a mixture of experts does
@@ -169,7 +182,7 @@ def of_stage(stage: Stage, base: Base, config: Any, card: Card | None) -> StageF
         found[OVERHEAD] = WORKSPACES + round(SHARE * sum(found.values()))
         if sum(found.values()) > sum(phases.get(work.phase, {}).values()):
             phases[work.phase] = found
-    return StageForecast(stage.name, phases, card)
+    return StageForecast(stage.name, phases, card, assumed=paths)
 
 
 def flops_of_stage(stage: Stage, course: Course, lengths: Lengths, base: Base, card: Card | None) -> float | None:

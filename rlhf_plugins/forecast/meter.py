@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter
 from rlhf_plugins.data.batches.branches import ALIGNED
 
 FLASH_BACKWARD = torch.ops.aten._flash_attention_backward.default
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 BLOCK = 512  # bytes, to which torch's allocator for CUDA rounds
 ACTIVATIONS, LOG_PROBS, MASK = "activations", "log-probability buffers", "attention mask"
 _purpose: list[str] = []  # of what is allocated now, where somebody says so
@@ -61,6 +62,8 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Computes, and counts the results."""
         result = func(*args, **(kwargs or {}))
+        if func is CPU_ATTENTION:
+            result = (_token_by_token(result[0]), *result[1:])
         for each in tree_iter(result):
             if isinstance(each, Tensor):
                 self.count(each)
@@ -109,6 +112,11 @@ class Meter(TorchDispatchMode):
 
     def _free(self, key: int) -> None:
         self.now -= self._live.pop(key).size
+
+
+def _token_by_token(output: Tensor) -> Tensor:
+    """(batch, heads, tokens, width) as a GPU's kernels leave it in memory: token by token, whatever its queries are."""
+    return output.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def _workspace(query: Tensor, key: Tensor, sequences: int) -> int:

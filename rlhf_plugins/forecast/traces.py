@@ -18,12 +18,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rlhf_plugins.contract.workload import PROMPT_TOKENS, Work
 from rlhf_plugins.data.batches.branches import Layout, PromptBranches, size
-from rlhf_plugins.engine import pretending
+from rlhf_plugins.engine import current_engine, pretending
 from rlhf_plugins.engine.cost import counting, uncounted
 from rlhf_plugins.engine.forward import trunk_of
+from rlhf_plugins.engine.half import trials
 from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.forecast.fakes import DEVICE, Build, fake_batch, fake_model, fake_reward, layout_on_gpu
+from rlhf_plugins.forecast.kernels import KERNELS
 from rlhf_plugins.forecast.meter import Meter, allocating
 from rlhf_plugins.forecast.shapes import period, with_layers
 
@@ -89,10 +91,17 @@ Bytes = dict[str, int]  # by consumer
 
 
 class Found(NamedTuple):
-    """Of a work: bytes by consumer at the peak of each of its parts, and its operations as the engine counts them."""
+    """Of a work.
+
+    Args:
+        peaks: bytes by consumer at the peak of each of its parts.
+        flops: its operations, as the engine counts them.
+        assumed: fast paths whose trials on the device are assumed to pass, by their names.
+    """
 
     peaks: Mapping[str, Bytes]
     flops: float
+    assumed: frozenset[str]
 
 
 def traced(config: Any, work: Work, setting: Setting) -> Bytes:
@@ -113,6 +122,12 @@ def _further(before: Bytes, after: Bytes, more: float) -> Bytes:
     return {name: round(before.get(name, 0) + more * (after[name] - before.get(name, 0))) for name in after}
 
 
+def assumed(config: Any, work: Work, setting: Setting) -> frozenset[str]:
+    """The names of the fast paths on which `traced` counts, each of which has a trial on the device before its use."""
+    one, two, _ = _few(config, work, setting)
+    return one.assumed | two.assumed
+
+
 def flops(config: Any, work: Work, setting: Setting) -> float:
     """Floating-point operations of a work of a model of all its layers; what is sampled counts as one forward pass."""
     once = replace(work, does="score") if work.does == "sample" else work
@@ -131,12 +146,14 @@ def _few(config: Any, work: Work, setting: Setting) -> tuple[Found, Found, float
     return one, two, (layers - first) / (second - first)
 
 
+ON = "cuda"  # the type of device that fake tensors pretend to be on
 _KNOWN: dict[str, Found] = {}  # traces of this process
 
 
 def _traced(config: Any, layers: int, work: Work, setting: Setting) -> Found:
     """Of a model with so many layers."""
-    key = repr((with_layers(config, layers).to_json_string(), work, setting))
+    how = current_engine(), sorted(trials.failed(ON))
+    key = repr((with_layers(config, layers).to_json_string(), work, setting, how))
     if key not in _KNOWN:
         _KNOWN[key] = _trace(with_layers(config, layers), work, setting)
     return _KNOWN[key]
@@ -147,7 +164,7 @@ def _trace(config: Any, work: Work, setting: Setting) -> Found:
     groups = laid_out(work, layout_on_gpu(config, setting.build.dtype))
     rows = max(len(one.prompt) + sum(map(len, one.branches)) for one in groups)
     meter = Meter(config.vocab_size, 0 if work.does == "sample" else rows)
-    with pretending("cuda"):
+    with pretending(ON, KERNELS), trials.assumed() as names:
         policy = fake_model(config, setting.build, fake, head=work.head is None)
         model = policy
         if work.pooling is not None and work.head is not None:
@@ -156,7 +173,7 @@ def _trace(config: Any, work: Work, setting: Setting) -> Found:
             resident = _resident(model, meter, setting)
             _run(model, groups, work, setting, (meter, fake))
             del resident
-    return Found(meter.peaks, counter.flops)
+    return Found(meter.peaks, counter.flops, frozenset(names))
 
 
 def laid_out(work: Work, layout: Layout) -> list[PromptBranches]:

@@ -33,6 +33,8 @@ def lines(found: Forecast, changes: Mapping[str, Change | None]) -> Iterator[str
             yield f"  {phase:<10} {memory(total):>9} allocated: {', '.join(parts)}"
         if one.name in changes:
             yield f"  {_advice(changes[one.name], one)}"
+    if paths := sorted(set().union(*(one.assumed for one in found.stages))):
+        yield f"assumes that these pass their trials on the card: {', '.join(paths)}"
     if found.card is None:
         card = smallest(found.needed)
         yield f"needs {memory(found.needed)}: " + (f"a card such as {card.name}" if card else "no card in the list")

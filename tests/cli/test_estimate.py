@@ -34,7 +34,7 @@ def test_json_holds_bytes_by_consumer(rlhf: Rlhf) -> None:
     found = json.loads(done.stdout)
     (stage,) = found["stages"]
     assert (done.exit_code, found["card_bytes"], stage["name"]) == (0, 8 * GIB, "dpo")
-    assert set(stage) == {"name", "peak_bytes", "allocated_bytes", "consumers", "fits", "uncertain"}
+    assert set(stage) == {"name", "peak_bytes", "allocated_bytes", "consumers", "fits", "uncertain", "assumed"}
     assert sum(stage["consumers"].values()) == stage["allocated_bytes"]
     assert stage["peak_bytes"] == round(stage["allocated_bytes"] * RESERVED) + CONTEXT
     assert (stage["fits"], stage["uncertain"]) == (True, False)

@@ -88,7 +88,6 @@ def test_a_recipe_that_fits_only_within_the_error_is_made_smaller_as_one_that_do
         return StageForecast(stage.name, {"train": {"activations": round((need - CONTEXT) / RESERVED)}}, now[0])
 
     monkeypatch.setattr("rlhf_plugins.forecast.forecast.of_stage", traced)
-    monkeypatch.setattr("rlhf_plugins.forecast.advice.of_stage", traced)
     given = recipe({"stage": "preference", "name": "dpo", "tokens_per_batch": 8192})
     found = {}
     for gib in (4.2, 7.9, 8.1, 9.0):

@@ -14,6 +14,7 @@ import trl
 from datasets import Dataset
 from marks import slow
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 from transformers import Lfm2Config, Qwen3Config, Qwen3ForCausalLM
 
@@ -65,6 +66,14 @@ def test_a_meter_counts_what_is_alive_by_purpose() -> None:
     assert meter.now == 40 + 84
     assert meter.peaks == {"": {"log-probability buffers": 84, "activations": 40}}
     del kept, logits
+
+
+def test_attention_leaves_its_result_token_by_token_as_on_a_gpu() -> None:
+    q, k, v = torch.randn(3, 2, 4, 16, 8)
+    with Meter():
+        output = scaled_dot_product_attention(q, k, v)
+    assert output.transpose(1, 2).is_contiguous()
+    torch.testing.assert_close(output, scaled_dot_product_attention(q, k, v))
 
 
 def events(tree: Any) -> Iterator[Any]:
@@ -218,6 +227,7 @@ def test_a_generation_is_within_6_percent_of_what_a_gpu_took(
 ) -> None:
     """Above the weights, on an H200, by transformers' loop: 512 responses of 128 tokens to prompts of 256."""
     monkeypatch.setattr(generation, "slots_on_gpu", lambda _: False)
+    monkeypatch.setattr(fakes, "with_half_paths", lambda model: model)
     setting = Setting(Build(None, Adapter(), torch.bfloat16, trains=False, checkpointing=False), None, None)
     config = configuration(Base(f"Qwen/Qwen3-{shape}"))
     found = traced(config, Work("generation", "sample", 512, 1, 256, 128), setting)
@@ -230,6 +240,7 @@ def test_a_generation_is_within_6_percent_of_what_a_gpu_took(
 def test_a_forecast_is_within_6_percent_of_what_a_gpu_took(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (fakes, traces):  # it still laid out one row per group
         monkeypatch.setattr(module, "layout_on_gpu", lambda *_: Layout.ROWS)
+    monkeypatch.setattr(fakes, "with_half_paths", lambda model: model)  # had norms and rotations of transformers
     monkeypatch.setattr(casts, "agree", lambda *_: False)  # made PEFT's casts, and had PEFT's layers
     monkeypatch.setattr(half_lora, "adapted", lambda *_: None)
     monkeypatch.setattr(four_bit, "adapted", lambda *_: None)

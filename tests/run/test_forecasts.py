@@ -11,6 +11,8 @@ import pytest
 import torch
 from stubs import Make
 
+from rlhf_plugins.engine import HALF_NORMS
+from rlhf_plugins.engine.half import trials
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.forecast.cards import Card
 from rlhf_plugins.forecast.forecast import Forecast, StageForecast
@@ -37,6 +39,28 @@ def test_the_report_has_the_forecast_beside_the_peak(go: Callable[[], Any]) -> N
     assert cost["forecast_bytes"] == 4 * 2**30
     assert cost["peak_bytes"] > 0
     assert '<td data-label="forecast">4.0 GiB</td>' in Path("out/report.html").read_text()
+
+
+def test_after_a_failed_trial_on_the_card_the_report_has_the_forecast_without_its_path(
+    go: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Make, given: Any) -> Any:
+        trials.passes(HALF_NORMS, torch.device("cuda", 0), "key", lambda: False)
+        return own(self, given)
+
+    found, plain, own = (
+        forecasts.of_memory,
+        StageForecast("first", {"train": {"activations": 5 * 2**30}}, CARD),
+        Make.run,
+    )
+    with_norms = found(None, None)  # type: ignore[arg-type]
+    monkeypatch.setattr(trials, "_PASSED", {})
+    monkeypatch.setattr(Make, "run", fails)
+    monkeypatch.setattr(
+        forecasts, "of_memory", lambda *_: Forecast([plain], CARD) if trials.failed("cuda") else with_norms
+    )
+    go()
+    assert json.loads(Path("out/report.json").read_text())["stages"][0]["cost"]["forecast_bytes"] == 5 * 2**30
 
 
 def test_an_error_of_memory_names_stage_consumer_and_forecast(

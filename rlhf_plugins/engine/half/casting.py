@@ -67,7 +67,7 @@ def _pairs(tuned: list[Any], x: Tensor) -> list[tuple[Any, Tensor, Tensor]]:
         return []
     named = [(layer, name) for layer in tuned if (name := casts.plain_adapter(layer)) is not None]
     pairs = [(layer, layer.lora_A[name].weight, layer.lora_B[name].weight) for layer, name in named]
-    same = trials.passes(HALF_CASTS, (x.device, half), lambda: _trial(x, half))
+    same = trials.passes(HALF_CASTS, x.device, half, lambda: _trial(x, half))
     return [pair for pair in pairs if same and pair[1].dtype == pair[2].dtype == torch.float32]
 
 

@@ -119,7 +119,8 @@ def _agrees(base: Any, x: Tensor, down: Tensor, kind: Kind) -> bool:
     half = torch.get_autocast_dtype(x.device.type)
     return trials.passes(
         HALF_LORA,
-        (kind, type(base), shape, x.device, x.dtype, half, down.dtype),
+        x.device,
+        (kind, type(base), shape, x.dtype, half, down.dtype),
         lambda: _trial(base, x, down.dtype, kind),
     )
 
@@ -180,7 +181,7 @@ class _Adapted(Function):
 def _gradient(left: Tensor, right: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
     """s left right in the precision of the weights: rounded to half precision only where a device needs it."""
     single = dtype == torch.float32 and not pretended() and HALF_GRADIENTS.active(left)
-    if single and trials.passes(HALF_GRADIENTS, (left.device, left.dtype), lambda: _keeps_single(left)):
+    if single and trials.passes(HALF_GRADIENTS, left.device, left.dtype, lambda: _keeps_single(left)):
         return _single(left, right, scaling)
     result = left.new_empty(left.shape[0], right.shape[1])
     return result.addmm_(left, right, beta=0, alpha=scaling).to(dtype)

@@ -26,7 +26,7 @@ def _computes(own: Rotate, *given: Tensor) -> bool:
     if not HALF_ROTATIONS.active(first) or not trials.is_half(first.dtype) or not agrees(own):
         return False
     same = {each.dtype for each in given} == {first.dtype}
-    return same and trials.passes(HALF_ROTATIONS, (own, first.device, first.dtype), lambda: _trial(own, first))
+    return same and trials.passes(HALF_ROTATIONS, first.device, (own, first.dtype), lambda: _trial(own, first))
 
 
 HALF = Kind(f"{NAME} of rlhf_plugins in half precision", _computes)

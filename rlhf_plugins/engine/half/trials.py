@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +14,13 @@ from rlhf_plugins import engine
 from rlhf_plugins.engine import FastPath, unseen
 
 logger = logging.getLogger(__name__)
-_PASSED: dict[tuple[FastPath, Any], bool] = {}  # of this process
+_PASSED: dict[tuple[FastPath, torch.device, Any], bool] = {}  # of this process
+_assumed: list[set[str]] = []  # of each forecast that goes on, the names of paths
+
+COUNTED = "a forecast of memory that was made before counted on it"
 
 Trial = Callable[[], bool]
+Result = TypeVar("Result")
 
 
 def is_half(dtype: torch.dtype) -> bool:
@@ -30,15 +35,16 @@ def precision(device: str) -> torch.dtype | None:
     return None
 
 
-def passes(path: FastPath, key: Any, trial: Trial) -> bool:
-    """The result of a trial of a path, which runs once for each key, and whose failure the log has.
+def passes(path: FastPath, device: torch.device, key: Any, trial: Trial) -> bool:
+    """The result of a trial of a path, which runs once on a device for each key, and whose failure the log has.
 
-    It is True where a forecast only pretends to be on a device. What counts or saves tensors meanwhile, as activation
-    checkpointing does, sees nothing of the trial.
+    Where a forecast only pretends to be on a device, the trial is assumed to pass, unless one of the path has failed on
+    such a device in this process. What counts or saves tensors meanwhile, as activation checkpointing does, sees
+    nothing of the trial.
     """
     if engine.pretended():
-        return True
-    if (path, key) not in _PASSED:
+        return _would_pass(path)
+    if (path, device, key) not in _PASSED:
         with unseen():
             try:
                 passed = trial()
@@ -48,16 +54,48 @@ def passes(path: FastPath, key: Any, trial: Trial) -> bool:
                 if inconclusive(error):
                     raise
                 passed = False
-        _PASSED[path, key] = passed
+        _PASSED[path, device, key] = passed
         if not passed:
-            logger.info("%s: left to the model's own computation, since a trial failed", path.what)
-    return _PASSED[path, key]
+            logger.info("%s: left to the model's own computation, since a trial failed; %s", path.what, COUNTED)
+    return _PASSED[path, device, key]
+
+
+def _would_pass(path: FastPath) -> bool:
+    if path.what in failed(engine.pretended()):
+        return False
+    for names in _assumed:
+        names.add(path.what)
+    return True
+
+
+def failed(device: str) -> frozenset[str]:
+    """The names of the paths of which a trial has failed on a type of device, in this process."""
+    return frozenset(path.what for (path, on, _), passed in _PASSED.items() if on.type == device and not passed)
+
+
+@contextmanager
+def assumed() -> Iterator[set[str]]:
+    """For the block, gathers the names of the paths whose trials are assumed to pass on a device that is pretended."""
+    _assumed.append(names := set[str]())
+    try:
+        yield names
+    finally:
+        _assumed.remove(names)
+
+
+def by_numbers(compare: Callable[[Tensor], Result]) -> Result | None:
+    """What a comparison finds of tensors like one in float32 on a CPU, where nothing can be tried; None if it fails."""
+    with unseen(), torch.no_grad():
+        try:
+            return compare(torch.empty(0))
+        except Exception:  # as of a trial, whatever a module raises
+            return None
 
 
 def results() -> dict[str, list[bool]]:
     """The results of all trials of this process, by the name of their path."""
     found: dict[str, list[bool]] = {}
-    for (path, _), passed in _PASSED.items():
+    for (path, _, _), passed in _PASSED.items():
         found.setdefault(path.what, []).append(passed)
     return found
 

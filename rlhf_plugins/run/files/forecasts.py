@@ -35,6 +35,13 @@ def of_memory(assembled: Assembled, say: Callable[[str], None]) -> Forecast | No
     return found
 
 
+def after_trials(assembled: Assembled) -> dict[str, Any]:
+    """The entry of the status for what computes, where a fast path that the forecast assumed failed; else nothing."""
+    from rlhf_plugins.engine.half import trials
+
+    return noted(of_memory(assembled, lambda _: None)) if trials.failed("cuda") else {}
+
+
 def noted(found: Forecast | None) -> dict[str, Any]:
     """The entry of the status."""
     if found is None:

@@ -21,7 +21,9 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from triton.runtime import interpreter
 
 from rlhf_plugins.engine.half import trials
-from rlhf_plugins.engine.half.gated import HalfGatedBlock, fuse_half_gated, gated, liger
+from rlhf_plugins.engine.half.gated import HalfGatedBlock, Kernel, fuse_half_gated, gated, liger
+from rlhf_plugins.forecast.kernels import KERNELS
+from rlhf_plugins.forecast.meter import Meter
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 40, "num_attention_heads": 2}
 KINDS: dict[str, Any] = {
@@ -88,6 +90,29 @@ def of_a_kernel(name: str) -> dict[str, Any]:
     return {"ours": errors(ours, exact), "theirs": errors(theirs, exact)}
 
 
+def allocated_by(kernel: Kernel) -> list[list[int]]:
+    """Bytes of new tensors of each way, and the places of its results among what it was given; -1 for a new one."""
+    gate, up, grad = (torch.randn(3, 5, 40).half() for _ in range(3))
+    found = []
+    for compute, given in ((kernel.forward, (gate, up)), (kernel.backward, (gate, up, grad))):
+        with Meter(block=1) as meter:
+            for each in given:
+                meter.count(each)
+            before, made = meter.now, compute(*given)
+        results = (made,) if isinstance(made, Tensor) else made
+        places = [
+            next((at for at, one in enumerate(given) if one.data_ptr() == each.data_ptr()), -1) for each in results
+        ]
+        found.append([sum(meter.peaks[""].values()) - before, *places])
+    return found
+
+
+def of_a_forecast(name: str) -> dict[str, Any]:
+    """What its kernels allocate in float16, and what a forecast counts."""
+    return {"ours": allocated_by(KERNELS[liger](name)), "theirs": allocated_by(liger(name))}
+
+
 if __name__ == "__main__":
     complete_the_interpreter()
-    print(json.dumps({name: {"block": of_a_block(name), "kernel": of_a_kernel(name)} for name in KINDS}))
+    parts = {"block": of_a_block, "kernel": of_a_kernel, "forecast": of_a_forecast}
+    print(json.dumps({name: {part: compute(name) for part, compute in parts.items()} for name in KINDS}))

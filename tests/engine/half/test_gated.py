@@ -15,7 +15,7 @@ from transformers import Gemma3TextConfig, LlamaConfig
 from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from rlhf_plugins.engine import set_engine
+from rlhf_plugins.engine import pretending, set_engine
 from rlhf_plugins.engine.half import gated as blocks
 from rlhf_plugins.engine.half import trials
 from rlhf_plugins.engine.half.gated import HalfGatedBlock, Kernel, fuse_half_gated, gated, liger
@@ -157,7 +157,8 @@ def test_a_kernel_that_disagrees_or_fails_is_not_used(
         assert same(ours := fused(block()), block(), x)
         ours(x)
     assert caplog.messages == [
-        "gated blocks in half precision: left to the model's own computation, since a trial failed"
+        "gated blocks in half precision: left to the model's own computation, since a trial failed; "
+        "a forecast of memory that was made before counted on it"
     ]
 
 
@@ -192,6 +193,14 @@ def test_other_formulas_are_the_models(kind: Any) -> None:
     x = torch.randn(8, WIDTH).bfloat16()
     assert same(fused(block(kind)), block(kind), x)
     assert list(trials._PASSED.values()) == [False]
+
+
+@pytest.mark.parametrize(("kind", "counted"), [(LlamaMLP, 1), (Clamped, 0), (Scaled, 0), (Plus, 0)])
+def test_a_forecast_counts_on_it_for_this_formula_alone(kind: Any, counted: int) -> None:
+    with pretending("cuda"), trials.assumed() as names:
+        fused(block(kind))(torch.randn(8, WIDTH).bfloat16())
+    assert len(names) == counted
+    assert not trials._PASSED
 
 
 def test_other_activations_precisions_and_the_plain_engine_are_the_models(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.engine import set_engine
+from rlhf_plugins.engine import pretending, set_engine
 from rlhf_plugins.engine.half import norm as norms
 from rlhf_plugins.engine.half import trials
 from rlhf_plugins.engine.half.norm import HalfRMSNorm, fuse_half_norms
@@ -135,6 +135,17 @@ def test_other_formulas_and_precisions_are_the_models(kind: Any) -> None:
     assert not any(trials._PASSED.values())
     single = norm(kind).float()
     assert type(fuse_half_norms(single)) is kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "added"), [(LlamaRMSNorm, 0.0), (Olmo2RMSNorm, 0.0), (Gemma3RMSNorm, 1.0), (TwiceRMSNorm, None)]
+)
+def test_a_forecast_finds_the_formula_without_a_device(kind: Any, added: float | None) -> None:
+    fused = fuse_half_norms(norm(kind))
+    with pretending("cuda"), trials.assumed() as names:
+        assert norms._added(fused, torch.randn(4, WIDTH).bfloat16()) == added
+    assert names == (set() if added is None else {"RMS norms in half precision"})
+    assert not trials._PASSED
 
 
 def test_a_formula_that_rounds_at_the_end_is_the_same() -> None:
