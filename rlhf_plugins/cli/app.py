@@ -173,14 +173,16 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, trust_plugins: Tr
     from rlhf_plugins.recipe.check import load_recipe, named_files, several
     from rlhf_plugins.recipe.course import courses
     from rlhf_plugins.registry.trust import ask
+    from rlhf_plugins.run.ahead import Ahead
 
     ask(named_files(recipe, overrides or ()), trust_plugins, confirmed(), recipe)
     members = several(recipe, overrides or ())
-    found = courses(load_recipe(recipe, overrides or ()))
+    found = courses(load_recipe(recipe, overrides or (), ahead=(ahead := Ahead())))
     count = "1 stage" if len(found) == 1 else f"{len(found)} stages"
     times = f"{len(members)} times " if members else ""
     long = [f"  {name}: {course.words}" for name, course in found.items() if course]
-    echo("\n".join([f"{recipe}: ok, {times}{count}: {', '.join(found)}", *long]))
+    seen = [f"  {sentence}" for sentence in ahead.sentences()]
+    echo("\n".join([f"{recipe}: ok, {times}{count}: {', '.join(found)}", *long, *seen]))
 
 
 @app.command()

@@ -63,6 +63,10 @@ class _File(DataFormat, Sources):
         found["split"] = no_such_split(self.source, self.split)
         return {name: message for name, message in found.items() if message}
 
+    def at_hand(self) -> bool:
+        """A look reads no more of a file than it has time for, and nothing of the hub."""
+        return True
+
     def known_gold(self) -> bool:
         """Nobody knows the true reward of people's rows."""
         return False
@@ -224,6 +228,10 @@ class Mix(DataFormat):
         """As `load`, with parts that earlier stages made."""
         return self._mixed([part.load_in(run) for part in self.parts], run.seed)
 
+    def at_hand(self) -> bool:
+        """Where every part is."""
+        return all(part.at_hand() for part in self.parts)
+
     def known_gold(self) -> bool | None:
         """Only where it comes with every part."""
         known = [part.known_gold() for part in self.parts]
@@ -287,7 +295,7 @@ class StageOfRun(_OfStage):
     def known_columns(self) -> frozenset[str] | None:
         """Those of the rows, where the run has made them already."""
         from rlhf_plugins.data.columns import columns_of
-        from rlhf_plugins.data.local import MAX_BYTES
+        from rlhf_plugins.data.looking import MAX_BYTES
         from rlhf_plugins.data.names import STAGE_ROWS
         from rlhf_plugins.data.store import load_data, stage_folder
 

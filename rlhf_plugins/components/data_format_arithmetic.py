@@ -41,6 +41,10 @@ class Arithmetic(DataFormat):
         asked = {split: tuple(_asked(problem, row) for row, problem in enumerate(of, 1)) for split, of in found.items()}
         return Data(solved["train"], solved["test"], asked, out_of_distribution=solved["out_of_distribution"])
 
+    def at_hand(self) -> bool:
+        """Nothing but arithmetic makes them."""
+        return True
+
     def known_gold(self) -> bool:
         """The answers are known, a reward of any other response is not."""
         return False

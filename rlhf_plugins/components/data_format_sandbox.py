@@ -59,6 +59,10 @@ class Sandbox(DataFormat):
         train, test, strange = (tuple(g for g in split if self.ties or not _tied(g)) for split in judged)
         return Data(train, test, asked, dropped, _gold, strange)
 
+    def at_hand(self) -> bool:
+        """Only where no model writes."""
+        return self.writer != "base"
+
     def known_gold(self) -> bool:
         """The sandbox's own."""
         return True

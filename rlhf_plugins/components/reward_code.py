@@ -84,6 +84,10 @@ class Code(Reward):
     megabytes: Annotated[int, Field(ge=64, description="of memory, for one response")] = 512
     processes: Annotated[int, Field(ge=1, le=256, description="responses that run at once")] = 4
 
+    def reads_columns(self) -> frozenset[str]:
+        """The tests."""
+        return frozenset({self.column})
+
     def build(self, run: Run) -> RewardFunction:
         """What it builds raises RunError where the prompts have no such column, or tests are no text."""
 

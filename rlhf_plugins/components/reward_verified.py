@@ -64,6 +64,10 @@ class _Answered(Reward):
     def __post_init__(self) -> None:
         _compiled(self.pattern or "")
 
+    def reads_columns(self) -> frozenset[str]:
+        """The answers."""
+        return frozenset({self.column})
+
     def build(self, run: Run) -> RewardFunction:
         """What it builds raises RunError where the prompts have no such column."""
 

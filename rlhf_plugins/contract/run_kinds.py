@@ -30,6 +30,10 @@ EnvironmentFunction = Callable[["Samples"], "Sequence[Text | None]"]
 class Reward(Component, kind="reward"):
     """Scores responses; `build` binds it to the run."""
 
+    def reads_columns(self) -> frozenset[str]:
+        """Columns of the prompts' rows without which it scores none, but for those that its parts read."""
+        return frozenset()
+
     def build(self, run: Run) -> RewardFunction:
         """A function from B samples to a `Prediction`, or to B numbers, None where it abstains.
 
@@ -175,6 +179,10 @@ class DataFormat(Component, kind="data_format"):
         """The rows of a stage that has `data` of its own. Raises DataError as `load` does."""
         return self.load(run.base, run.seed)
 
+    def at_hand(self) -> bool:
+        """Whether `rlhf check` may call `load`: it takes a moment, and no model, download or code of a user's."""
+        return False
+
     def known_gold(self) -> bool | None:
         """Whether a gold reward comes with its rows; None is unknown."""
         return None
@@ -246,6 +254,14 @@ class Stage(Component, kind="stage"):
         """Raises ValueError where it cannot run on these rows, the recipe's or its own.
 
         It is asked before any stage trains, and when it starts: an earlier stage may make its rows.
+        """
+
+    def rehearse(self, run: Run) -> None:
+        """Does what `run` does before it loads weights, and trains nothing: for `rlhf check`.
+
+        It raises what `run` raises there, such as RunError where a package is missing, and DataError where no row is
+        left to learn from. It takes a moment and writes nothing: of the base it opens the tokenizer and the
+        configuration alone, and `run.finished` is empty.
         """
 
     def workload(self, adapter: Adapter | None) -> Workload | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from rlhf_plugins.contract.rows import Comparison, Group, Samples
+from rlhf_plugins.contract.rows import Comparison, Data, Group, Samples
 from rlhf_plugins.errors import RunError, nearest
 
 MEANING = {  # of each column: what at least one row must have for it to change a training
@@ -25,9 +25,19 @@ MEANING = {  # of each column: what at least one row must have for it to change 
 def of_prompts(samples: Samples, column: str) -> Sequence[Any]:
     """A column of the prompts, a value a response. Raises RunError where they have none of this name."""
     if column not in samples.columns:
-        have = nearest(column, samples.columns)
-        raise RunError(f"reward: the prompts have no column {column!r} {have}; name it in `column`")
+        raise RunError(no_column(column, samples.columns))
     return samples.columns[column]
+
+
+def no_column(column: str, columns: Iterable[str]) -> str:
+    """Says that prompts with these columns lack one that a reward reads."""
+    return f"reward: the prompts have no column {column!r} {nearest(column, columns)}; name it in `column`"
+
+
+def of_rows(data: Data) -> frozenset[str]:
+    """The columns that any prompt or group of the data has, as rewards read them."""
+    groups = (*data.train, *data.test, *(group for split in data.prompts.values() for group in split))
+    return frozenset(name for group in groups for name in group.columns)
 
 
 def columns_of(groups: Iterable[Group]) -> frozenset[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.columns import columns_of
 from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.looking import FIRST, LARGE, MAX_BYTES
 from rlhf_plugins.data.rows import PACKED, read_rows
 from rlhf_plugins.data.splits import useful
 from rlhf_plugins.errors import DataError
@@ -17,9 +18,6 @@ from rlhf_plugins.errors import DataError
 if TYPE_CHECKING:
     from rlhf_plugins.data.sources import Sources
     from rlhf_plugins.data.splits import Read
-
-MAX_BYTES = 2**22  # of a file that a check of a recipe reads whole
-LARGE, FIRST = 2**26, 100  # bytes of a file that it does not read, and rows that it reads of one between the two
 
 
 def columns_of_file(sources: Sources, read: Read) -> frozenset[str] | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.looking import first_rows, refuse_download
 from rlhf_plugins.errors import DataError, nearest, nearest_path
 
 Row = tuple[str, dict[str, Any]]  # its place, such as `file:12`, and its fields
@@ -89,7 +90,7 @@ def read_rows(source: str, split: str = "train", dropped: Dropped | None = None)
     if path.suffix in PACKED and reader in (_parquet, _arrow):
         raise DataError(f"{source}: unpack it first: only text is read packed")
     dropped, empty = Dropped() if dropped is None else dropped, True
-    for row in reader(path, dropped):
+    for row in first_rows(path, reader(path, dropped)):
         empty = False
         yield row
     if empty and not dropped.faults:
@@ -329,6 +330,7 @@ def _arrow(path: Path, _: Dropped) -> Iterator[Row]:
 def _hub(source: str, split: str) -> Iterator[Row]:
     if source.startswith((".", "/", "~")) or _has_rows(Path(source)) or source.count("/") > 1:
         raise DataError(f"{source}: no such file{nearest_path(source, _has_rows)}")
+    refuse_download(source, "data set")
     from datasets import load_dataset
 
     try:

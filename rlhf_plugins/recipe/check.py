@@ -27,6 +27,7 @@ from rlhf_plugins.recipe.source import Keys, Source, read
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.registry.registry import registry as installed
 
+Ahead = Callable[[Assembled], Sequence[tuple[Keys, str]]]  # faults of a recipe that is sound as it is written
 AnyRecipe = str | Path | Mapping[str, Any]
 TWICE = "changes nothing, since a path of `sweep` sets the same: leave one of them out, or sweep the longer path last"
 
@@ -77,9 +78,21 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     return changed.values
 
 
-def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Registry | None = None) -> Assembled:
-    """The recipe as objects, ready to run. Takes and raises what `check_recipe` does."""
-    checked = _checked(recipe, overrides, registry or installed())
+def load_recipe(
+    recipe: AnyRecipe,
+    overrides: Sequence[str] = (),
+    registry: Registry | None = None,
+    ahead: Ahead | None = None,
+) -> Assembled:
+    """The recipe as objects, ready to run. Takes and raises what `check_recipe` does.
+
+    Args:
+        recipe: as there.
+        overrides: as there.
+        registry: as there.
+        ahead: finds further faults of a recipe without any, of each member where there are several.
+    """
+    checked = _checked(recipe, overrides, registry or installed(), ahead)
     return assemble(checked.values, checked.registry, checked.made)
 
 
@@ -138,7 +151,7 @@ def _source(recipe: AnyRecipe) -> tuple[Source, Path]:
     return source, folder
 
 
-def _checked(recipe: AnyRecipe, overrides: Sequence[str], registry: Registry) -> _Checked:
+def _checked(recipe: AnyRecipe, overrides: Sequence[str], registry: Registry, ahead: Ahead | None = None) -> _Checked:
     """The recipe resolved and constructed, with the registry that knows the files that it names."""
     source, folder = _source(recipe)
 
@@ -154,8 +167,8 @@ def _checked(recipe: AnyRecipe, overrides: Sequence[str], registry: Registry) ->
     found, faults = _with_files(changed, folder, registry)
     if not is_several(changed):
         whole, missing = template.with_text(taken_out(changed), folder)
-        return _resolved(whole, found, folder, [*faults, *missing])
-    return _of_several(changed, lambda one: _member(changed, one, found, faults, folder))
+        return _looked_ahead(whole, _resolved(whole, found, folder, [*faults, *missing]), ahead)
+    return _of_several(changed, lambda one: _looked_ahead(*_member(changed, one, found, faults, folder), ahead))
 
 
 def _of_several(source: Source, checked: Callable[[Member], _Checked]) -> _Checked:
@@ -185,13 +198,20 @@ def _in_sweep(fault: Fault, one: Member, source: Source) -> Fault:
 
 def _member(
     source: Source, one: Member, registry: Registry, faults: Sequence[tuple[Keys, str]], folder: Path
-) -> _Checked:
-    """One member of a recipe with `seeds` or `sweep`."""
+) -> tuple[Source, _Checked]:
+    """One member of a recipe with `seeds` or `sweep`: as it is written, and resolved."""
     changed = command_line.apply(taken_out(source), one.overrides, lambda stage: _quiet_name(stage, registry))
     if useless := command_line.replaced(source, one.overrides, changed):
         raise RecipeError(Fault(name, 0, name.partition("=")[0], TWICE) for name in useless)
     whole, missing = template.with_text(changed, folder)
-    return _resolved(whole, registry, folder, [*faults, *missing])
+    return whole, _resolved(whole, registry, folder, [*faults, *missing])
+
+
+def _looked_ahead(source: Source, checked: _Checked, ahead: Ahead | None) -> _Checked:
+    """The recipe as it is. Raises RecipeError with what a look ahead finds."""
+    if ahead and (found := ahead(assemble(checked.values, checked.registry, checked.made))):
+        raise RecipeError(source.fault(keys, message) for keys, message in found)
+    return checked
 
 
 def _with_files(source: Source, folder: Path, registry: Registry) -> tuple[Registry, list[tuple[Keys, str]]]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.component import Component
-from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.data.columns import columns_of, lacks
+from rlhf_plugins.contract.rows import Data, Group
+from rlhf_plugins.data.columns import columns_of, lacks, no_column, of_rows
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.options import parts_of
 from rlhf_plugins.recipe.source import Keys
@@ -31,6 +31,25 @@ def unmet(stage: Component, columns: frozenset[str], name: Name) -> Iterator[tup
     if "probability" in columns:
         for keys, component in _that_ignore_soft_labels(stage):
             yield keys, f"{component.kind} {name(component)} {IGNORES}"
+
+
+def unread(stage: Component, columns: frozenset[str]) -> Iterator[tuple[Keys, str]]:
+    """The rewards of a stage that read a column which no prompt has: where each is, and a message.
+
+    A `fallback` may never be asked, and a task has rows of its own.
+    """
+    for keys, part in parts_of(stage):
+        if part.kind in ("stage", "task", "data_format") or keys[0] == "fallback":
+            continue
+        read = part.reads_columns() if part.kind == "reward" else frozenset()
+        yield from ((keys, no_column(column, columns)) for column in sorted(read - columns))
+        yield from (((*keys, *below), message) for below, message in unread(part, columns))
+
+
+def refuse_unread(stage: Component, data: Data) -> None:
+    """Raises RunError for the first reward of a stage that reads a column which no prompt has."""
+    for _, message in unread(stage, of_rows(data)):
+        raise RunError(message)
 
 
 def refuse_unmet(stage: Component, groups: Iterable[Group], name: Name) -> None:

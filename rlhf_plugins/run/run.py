@@ -17,14 +17,12 @@ from rlhf_plugins import report as reports
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import StageResult
-from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.data.names import RECIPE
-from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun, shown
+from rlhf_plugins.errors import ComponentError, RlhfError, RunError, StopRun, shown
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled
 from rlhf_plugins.recipe.course import courses
 from rlhf_plugins.recipe.members import SEEDS, SWEEP
-from rlhf_plugins.recipe.order import too_early
 from rlhf_plugins.registry.discovery import OWN_FILE
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.report.words import duration
@@ -34,15 +32,15 @@ from rlhf_plugins.run.files.folder import RunFolder, own
 from rlhf_plugins.run.files.lock import locked
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.left import after, left
+from rlhf_plugins.run.rows import loaded, refuse_rows
 from rlhf_plugins.run.stage import starts
-from rlhf_plugins.run.stage.own_rows import refuse_unfit
 from rlhf_plugins.run.stage.perform import perform
 from rlhf_plugins.run.stage.said import said
 from rlhf_plugins.run.stage.stage_run import stage_run
 from rlhf_plugins.run.stop import Ended, Stop
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.run_kinds import DataFormat, Stage
+    from rlhf_plugins.contract.run_kinds import Stage
     from rlhf_plugins.contract.workload import Course
     from rlhf_plugins.recipe.check import AnyRecipe
     from rlhf_plugins.registry.discovery import Plugin
@@ -178,10 +176,10 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
         say(f"warning: {warning}")
     ahead = forecasts.of_memory(assembled, say)
     say("data: loading")
-    data = _loaded(assembled, assembled.data)
+    data = loaded(assembled, assembled.data)
     left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
     say(f"data: {len(data.train)} groups to train on, {len(data.test)} held out{left_out}")
-    _refuse_rows(assembled, data)
+    refuse_rows(assembled, data)
     used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)
     if processes.count() > 1:
         together.refuse_differences(origin.facts(assembled, data, used))
@@ -202,31 +200,6 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
             if processes.is_main():
                 staged.finish()
     return Finished(folder.path, hooks.unreported)
-
-
-def _loaded(assembled: Assembled, source: DataFormat) -> Data:
-    try:
-        rows = source.load(assembled.base, assembled.seed)
-        refuse_text(rows, assembled.base.chat)
-        return rows
-    except RlhfError:
-        raise
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # also a plugin that ends the process
-        where = blame.of_plugin(error, assembled.registry)
-        raise DataError(f"the data cannot be read: {type(error).__name__}: {error}{where}") from error
-
-
-def _refuse_rows(assembled: Assembled, data: Data) -> None:
-    """Of rows that an earlier stage makes a stage is asked when they are there."""
-    from rlhf_plugins.contract.run_kinds import Stage
-
-    for stage in assembled.stages:
-        if stage.data is None:
-            refuse_unfit(stage, data)
-        elif type(stage).fits_data is not Stage.fits_data and not any(too_early(stage.data)):
-            refuse_unfit(stage, _loaded(assembled, stage.data))
 
 
 def _allowed(folder: RunFolder, assembled: Assembled, resume: bool, overwrite: bool) -> list[str]:

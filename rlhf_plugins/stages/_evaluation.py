@@ -30,6 +30,7 @@ from rlhf_plugins.stages._tasks import Tasks
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import Reward
+    from rlhf_plugins.data.batches.tokens import RowEncoder
     from rlhf_plugins.engine.policy import Handle
     from rlhf_plugins.stages.evaluate import Evaluate
 
@@ -39,6 +40,19 @@ NOTHING = (
     "evaluate: there is nothing to judge by: no reward model of an earlier stage, no gold reward, and no held-out "
     "answer; give it `reward:` or `judge:`"
 )
+
+
+def askable(options: Evaluate, prompts: Sequence[Group], encoder: RowEncoder) -> tuple[list[Group], dict[str, int]]:
+    """The prompts that are asked, and the number of those that leave no room for a response, by reason.
+
+    Raises:
+        DataError: none leaves room.
+        RunError: fewer than two do.
+    """
+    asked, left_out = prompts_with_room(prompts[: options.prompts], encoder, options.max_new_tokens)
+    if len(asked) < 2:
+        raise RunError("evaluate: fewer than two held-out prompts")
+    return asked, left_out
 
 
 class EvaluateRun:
@@ -55,14 +69,11 @@ class EvaluateRun:
         asked = run.data.prompts["test"] if self.judge else self.answered()
         if not self.judge and not asked:
             raise RunError(NOTHING)
-        room = options.max_new_tokens
-        self.asked, self.unread = prompts_with_room(asked[: options.prompts], self.encoder, room)
+        self.asked, self.unread = askable(options, asked, self.encoder)
         self.prompts = [group.prompt for group in self.asked]
         strange = run.data.prompts.get("out_of_distribution", ())[: options.prompts]
         scored = isinstance(self.judge, ScoreJudge)  # only such a judge needs nothing to compare with
-        self.strange, _ = prompts_with_room(strange if scored else (), self.encoder, room)
-        if len(self.prompts) < 2:
-            raise RunError("evaluate: fewer than two held-out prompts")
+        self.strange, _ = prompts_with_room(strange if scored else (), self.encoder, options.max_new_tokens)
         self.answers = self.held_out_answers()
         # the first response is the reference's own; best-of-n chooses among the others, so that the two are independent
         self.pool_size = max(options.ceiling if self.judged_by_gold else 1, options.best_of + 1 if self.chooses else 1)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -13,6 +13,10 @@ from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.run import Adapter, Budget, Run
 from rlhf_plugins.contract.run_kinds import DataFormat, Monitor, Regularizer, Stage, Task
 from rlhf_plugins.contract.workload import Work, Workload
+from rlhf_plugins.errors import RlhfError
+
+Row = TypeVar("Row")
+Made = TypeVar("Made")
 
 TokensPerBatch = Annotated[
     Annotated[int, Field(ge=1)] | None,
@@ -33,6 +37,7 @@ Reference = Annotated[
     Earlier("policy", ("base", "start")),
 ]
 
+FEW = 64  # rows that a rehearsal tries first
 WITHOUT_LIMIT = 4096  # tokens of a sequence that nothing limits, for a forecast
 NEEDS = "needs `trainer: {eval_strategy: steps}`, which evaluates"
 
@@ -41,6 +46,20 @@ def longest(run: Run) -> dict[str, Any]:
     """The recipe's `max_length` in the place of TRL's default, where it gives one."""
     most = run.base.lengths.max_length
     return {} if most is None else {"max_length": most}
+
+
+def tried(rows: Sequence[Row], make: Callable[[Sequence[Row]], Made]) -> Made:
+    """What is made of the first rows or, where they are refused, of all: rows of which no single one need be refused.
+
+    Raises:
+        RlhfError: `make` raises it of all rows.
+    """
+    try:
+        return make(rows[:FEW])
+    except RlhfError:
+        if len(rows) <= FEW:
+            raise
+        return make(rows)
 
 
 @dataclass(frozen=True)

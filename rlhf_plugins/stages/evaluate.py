@@ -82,6 +82,13 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
         chooses = known.rewards and self.best_of > 1 and self.temperature > 0
         return of_evaluation(self, known, self.best_of if chooses else 0)
 
+    def rehearse(self, run: Run) -> None:
+        """Of the prompts that it asks, where something judges the answers."""
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.stages._evaluation import askable
+
+        askable(self, run.data.prompts.get("test", ()), load_row_encoder(run.base))
+
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: an evaluation, and parts of the report."""
         from rlhf_plugins.engine.room import room

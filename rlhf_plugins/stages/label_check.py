@@ -50,6 +50,11 @@ class LabelCheck(RewardModelStage, makes={"data"}, processes="one"):
     ] = "listed"
     name: str = "label_check"
 
+    def rehearse(self, run: Run) -> None:
+        """See `Stage`."""
+        super().rehearse(run)
+        _dealt(run.data.train, self.folds, run.seed)
+
     def run(self, run: Run) -> StageResult:
         """Leaves `suspects.jsonl`. Raises RunError where there are fewer prompts than folds, or no strict label."""
         groups, unread = taught(self, run)

@@ -14,9 +14,13 @@ from rlhf_plugins.contract.interfaces import PolicyLoss, Reduction
 from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.recipe.limits import FULL_EVAL
 from rlhf_plugins.stages._trained import trained
-from rlhf_plugins.stages._training import From, Training
+from rlhf_plugins.stages._training import From, Training, tried
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rlhf_plugins.contract.rows import Group
+    from rlhf_plugins.data.batches.tokenized import Tokenized
     from rlhf_plugins.data.batches.tokens import RowEncoder
 
 logger = logging.getLogger(__name__)
@@ -56,20 +60,30 @@ class Offline(
         """See `Stage`."""
         return frozenset({"loss"})
 
-    def run(self, run: Run) -> StageResult:
-        """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
+    def rehearse(self, run: Run) -> None:
+        """See `Stage`."""
+        tried(run.data.train, lambda some: self._inputs(run, some))
+
+    def _inputs(self, run: Run, groups: Sequence[Group]) -> tuple[Any, RowEncoder, Tokenized, Any]:
+        """The configuration, the encoder of the base, and the rows of training and of evaluation."""
         from transformers import TrainingArguments
 
         from rlhf_plugins.data.batches.logged import logged_rows
         from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.trainers.arguments import arguments
+
+        args = arguments(TrainingArguments, run.folder, run.seed, self.trainer)
+        encoder = load_row_encoder(run.base)
+        rows = logged_rows(groups, self.dimension, encoder)
+        return args, encoder, rows, self._held_out(args, run, encoder)
+
+    def run(self, run: Run) -> StageResult:
+        """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         from rlhf_plugins.engine.weights.starting import load_start
-        from rlhf_plugins.trainers.arguments import arguments, building
+        from rlhf_plugins.trainers.arguments import building
         from rlhf_plugins.trainers.offline import OfflineTrainer
 
-        encoder = load_row_encoder(run.base)
-        rows = logged_rows(run.data.train, self.dimension, encoder)
-        args = arguments(TrainingArguments, run.folder, run.seed, self.trainer)
-        held_out_rows = self._held_out(args, run, encoder)
+        args, encoder, rows, held_out_rows = self._inputs(run, run.data.train)
         with building(len(rows.dataset)):
             trainer = OfflineTrainer(
                 load_start(run.weights("start")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rollouts
 from rlhf_plugins.stages._left import leave
 from rlhf_plugins.stages._of_grpo import UNREAD
-from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, sampling
+from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, sampling, tried
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,
     Exploration,
@@ -27,7 +27,11 @@ from rlhf_plugins.trainers.ppo.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rlhf_plugins.contract.rows import Group
     from rlhf_plugins.contract.run import Weights
+    from rlhf_plugins.data.batches.tokens import RowEncoder
     from rlhf_plugins.engine.backbone import Backbone
     from rlhf_plugins.trainers.online.trainer import OnlineTrainer
     from rlhf_plugins.trainers.ppo.config import OnlineConfig
@@ -47,6 +51,16 @@ AS_THEY_ARE = (
     "abstained",
     "tokens_per_batch",
 )
+
+
+class _Inputs(NamedTuple):
+    """The configuration, the base's encoder, the prompts with room for a response, and those left out by reason."""
+
+    args: OnlineConfig
+    encoder: RowEncoder
+    prompts: list[Group]
+    unseen: list[Group]  # held out
+    left_out: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -216,6 +230,32 @@ class Online(
         """See `PolicyTraining`."""
         return frozenset({"reward", "kl", "length", *(["gold_reward"] if gold else [])})
 
+    def rehearse(self, run: Run) -> None:
+        """See `Stage`."""
+        from rlhf_plugins.trainers.arguments import refuse_few_prompts
+        from rlhf_plugins.trainers.watching.held_out import held_out
+
+        def inputs(prompts: Sequence[Group]) -> _Inputs:
+            found = self._inputs(run, prompts)
+            refuse_few_prompts(found.args, "OnlineTrainer", len(found.prompts))
+            return found
+
+        self._arguments(run, None)  # whose faults need neither base nor rows
+        found = tried(run.data.prompts["train"], inputs)
+        held_out(found.args, found.unseen, tuple)
+
+    def _inputs(self, run: Run, train: Sequence[Group]) -> _Inputs:
+        """What is known before weights load. Raises DataError where no prompt is left."""
+        from rlhf_plugins.data.batches.tokenized import prompts_with_room
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
+
+        encoder = load_row_encoder(run.base)
+        args = self._arguments(run, encoder.fit.most)
+        prompts, left_out = prompts_with_room(train, encoder, args.max_completion_length)
+        asked = run.data.prompts.get("test", ())[: self.eval_prompts]
+        unseen, _ = prompts_with_room(asked, encoder, args.max_completion_length)
+        return _Inputs(args, encoder, prompts, unseen, left_out)
+
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`, and beside it the critic, if one was trained.
 
@@ -247,20 +287,14 @@ class Online(
     def _trainer(self, run: Run) -> tuple[OnlineTrainer, Backbone | None, dict[str, int]]:
         """What trains the policy, the base that others share with it, and the prompts left out, by reason."""
         from rlhf_plugins.data.batches.groups import prompt_dataset
-        from rlhf_plugins.data.batches.tokenized import prompts_with_room
         from rlhf_plugins.engine.backbone import Backbone
-        from rlhf_plugins.engine.weights.loading import load_row_encoder
         from rlhf_plugins.engine.weights.starting import load_start
         from rlhf_plugins.trainers.arguments import building
         from rlhf_plugins.trainers.online.trainer import OnlineTrainer
         from rlhf_plugins.trainers.watching.held_out import held_out
         from rlhf_plugins.trainers.watching.supervision import built_monitors
 
-        encoder = load_row_encoder(run.base)
-        args = self._arguments(run, encoder.fit.most)
-        prompts, left_out = prompts_with_room(run.data.prompts["train"], encoder, args.max_completion_length)
-        asked = run.data.prompts.get("test", ())[: self.eval_prompts]
-        unseen, _ = prompts_with_room(asked, encoder, args.max_completion_length)
+        args, encoder, prompts, unseen, left_out = self._inputs(run, run.data.prompts["train"])
         train = prompt_dataset(prompts)
         with building(len(train)):
             model = load_start(run.weights("start"))

@@ -21,10 +21,16 @@ from rlhf_plugins.stages._training import (
     longest,
     pair_tokens,
     sampling,
+    tried,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rlhf_plugins.contract.rows import Group
     from rlhf_plugins.contract.run import Weights
+    from rlhf_plugins.data.batches.tokenized import Tokenized
+    from rlhf_plugins.data.batches.tokens import RowEncoder
 
 NUMBERS = {f"{what}/{which}" for what in ("rewards", "logps") for which in ("chosen", "rejected")}
 NUMBERS |= {"loss", "entropy", "mean_token_accuracy", "logits/chosen"}
@@ -99,24 +105,50 @@ class Preference(
         of_pairs = {"rewards/accuracies", "rewards/margins", "logits/rejected"}
         return frozenset(NUMBERS | ({"kl"} if self.loss.unpaired else of_pairs))
 
-    def run(self, run: Run) -> StageResult:
-        """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
+    def rehearse(self, run: Run) -> None:
+        """See `Stage`."""
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.trainers.arguments import building
+        from rlhf_plugins.trainers.preference.batch import with_room
+        from rlhf_plugins.trainers.watching.held_out import held_out
+
+        args, encoder = self._arguments(run), load_row_encoder(run.base)
+
+        def rows(groups: Sequence[Group]) -> Any:
+            return tried(groups, lambda some: with_room(self._rows(some, encoder).dataset, args))
+
+        with building(len(run.data.train)):
+            rows(run.data.train)
+            held_out(args, run.data.test, rows)
+
+    def _rows(self, groups: Sequence[Group], encoder: RowEncoder) -> Tokenized:
+        """What the loss reads of them. Raises DataError where that is nothing."""
+        from rlhf_plugins.data.batches.tokenized import tokenized_labels, tokenized_pairs
+
+        return (tokenized_labels if self.loss.unpaired else tokenized_pairs)(groups, encoder)
+
+    def _arguments(self, run: Run) -> Any:
+        """TRL's configuration. Raises RunError where it refuses the options."""
         import trl
 
-        from rlhf_plugins.data.batches.tokenized import tokenized_labels, tokenized_pairs
-        from rlhf_plugins.engine.weights.loading import load_row_encoder
-        from rlhf_plugins.engine.weights.starting import copy_start
-        from rlhf_plugins.trainers.arguments import arguments, building
-        from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
-        from rlhf_plugins.trainers.watching.held_out import held_out
+        from rlhf_plugins.trainers.arguments import arguments
 
         adapter = run.base.adapter
         dropped = bool(adapter and adapter.lora_dropout)  # TRL switches dropout off by default
         ours = {**longest(run), "precompute_ref_log_probs": True, "disable_dropout": not dropped}
-        args = arguments(trl.DPOConfig, run.folder, run.seed, {**ours, **self.trainer})
+        return arguments(trl.DPOConfig, run.folder, run.seed, {**ours, **self.trainer})
+
+    def run(self, run: Run) -> StageResult:
+        """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.engine.weights.starting import copy_start
+        from rlhf_plugins.trainers.arguments import building
+        from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
+        from rlhf_plugins.trainers.watching.held_out import held_out
+
+        adapter, args = run.base.adapter, self._arguments(run)
         encoder = load_row_encoder(run.base)
-        tokenized = tokenized_labels if self.loss.unpaired else tokenized_pairs
-        rows = tokenized(run.data.train, encoder)
+        rows = self._rows(run.data.train, encoder)
         train = rows.dataset
         start, reference = run.weights("start"), run.weights("reference")
         with building(len(train)):
@@ -126,7 +158,7 @@ class Preference(
                 models.reference,
                 args,
                 train_dataset=train,
-                eval_dataset=held_out(args, run.data.test, lambda test: tokenized(test, encoder).dataset),
+                eval_dataset=held_out(args, run.data.test, lambda test: self._rows(test, encoder).dataset),
                 processing_class=encoder.tokenizer,
                 peft_config=models.adapter,
                 loss=self.loss,

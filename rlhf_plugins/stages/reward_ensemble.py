@@ -140,6 +140,11 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         own = {"trainer": {**self.trainer, **model.trainer}, "name": self.name}
         return replace(model, **{**given, **shared, **own})
 
+    def rehearse(self, run: Run) -> None:
+        """Of each of `models`, or of one of members that are alike."""
+        for member in range(len(self.models) or 1):
+            RewardModelStage.rehearse(self._of_member(run, member), run)
+
     def course(self, known: Known) -> Course | None:
         """That of each member; unknown where they differ."""
         if self.models:

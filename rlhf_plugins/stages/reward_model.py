@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -18,15 +19,18 @@ from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Base, Curve, ReportParts, Run, Section, StageResult, Weights
 from rlhf_plugins.contract.workload import RANKED, Course, Known, Work, Workload
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import RlhfError, RunError
 from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.sandbox import POLICIES
 from rlhf_plugins.stages._course import of_rows
-from rlhf_plugins.stages._training import From, TokensPerBatch, Training, longest, pair_tokens
+from rlhf_plugins.stages._training import From, TokensPerBatch, Training, longest, pair_tokens, tried
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
+    from rlhf_plugins.contract.rows import Text
     from rlhf_plugins.data.batches.ranked import RankedRows
     from rlhf_plugins.data.batches.tokens import RowEncoder
     from rlhf_plugins.reward_models.reward_model import RewardModel
@@ -165,23 +169,56 @@ class RewardModelStage(
         processes.on_main(lambda: trainer.model.save(folder, parts, weights))
         return Trained(folder, left_out, curves.curves, spent, monitors.sections())
 
+    def rehearse(self, run: Run) -> None:
+        """See `Stage`; what a teacher will say of the rows is not known."""
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.trainers.watching.held_out import held_out
+
+        args, encoder = self._arguments(run, run.seed), load_row_encoder(self.own_base(run))
+        if self.teacher is not None:
+            _refuse_unread(self, run)
+            return
+        rows = partial(self._rows, encoder=encoder, max_length=args.max_length)
+        tried(run.data.train, rows)
+        held_out(args, run.data.test, partial(tried, make=rows))
+        self._try_loss(run, rows)
+
+    def _try_loss(self, run: Run, rows: Callable[[Sequence[Group]], RankedRows]) -> None:
+        """Raises RlhfError for a judgement that the loss refuses, of a response that the base can read."""
+        from rlhf_plugins.data.batches.ranked import ranked_rows
+        from rlhf_plugins.engine.weights.loading import load_config
+        from rlhf_plugins.trainers.reward.trial import try_loss
+
+        def unread(prompt: Text, response: Text) -> tuple[list[int], list[int]]:
+            return [0], [next(numbers)]
+
+        numbers, parts = count(), (load_config(self.own_base(run)), self.pooling, self.head, self.loss)
+        columns = self.loss.columns | self.head.columns
+        try:
+            try_loss(ranked_rows(run.data.train, unread, None, self.loss.learns_from, columns), *parts)
+        except RlhfError:  # maybe of a row that is left out, since it is too long
+            try_loss(rows(run.data.train), *parts)
+
+    def _arguments(self, run: Run, seed: int) -> Any:
+        """TRL's configuration. Raises RunError where it refuses the options."""
+        import trl
+
+        from rlhf_plugins.trainers.arguments import arguments
+
+        ours = {**longest(run), "disable_dropout": not self._drops(run)}
+        return arguments(trl.RewardConfig, run.folder, seed, {**ours, **self.trainer})
+
     def _trainer(self, run: Run, groups: Sequence[Group], seed: int) -> tuple[RewardTrainer, dict[str, int]]:
         """What trains a new reward model on the groups that fit it; and how many do not, by reason."""
         import torch
-        import trl
 
         from rlhf_plugins.engine.weights.loading import load_row_encoder
-        from rlhf_plugins.trainers.arguments import arguments, building
+        from rlhf_plugins.trainers.arguments import building
         from rlhf_plugins.trainers.reward.trainer import RewardTrainer
         from rlhf_plugins.trainers.watching.held_out import held_out
 
         torch.manual_seed(seed)  # head and adapter start at random
-        args = arguments(
-            trl.RewardConfig,
-            run.folder,
-            seed,
-            {**longest(run), "disable_dropout": not self._drops(run), **self.trainer},
-        )
+        args = self._arguments(run, seed)
         encoder = load_row_encoder(self.own_base(run))
         with building(len(groups)):
             model = self._model(run)
@@ -285,9 +322,7 @@ def taught(stage: RewardModelStage, run: Run) -> tuple[tuple[Group, ...], dict[s
 
     if stage.teacher is None:
         return run.data.train, {}
-    if "ratings" not in stage.loss.needs_of():
-        name = run.spec(stage.loss)["use"]
-        raise RunError(f"teacher: its rewards become ratings, which {name} does not read; take one such as regression")
+    _refuse_unread(stage, run)
     teacher = reward_handle(run.reward(stage.teacher))
     encoder = row_encoder_of(teacher, run.base)
     groups, unread = encodable(run.data.train, encoder)
@@ -296,6 +331,13 @@ def taught(stage: RewardModelStage, run: Run) -> tuple[tuple[Group, ...], dict[s
         raise RunError(f"teacher: {stage.teacher} cannot read any response ({reasons})")
     counted = {f"for the teacher, {reason}": count for reason, count in unread.items()}
     return rated(groups, teacher.predict, encoder), counted
+
+
+def _refuse_unread(stage: RewardModelStage, run: Run) -> None:
+    """Raises RunError where the loss reads no ratings, which a teacher's rewards become."""
+    if "ratings" not in stage.loss.needs_of():
+        name = run.spec(stage.loss)["use"]
+        raise RunError(f"teacher: its rewards become ratings, which {name} does not read; take one such as regression")
 
 
 def row_features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:

@@ -12,7 +12,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.limits import FULL_EVAL
 from rlhf_plugins.stages._course import of_rows
 from rlhf_plugins.stages._trained import trained
-from rlhf_plugins.stages._training import From, PolicyTraining, longest, pair_tokens, sampling
+from rlhf_plugins.stages._training import From, PolicyTraining, longest, pair_tokens, sampling, tried
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,24 +70,40 @@ class SFT(
         """See `PolicyTraining`."""
         return frozenset({"loss", "entropy", "mean_token_accuracy"})
 
-    def run(self, run: Run) -> StageResult:
-        """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
+    def rehearse(self, run: Run) -> None:
+        """See `Stage`."""
+        from rlhf_plugins.data.batches.tokenized import tokenized_answers
+        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.trainers.watching.held_out import held_out
+
+        args, encoder = self._arguments(run), load_row_encoder(run.base)
+        tried(run.data.train, lambda some: _refuse(args, tokenized_answers(some, encoder).dataset))
+        held_out(args, run.data.test, lambda test: tried(test, lambda some: tokenized_answers(some, encoder)))
+
+    def _arguments(self, run: Run) -> Any:
+        """TRL's configuration. Raises RunError where it refuses the options."""
         import trl
 
+        from rlhf_plugins.trainers.arguments import arguments
+
+        ours = {**longest(run), "completion_only_loss": True}
+        return arguments(trl.SFTConfig, run.folder, run.seed, {**ours, **self.trainer})
+
+    def run(self, run: Run) -> StageResult:
+        """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         from rlhf_plugins.data.batches.tokenized import tokenized_answers
         from rlhf_plugins.engine.weights.loading import load_row_encoder, load_to_adapt
         from rlhf_plugins.engine.weights.starting import config_of, load_start
-        from rlhf_plugins.trainers.arguments import arguments, building
-        from rlhf_plugins.trainers.sft import SFTTrainer, refuse_weights
+        from rlhf_plugins.trainers.arguments import building
+        from rlhf_plugins.trainers.sft import SFTTrainer
         from rlhf_plugins.trainers.watching.held_out import held_out
 
         encoder, start = load_row_encoder(run.base), run.weights("start")
         new = start.folder is None
         rows = tokenized_answers(run.data.train, encoder)
         with building(len(rows.dataset)):
-            ours = {**longest(run), "completion_only_loss": True}
-            args = arguments(trl.SFTConfig, run.folder, run.seed, {**ours, **self.trainer})
-            refuse_weights(args, rows.dataset)
+            args = self._arguments(run)
+            _refuse(args, rows.dataset)
             trainer = SFTTrainer(
                 model=load_to_adapt(start.base) if new else load_start(start),
                 args=args,
@@ -99,14 +115,24 @@ class SFT(
         return trained(self, run, trainer, {**rows.left_out, **_left_out(trainer, rows.dataset)})
 
 
+def _refuse(args: Any, train: Dataset) -> None:
+    """Raises RunError for weights that a training would not read, and where TRL's cut leaves nothing to imitate."""
+    from rlhf_plugins.trainers.sft import refuse_weights
+
+    refuse_weights(args, train)
+    limit = args.max_length
+    if limit is None or args.packing or args.truncation_mode != "keep_start":
+        return
+    if not any(any(mask[:limit]) for mask in train["completion_mask"]):
+        raise RunError(f"every prompt takes all {limit} tokens of max_length, so that nothing is left to imitate")
+
+
 def _left_out(trainer: Any, train: Dataset) -> dict[str, int]:
-    """Rows that TRL dropped or cut at `max_length`, by reason. Raises RunError when none is left."""
+    """Rows that TRL dropped or cut at `max_length`, by reason."""
     limit = trainer.args.max_length
     if limit is None or trainer.args.packing:  # packing drops nothing
         return {}
     dropped = len(train) - len(trainer.train_dataset)
-    if not len(trainer.train_dataset):
-        raise RunError(f"every prompt takes all {limit} tokens of max_length, so that nothing is left to imitate")
     found = {
         "prompt that fills max_length": dropped,
         "cut at max_length": sum(len(ids) > limit for ids in train["input_ids"]) - dropped,

@@ -81,8 +81,19 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
         made: Any = config(**{**ours, **trainer, "output_dir": str(folder), "seed": seed})
     except (TypeError, ValueError) as error:
         raise RunError(f"trainer: {config.__name__} refuses these options: {error}") from error
+    _refuse_uninstalled(made)
     load_whole_models()
     return on_one_gpu(made)
+
+
+def _refuse_uninstalled(args: Any) -> None:
+    """Raises RunError where responses are to be sampled by a package that is not installed."""
+    if not getattr(args, "use_vllm", False):
+        return
+    from trl.generation import vllm_generation
+
+    if not vllm_generation.is_vllm_available():
+        raise RunError("trainer: use_vllm needs the package vllm, which is not installed: `pip install vllm`")
 
 
 class Curves(TrainerCallback):
@@ -250,7 +261,13 @@ def check_rows(trainer: Any) -> None:
         return
     rows = len(trainer.train_dataset)
     if rows == 0 or len(trainer.get_train_dataloader()) == 0:
-        raise RunError(_too_few(trainer, rows))
+        raise RunError(_too_few(trainer.args, type(trainer).__name__, rows))
+
+
+def refuse_few_prompts(args: Any, name: str, prompts: int) -> None:
+    """Raises RunError where a trainer of this name has fewer prompts than a rollout takes."""
+    if prompts < args.generation_batch_size // args.num_generations:
+        raise RunError(_too_few(args, name, prompts))
 
 
 def train_in_float32(model: nn.Module) -> None:
@@ -263,8 +280,7 @@ def train_in_float32(model: nn.Module) -> None:
             weights.data = weights.data.float()
 
 
-def _too_few(trainer: Any, rows: int) -> str:
-    name, args = type(trainer).__name__, trainer.args
+def _too_few(args: Any, name: str, rows: int) -> str:
     if hasattr(args, "generation_batch_size"):
         prompts = args.generation_batch_size // args.num_generations
         sizes = "per_device_train_batch_size or steps_per_generation, or a larger num_generations"

@@ -294,6 +294,8 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Any, **options: Any) -> list[int]:
     """Of messages and the tools that the first one carries. Raises DataError where the template leaves one out."""
+    if not tokenizer.chat_template:
+        raise ValueError("the tokenizer has no chat template; give a `chat_template`, or take a chat model")
     tools = messages[0].get(TOOLS) if messages else None
     bare = [{k: v for k, v in m.items() if k != TOOLS} for m in messages]
 

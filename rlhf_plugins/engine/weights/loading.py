@@ -34,6 +34,7 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.batches.chat import whole_template
 from rlhf_plugins.data.batches.tokens import RowEncoder, encodes_pairs, without_end
 from rlhf_plugins.data.digests import refuse_changed
+from rlhf_plugins.data.looking import refuse_base
 from rlhf_plugins.engine.compiled import compile_layers
 from rlhf_plugins.engine.cost import counted
 from rlhf_plugins.engine.cpu import linear_layer
@@ -65,6 +66,7 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
     Raises:
         RunError: there is no tokenizer, it has no EOS token, or no chat template that the recipe's options need.
     """
+    refuse_base(base.path, base.trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
     except (OSError, ValueError) as error:
@@ -95,8 +97,7 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
 
 def load_row_encoder(base: Base) -> RowEncoder:
     """The base's tokenizer with the most tokens that the base takes."""
-    tokenizer = load_tokenizer(base)
-    config = AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
+    tokenizer, config = load_tokenizer(base), load_config(base)
     rows = getattr(config.get_text_config(), "vocab_size", None)
     if rows is not None and (beyond := [name for name, token in tokenizer.get_vocab().items() if token >= rows]):
         names = ", ".join(sorted(beyond)[:3])
@@ -106,6 +107,11 @@ def load_row_encoder(base: Base) -> RowEncoder:
     if encodes_pairs(tokenizer):
         limits.append(tokenizer.model_max_length)  # fewer, if an encoder's positions start above 0, as RoBERTa's
     return RowEncoder(tokenizer, min((limit for limit in limits if limit), default=None), base.lengths)
+
+
+def load_config(base: Base) -> Any:
+    """The base's configuration."""
+    return AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
 
 
 def positions(config: Any) -> int | None:

@@ -23,16 +23,22 @@ TRAINED_ON = "trained_on.json"  # in the folder of such a stage: the hashes of t
 
 def own_data(run: StageRun, stage: Stage, source: DataFormat) -> Data:
     """The rows of a stage that has its own; it trains on no prompt that the recipe's data hold out."""
-    from rlhf_plugins.data.changes.mixing import trained, without_held_out
+    from rlhf_plugins.data.changes.mixing import trained
 
-    data = source.load_in(run)
+    data = without_held_out_of(stage, source.load_in(run), run.data)
     if stage.makes.isdisjoint(TRAINED):
         return data
-    data = without_held_out(data, run.data)
     if processes.is_main():
         run.folder.mkdir(parents=True, exist_ok=True)
         put(run.folder / TRAINED_ON, json.dumps(sorted(trained(data))).encode())
     return data
+
+
+def without_held_out_of(stage: Stage, data: Data, whole: Data) -> Data:
+    """The rows of a stage's own, where it trains without the prompts that the recipe's data hold out."""
+    from rlhf_plugins.data.changes.mixing import without_held_out
+
+    return data if stage.makes.isdisjoint(TRAINED) else without_held_out(data, whole)
 
 
 def refuse_unfit(stage: Stage, data: Data) -> None:

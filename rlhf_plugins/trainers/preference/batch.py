@@ -10,11 +10,26 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.data.batches.branches import BranchBatch, Ids, Layout, PromptBranches, collate
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.steps.micro_batches import Row, in_micro_batches
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 OF_PAIRS = {"probability": 1.0, "margin": 0.0}  # columns that a loss of ours reads, and what a row without one has
 NUMBERS = (*REFERENCE, *OF_PAIRS)  # columns of a row that a batch holds as tensors, where the rows have them
+
+
+def with_room(rows: Any, args: Any) -> Any:
+    """The rows whose prompt leaves room for a response, as TRL keeps them.
+
+    Raises:
+        RunError: there is none.
+    """
+    if args.max_length is None or args.truncation_mode != "keep_start":
+        return rows
+    kept = rows.filter(lambda row: len(row["prompt_ids"]) < args.max_length)
+    if hasattr(kept, "__len__") and not len(kept):
+        raise RunError(f"every prompt fills max_length ({args.max_length}): write a larger one, or null")
+    return kept
 
 
 class Side(NamedTuple):

@@ -23,7 +23,6 @@ from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.passes import Passes, rows_of
 from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.engine.weights.loading import base_weights
-from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.score_cache import cached_in_shares, weights_identity
 from rlhf_plugins.trainers.preference.batch import REFERENCE, Collator
 from rlhf_plugins.trainers.steps.micro_batches import MICRO_BATCHES
@@ -74,8 +73,6 @@ class ReadsReference(HidesLaunch, trl.DPOTrainer):
             return dataset
         if isinstance(dataset, IterableDataset) or self.obstacle is not None:
             return super()._precompute_ref_logps(dataset, name, batch_size)
-        if len(dataset) == 0:
-            raise RunError(f"every prompt fills max_length ({self.args.max_length}): write a larger one, or null")
         if self.reference_cache is None:
             return super()._precompute_ref_logps(dataset, name, batch_size)
         for column, values in zip(REFERENCE, self._remembered(self.reference_cache, dataset, name), strict=True):

@@ -21,7 +21,7 @@ from rlhf_plugins.engine.weights.loading import use_fast_paths
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import check_rows, make_ready, mean_loss
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
-from rlhf_plugins.trainers.preference.batch import OF_PAIRS, Collator, separate
+from rlhf_plugins.trainers.preference.batch import OF_PAIRS, Collator, separate, with_room
 from rlhf_plugins.trainers.preference.metrics import Means, label_sums, pair_sums, token_sums
 from rlhf_plugins.trainers.preference.reference import ReadsReference, pair_sums_of
 from rlhf_plugins.trainers.preference.way import PreferenceOptions, check, loss_of, obstacle_of
@@ -196,9 +196,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         """TRL's; rows that have tokens already only lose those whose prompt leaves no room for a response."""
         if "chosen_ids" not in (getattr(dataset, "column_names", None) or ()):
             return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-        if args.max_length is None or args.truncation_mode != "keep_start":
-            return dataset
-        return dataset.filter(lambda row: len(row["prompt_ids"]) < args.max_length)
+        return with_room(dataset, args)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

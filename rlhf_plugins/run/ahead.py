@@ -1,0 +1,142 @@
+"""What a run would refuse of the rows and the base of a recipe; it asks the code that refuses it, and loads no weights.
+
+It reads local files as far as a check of a recipe has time for, and says what it left unread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.contract.run import Weights
+from rlhf_plugins.data.batches.chat import refuse_text
+from rlhf_plugins.data.columns import columns_of, of_rows
+from rlhf_plugins.data.looking import NotLookedAtError, looking
+from rlhf_plugins.errors import DataError, RlhfError
+from rlhf_plugins.recipe.needs import unmet, unread
+from rlhf_plugins.recipe.options import all_parts, parts_of
+from rlhf_plugins.recipe.order import too_early
+from rlhf_plugins.recipe.source import Keys
+from rlhf_plugins.run.rows import read
+from rlhf_plugins.run.stage.own_rows import refuse_unfit, without_held_out_of
+from rlhf_plugins.run.stage.stage_run import Services, StageRun
+from rlhf_plugins.run.stage.starts import BASE, at
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.run_kinds import DataFormat, Stage
+    from rlhf_plugins.recipe.assemble import Assembled
+
+Fault = tuple[Keys, str]
+CHAT = ("chat_template", "system", "chat_template_kwargs")
+
+
+class _Unread:
+    """Stands for rows that are not looked at; it refuses to be read.
+
+    Args:
+        what: the rows, in words.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotLookedAtError(self.what)
+
+
+@dataclass
+class Ahead:
+    """Finds the faults of assembled recipes, and keeps what it did not look at, and of what it saw a part."""
+
+    unseen: dict[str, None] = field(default_factory=dict)
+    partly: dict[str, None] = field(default_factory=dict)
+
+    def __call__(self, assembled: Assembled) -> list[Fault]:
+        """What a run would refuse; a fault that the first rows of a large file show is looked for in all of them."""
+        faults, partly = self._looked(assembled, whole=False)
+        if faults and partly:
+            faults, partly = self._looked(assembled, whole=True)
+        self.partly |= partly
+        return faults
+
+    def sentences(self) -> Iterator[str]:
+        """What was not looked at, and what in part."""
+        if self.unseen:
+            yield f"not looked at: {'; '.join(self.unseen)}"
+        if self.partly:
+            yield f"looked at in part: {'; '.join(self.partly)}"
+
+    def _looked(self, assembled: Assembled, whole: bool) -> tuple[list[Fault], dict[str, None]]:
+        faults = list[Fault]()
+        with looking(whole) as look:
+            rows = self._rows(assembled, assembled.data, ("data",), faults)
+            for index, stage in enumerate(assembled.stages):
+                keys: Keys = ("stages", index)
+                own = rows if stage.data is None else self._rows(assembled, stage.data, (*keys, "data"), faults)
+                if isinstance(own, Data) and isinstance(rows, Data) and own is not rows:
+                    own = without_held_out_of(stage, own, rows)
+                if own is not None:
+                    faults += [((*keys, *below), message) for below, message in self._refused(assembled, stage, own)]
+        return faults, look.partly
+
+    def _rows(self, assembled: Assembled, source: DataFormat, keys: Keys, faults: list[Fault]) -> Data | _Unread | None:
+        """The rows of a source; None where they cannot be read, which adds a fault."""
+        if not source.at_hand() or any(too_early(source)):
+            parts = ((inside, part) for inside, part in parts_of(source) if part.kind == "data_format")
+            found = [self._rows(assembled, part, (*keys, *inside), faults) for inside, part in parts]
+            name = assembled.registry.find(type(source)).name
+            return None if None in found else self._unread(f"rows of the format {name}")
+        try:
+            rows = read(assembled, source)
+        except NotLookedAtError as error:
+            return self._unread(str(error))
+        except DataError as error:
+            faults.append((keys, str(error)))
+            return None
+        try:
+            refuse_text(rows, assembled.base.chat)
+        except DataError as error:
+            given = [name for name in CHAT if assembled.resolved.get(name)]
+            faults.append(((given[0],), str(error)))
+            return None
+        return rows
+
+    def _unread(self, what: str) -> _Unread:
+        self.unseen[what] = None
+        return _Unread(what)
+
+    def _refused(self, assembled: Assembled, stage: Stage, data: Data | _Unread) -> list[Fault]:
+        """What a stage refuses of rows and of the base, each with its place within the stage."""
+        if isinstance(data, Data) and (found := self._unfit(assembled, stage, data)):
+            return found
+        services = Services(assembled.registry, assembled.output_dir)
+        folder, begins = assembled.output_dir / stage.name, at(Weights(BASE, assembled.base, assembled.adapter))
+        rows: Any = data
+        run = StageRun(assembled.base, rows, assembled.seed, folder, (), stage.name, services, begins=begins)
+        message = self._rehearsed(stage, run)
+        return [((), message)] if message else []
+
+    def _unfit(self, assembled: Assembled, stage: Stage, data: Data) -> list[Fault]:
+        """What a stage and its parts have against rows, before they are tokens."""
+        registry = assembled.registry
+        try:
+            refuse_unfit(stage, data)
+        except RlhfError as error:
+            return [((), str(error))]
+        nested = any(part.kind == "stage" for keys, part in all_parts(stage) if keys)
+        lacking = [] if nested else unmet(stage, columns_of(data.train), lambda part: registry.find(type(part)).name)
+        return [*lacking, *unread(stage, of_rows(data))]
+
+    def _rehearsed(self, stage: Stage, run: StageRun) -> str:
+        """Why a stage would stop before it loads weights; empty where nothing was found."""
+        try:
+            stage.rehearse(run)
+        except NotLookedAtError as error:
+            self.unseen[str(error)] = None
+        except RlhfError as error:
+            return str(error)
+        except Exception as error:  # which ends a run, too
+            return f"{type(error).__name__}: {error}"
+        return ""

@@ -1,0 +1,47 @@
+"""The rows of a run: how they are loaded, and which stages cannot run on them, before any stage does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlhf_plugins.data.batches.chat import refuse_text
+from rlhf_plugins.errors import DataError, RlhfError
+from rlhf_plugins.recipe.order import too_early
+from rlhf_plugins.run import blame
+from rlhf_plugins.run.stage.own_rows import refuse_unfit
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.rows import Data
+    from rlhf_plugins.contract.run_kinds import DataFormat
+    from rlhf_plugins.recipe.assemble import Assembled
+
+
+def read(assembled: Assembled, source: DataFormat) -> Data:
+    """The rows of the recipe's data or of a stage's own. Raises DataError, also for what a plugin raises."""
+    try:
+        return source.load(assembled.base, assembled.seed)
+    except RlhfError:
+        raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also a plugin that ends the process
+        where = blame.of_plugin(error, assembled.registry)
+        raise DataError(f"the data cannot be read: {type(error).__name__}: {error}{where}") from error
+
+
+def loaded(assembled: Assembled, source: DataFormat) -> Data:
+    """As `read`. Raises DataError also for text where the recipe says how conversations are rendered."""
+    rows = read(assembled, source)
+    refuse_text(rows, assembled.base.chat)
+    return rows
+
+
+def refuse_rows(assembled: Assembled, data: Data) -> None:
+    """Raises RunError for a stage that cannot run on its rows; on those that an earlier one makes, it is asked then."""
+    from rlhf_plugins.contract.run_kinds import Stage
+
+    for stage in assembled.stages:
+        if stage.data is None:
+            refuse_unfit(stage, data)
+        elif type(stage).fits_data is not Stage.fits_data and not any(too_early(stage.data)):
+            refuse_unfit(stage, loaded(assembled, stage.data))
