@@ -21,6 +21,7 @@ from rlhf_plugins.saved.moved import TOLERANCE, check_moved
 from rlhf_plugins.saved.written import dtype_of, empty_folder
 
 if TYPE_CHECKING:
+    from rlhf_plugins.contract.records import Prediction
     from rlhf_plugins.reward_models.reward_model import Parts, RewardModel
     from rlhf_plugins.saved.auto_model import RewardModelForSequenceClassification
     from rlhf_plugins.saved.made import Made
@@ -44,7 +45,7 @@ def export_reward_model(
             on the plain one, as a share of the largest reward, or of 1 where that is less.
 
     Returns:
-        Sentences to be read: how far these rewards move.
+        Sentences to be read: how far these rewards move, and what else the model says of a response.
 
     Raises:
         RunError: the folder holds no single reward model, `out` is not empty, the form cannot hold the model, or a
@@ -66,8 +67,9 @@ def export_reward_model(
     parts = read_description(folder, trust_remote_code=False)
     model = _unquantized(folder, parts)
     tokenizer = load_tokenizer(parts.base)
-    moved = check_moved(folder, parts, model, _probes(tokenizer), tokenizer.pad_token_id, tolerance)
-    notes = [str(moved)] if moved else []
+    probes = _probes(tokenizer)
+    moved = check_moved(folder, parts, model, probes, tokenizer.pad_token_id, tolerance)
+    notes = [*([str(moved)] if moved else []), *_kept_back(model.predict(probes, tokenizer.pad_token_id))]
     if precision:
         model.trunk = merged(model.trunk).to(precision)
     try:
@@ -174,6 +176,14 @@ def _probes(tokenizer: Any) -> Samples:
         ids += [encode(tokenizer, asked, [{"role": "assistant", "content": text}]) for text in texts]
     nothing = [""] * len(ids)
     return Samples(nothing, nothing, [prompt for prompt, _ in ids], [response for _, response in ids])
+
+
+def _kept_back(found: Prediction) -> list[str]:
+    """A sentence about what a model says of a response besides its reward, which one logit cannot hold."""
+    others = [name for name in ("variance", "quantiles", "members") if getattr(found, name) is not None]
+    if found.dimensions:
+        others.insert(0, f"dimensions ({', '.join(found.dimensions)})")
+    return [f"The one logit is the reward; `rlhf score` also writes: {', '.join(others)}."] if others else []
 
 
 def _stock_rewards(out: Path, samples: Samples) -> list[float]:

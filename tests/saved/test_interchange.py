@@ -94,6 +94,23 @@ def test_any_pooling_and_head_score_the_same_through_auto_classes(base: Base, tm
         torch.testing.assert_close(logits(tmp_path / "out", side), rewards(folder, base), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("head", "others"),
+    [
+        ("scalar", None),
+        (HEADS[1], "dimensions (helpful, brief)"),
+        ("gaussian", "variance"),
+        (HEADS[3], "variance, quantiles"),
+    ],
+    ids=str,
+)
+def test_what_one_logit_cannot_hold_is_named(base: Base, tmp_path: Path, head: Any, others: str | None) -> None:
+    notes = export_reward_model(saved(tmp_path / "saved", base, head=head), tmp_path / "out")
+    said = f"The one logit is the reward; `rlhf score` also writes: {others}."
+    assert notes == ([] if others is None else [said])
+    assert (said in (tmp_path / "out/README.md").read_text()) == (others is not None)
+
+
 @pytest.mark.parametrize("architecture", ["llama", "mamba", *slow("gpt2", "opt")])
 @pytest.mark.parametrize("pad_is_eos", [False, True])
 def test_padding_of_any_kind_changes_nothing(tmp_path: Path, architecture: str, pad_is_eos: bool) -> None:
