@@ -19,7 +19,7 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder
 def list_runs(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The folder that holds them.")] = Path("runs"),
 ) -> None:
-    """List the runs in a folder: status, finished stages, start, seconds of all stages, size."""
+    """List the runs in a folder: status, finished stages and their seconds, start, size."""
     from rlhf_plugins.report.words import memory
     from rlhf_plugins.run.files.catalogue import listed
 
