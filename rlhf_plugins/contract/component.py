@@ -133,6 +133,7 @@ class Component:
     traits: ClassVar[Mapping[str, Trait]] = {}
     like: ClassVar[tuple[str, ...]] = ()
     renamed: ClassVar[Mapping[str, str]] = {}  # what is no option -> what to write instead
+    handed_down: ClassVar[tuple[str, ...]] = ()  # what else it has that what it builds has too
     named: ClassVar[tuple[str, str] | None] = None  # the component and its option that a word means which names none
     _given: ClassVar[frozenset[str]] = frozenset()  # traits that the class or its bases give
     needs: ClassVar[frozenset[str]] = trait(

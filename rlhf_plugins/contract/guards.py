@@ -65,7 +65,7 @@ def built_by(component: Any, function: Callable[..., Any], given: tuple[Any, ...
         return made
     acts = _guarded_module(made) if isinstance(made, nn.Module) else Built(made)
     vars(acts).setdefault(MAKER, Made(component, given))  # past nn.Module, which would register a component's modules
-    for name in component.traits:
+    for name in (*component.traits, *component.handed_down):
         if not hasattr(made, name):
             vars(acts)[name] = getattr(component, name)
     return acts

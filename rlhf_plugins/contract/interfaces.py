@@ -178,7 +178,7 @@ class Metric(Component, kind="metric"):
 
 # ---- policies --------------------------------------------------------------------------------------------
 class PreferenceLoss(Component, kind="preference_loss"):
-    """Loss of a policy on preference pairs, one number per pair."""
+    """Loss of a policy on preference pairs, one number per pair; with `build()` where it remembers earlier ones."""
 
     needs: ClassVar[frozenset[str]] = trait(frozenset(), Component.traits["needs"].meaning, choices=COLUMNS)
     takes_probabilities: ClassVar[bool] = trait(False, SOFT_LABELS, join=all)
@@ -201,7 +201,7 @@ class PreferenceLoss(Component, kind="preference_loss"):
 
 
 class Advantage(Component, kind="advantage"):
-    """Estimates how much better each token was than expected."""
+    """Estimates how much better each token was than expected; with `build()` where it remembers earlier rollouts."""
 
     reads_values: ClassVar[bool] = trait(False, "is given the values of a critic, which then is trained")
     reads_baseline: ClassVar[bool] = trait(False, "is given the scores of greedy responses")
@@ -219,7 +219,7 @@ class Advantage(Component, kind="advantage"):
 
 
 class PolicyLoss(Component, kind="policy_loss"):
-    """Loss of each sampled token."""
+    """Loss of each sampled token; with `build()` where it remembers earlier ones."""
 
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
     off_policy: ClassVar[bool] = trait(
@@ -236,7 +236,7 @@ class PolicyLoss(Component, kind="policy_loss"):
 
 
 class Reduction(Component, kind="reduction"):
-    """Makes one number of the losses of a minibatch's tokens."""
+    """Makes one number of the losses of a minibatch's tokens; with `build()` where it remembers earlier ones."""
 
     uses_batch_mates: ClassVar[bool] = trait(
         False, "is no weighted sum of the losses, so that a minibatch is never cut"
@@ -267,8 +267,12 @@ class KLEstimator(Component, kind="kl_estimator"):
 
 
 class KL(Component, kind="kl"):
-    """The KL term towards the reference: how it is estimated, where it enters, and how strong it is."""
+    """The KL term towards the reference: how it is estimated, where it enters, and how strong it is.
 
+    With `build()` where its controller remembers; what is built may have `adapted` and `accepts` of its own.
+    """
+
+    handed_down: ClassVar[tuple[str, ...]] = ("accepts", "adapted", "coef")
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
     constrains: ClassVar[bool] = trait(False, "is a limit: each update is halved until `accepts` takes it")
     coef: float

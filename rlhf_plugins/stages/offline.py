@@ -80,7 +80,7 @@ class Offline(
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         from rlhf_plugins.engine.weights.starting import load_start
-        from rlhf_plugins.trainers.arguments import building
+        from rlhf_plugins.trainers.arguments import acting, building
         from rlhf_plugins.trainers.offline import OfflineTrainer
 
         args, encoder, rows, held_out_rows = self._inputs(run, run.data.train)
@@ -88,8 +88,8 @@ class Offline(
             trainer = OfflineTrainer(
                 load_start(run.weights("start")),
                 args,
-                policy_loss=self.policy_loss.acting(),
-                reduction=self.reduction.acting(),
+                policy_loss=acting(self.policy_loss),
+                reduction=acting(self.reduction),
                 train_dataset=rows.dataset,
                 eval_dataset=held_out_rows,
                 processing_class=encoder.tokenizer,

@@ -182,6 +182,18 @@ def _refuse_unscaled(trainer: Any) -> None:
         )
 
 
+def acting(component: Any) -> Any:
+    """What acts of a component that may remember, and has no weights.
+
+    Raises:
+        PluginError: it built weights, which nothing would train.
+    """
+    made = component.acting()
+    if isinstance(made, torch.nn.Module) and next(made.parameters(), None) is not None:
+        raise PluginError(f"{named(component)} built weights, which are not trained here, only in reward models")
+    return made
+
+
 def moving(trainer: Mapping[str, Any], cuda: bool) -> dict[str, Any]:
     """Options by which batches go to a GPU while it computes: by default the host waits for each of their tensors."""
     pinned = trainer.get("dataloader_pin_memory", True)

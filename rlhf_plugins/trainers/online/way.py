@@ -13,7 +13,7 @@ from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reductio
 from rlhf_plugins.contract.run_kinds import Environment, EnvironmentFunction, Reward
 from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.arguments import unusual_launch
+from rlhf_plugins.trainers.arguments import acting, unusual_launch
 from rlhf_plugins.trainers.ppo.dropout import dropout
 from rlhf_plugins.trainers.ppo.importance import Correction
 from rlhf_plugins.trainers.ppo.options import (
@@ -132,14 +132,14 @@ def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback:
     term = component("kl", "in_loss", coef=args.beta) if args.beta else None
     return Objective(
         score=score,
-        advantage=own.advantage or component("advantage", ADVANTAGES[args.scale_rewards]),
-        policy_loss=own.policy_loss or _clip(args),
-        reduction=own.reduction or component("reduction", REDUCTIONS[args.loss_type], **length),
+        advantage=acting(own.advantage or component("advantage", ADVANTAGES[args.scale_rewards])),
+        policy_loss=acting(own.policy_loss or _clip(args)),
+        reduction=acting(own.reduction or component("reduction", REDUCTIONS[args.loss_type], **length)),
         alike=own.reduction is None and args.loss_type == "dapo",
-        kl=own.kl or term,
+        kl=acting(own.kl or term) if own.kl or term else None,
         weighs_kl=own.kl is None and args.use_bias_correction_kl,
         correction=Correction.of(args),
-        shaping=[shape.acting() for shape in own.shaping],
+        shaping=list(map(acting, own.shaping)),
         value=own.value or Value(),
         entropy_coef=args.entropy_coef,
         stop_kl=own.stop_kl,

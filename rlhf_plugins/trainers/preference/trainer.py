@@ -19,7 +19,7 @@ from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.weights.loading import use_fast_paths
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.arguments import check_rows, make_ready, mean_loss
+from rlhf_plugins.trainers.arguments import acting, check_rows, make_ready, mean_loss
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.preference.batch import OF_PAIRS, Collator, separate, with_room
 from rlhf_plugins.trainers.preference.metrics import Means, label_sums, pair_sums, token_sums
@@ -82,7 +82,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         """Makes the engine compute this training."""
         logger.info("%s trains on the engine", type(self).__name__)
         args = self.args
-        self._preference_loss, self._beta = loss, vars(loss).get("beta", args.beta)
+        self._preference_loss, self._beta = acting(loss), vars(loss).get("beta", args.beta)
         for own in (self.model, self.ref_model):
             if own is not None:
                 use_fast_paths(own)
