@@ -313,13 +313,15 @@ class Online(
 
     def _arguments(self, run: Run, most: int | None) -> OnlineConfig:
         """The configuration; `most` is how many tokens a sequence may have."""
-        from rlhf_plugins.trainers.arguments import arguments
+        from rlhf_plugins.trainers.arguments import arguments, refuse_uninstalled
         from rlhf_plugins.trainers.ppo.config import OnlineConfig
 
         own = {"disable_dropout": True, "entropy_coef": self.entropy_coef, "num_generations_eval": 1}
         if most:  # TRL's default may be more than there is room for
             own["max_completion_length"] = min(OnlineConfig.max_completion_length, most // 2)
-        return arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer})
+        args = arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer})
+        refuse_uninstalled(args)
+        return args
 
     def _supervise(self, trainer: OnlineTrainer, run: Run) -> None:
         """Gives a trainer what the stage's own options ask beside its loss."""

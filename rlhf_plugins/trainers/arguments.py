@@ -81,14 +81,13 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
         made: Any = config(**{**ours, **trainer, "output_dir": str(folder), "seed": seed})
     except (TypeError, ValueError) as error:
         raise RunError(f"trainer: {config.__name__} refuses these options: {error}") from error
-    _refuse_uninstalled(made)
     load_whole_models()
     return on_one_gpu(made)
 
 
-def _refuse_uninstalled(args: Any) -> None:
+def refuse_uninstalled(args: Any) -> None:
     """Raises RunError where responses are to be sampled by a package that is not installed."""
-    if not getattr(args, "use_vllm", False):
+    if not args.use_vllm:
         return
     from trl.generation import vllm_generation
 

@@ -27,9 +27,14 @@ def with_room(rows: Any, args: Any) -> Any:
     if args.max_length is None or args.truncation_mode != "keep_start":
         return rows
     kept = rows.filter(lambda row: len(row["prompt_ids"]) < args.max_length)
-    if hasattr(kept, "__len__") and not len(kept):
-        raise RunError(f"every prompt fills max_length ({args.max_length}): write a larger one, or null")
+    refuse_none(kept, args)
     return kept
+
+
+def refuse_none(rows: Any, args: Any) -> None:
+    """Raises RunError where the cut at `max_length` left no row; rows that are streamed cannot be counted."""
+    if hasattr(rows, "__len__") and not len(rows):
+        raise RunError(f"every prompt fills max_length ({args.max_length}): write a larger one, or null")
 
 
 class Side(NamedTuple):

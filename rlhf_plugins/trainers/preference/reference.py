@@ -24,7 +24,7 @@ from rlhf_plugins.engine.passes import Passes, rows_of
 from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.engine.weights.loading import base_weights
 from rlhf_plugins.reward_models.score_cache import cached_in_shares, weights_identity
-from rlhf_plugins.trainers.preference.batch import REFERENCE, Collator
+from rlhf_plugins.trainers.preference.batch import REFERENCE, Collator, refuse_none
 from rlhf_plugins.trainers.steps.micro_batches import MICRO_BATCHES
 from rlhf_plugins.trainers.zero import HidesLaunch
 
@@ -73,6 +73,7 @@ class ReadsReference(HidesLaunch, trl.DPOTrainer):
             return dataset
         if isinstance(dataset, IterableDataset) or self.obstacle is not None:
             return super()._precompute_ref_logps(dataset, name, batch_size)
+        refuse_none(dataset, self.args)
         if self.reference_cache is None:
             return super()._precompute_ref_logps(dataset, name, batch_size)
         for column, values in zip(REFERENCE, self._remembered(self.reference_cache, dataset, name), strict=True):
