@@ -110,6 +110,18 @@ def test_what_a_norm_allocates_worked_by_hand(kind: Any, single: int) -> None:
     assert grad.shape == x.shape
 
 
+def test_what_a_gated_block_allocates_worked_by_hand() -> None:
+    """Its result, of 40 rows of 64 numbers of 2 bytes; the gradients take the place of gate and up."""
+    gate, up = (torch.randn(40, 64).bfloat16().requires_grad_() * 1 for _ in range(2))
+    towards = torch.randn(40, 64).bfloat16()
+    with Meter(block=1) as meter:
+        result = gated.gated(gate, up, KERNELS[gated.liger]("swiglu"))
+        meter.begin("backward")
+        grads = torch.autograd.grad(result, (gate, up), towards)
+    assert meter.peaks == {"": {"activations": 40 * 64 * 2}, "backward": {"activations": 40 * 64 * 2}}
+    assert [each.data_ptr() for each in grads] == [gate.data_ptr(), up.data_ptr()]
+
+
 def test_a_kernel_reads_a_copy_of_what_is_not_contiguous() -> None:
     made = fuse_half_norms(LlamaRMSNorm(48).bfloat16().requires_grad_(False))
     x = torch.randn(5, 8, 48).bfloat16().transpose(0, 1).requires_grad_()
