@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rlhf_plugins.data.batches.branches import BranchBatch
 from rlhf_plugins.engine import TRIMMED_LAYER
 from rlhf_plugins.engine.attention import NAME, packed_mask
+from rlhf_plugins.engine.half.trials import precision
 from rlhf_plugins.engine.layers import checkpointing, decoder_layers
 
 Found = TypeVar("Found")
@@ -72,13 +73,20 @@ def model_inputs(trunk: Any, batch: BranchBatch) -> dict[str, Any]:
     packed = batch.shared and len(batch.input_ids) == 1 and trunk.config._attn_implementation == NAME
     ids = {
         "input_ids": batch.input_ids,
-        "attention_mask": packed_mask(batch) if packed else batch.attention_mask(trunk.dtype),
+        "attention_mask": packed_mask(batch) if packed else batch.attention_mask(_attends_in(trunk)),
     }
     if is_causal(trunk):
         return {**ids, "position_ids": batch.position_ids, "use_cache": False}
     if getattr(trunk.config, "type_vocab_size", 1) > 1:  # an encoder numbers positions itself, not always from 0
         ids["token_type_ids"] = (batch.segment > batch.parent).long()
     return ids
+
+
+def _attends_in(trunk: Any) -> torch.dtype:
+    """The precision of its attention: autocast would cast a mask of another in each layer, and autograd keep each."""
+    dtype: torch.dtype = trunk.dtype
+    half = precision(trunk.device.type)
+    return dtype if half is None or dtype == torch.float64 else half
 
 
 # ---- the last layer ------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from peft import prepare_model_for_kbit_training
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.batches.branches import BranchBatch, Layout, PromptBranches, collate
-from rlhf_plugins.engine import sampling
+from rlhf_plugins.engine import forward, sampling
+from rlhf_plugins.engine.forward import sequence_states, trunk_of
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.precision import computes_in_bf16, on_one_gpu
 from rlhf_plugins.engine.room import cache_at_once, in_batches, room, tokens_at_once
@@ -103,6 +104,26 @@ def test_rows_of_a_mask_begin_at_multiples_of_8() -> None:
         mask = BranchBatch.from_inputs(collate(groups, 0, Layout.ROWS)).attention_mask(torch.float32)
         assert mask.shape == (1, 1, width, width)
         assert mask.stride(2) == -(-width // 8) * 8
+
+
+def masked(trunk: Any) -> tuple[torch.Tensor, int]:
+    """Hidden states under autocast of a row of 23 tokens, and how many masks autograd keeps for its layers."""
+    groups, kept = [PromptBranches([*range(5, 15)], [[7] * 6, [9] * 7])], list[torch.Tensor]()
+    batch = BranchBatch.from_inputs(collate(groups, 0, Layout.ROWS))
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each) or each, lambda each: each)
+    with torch.autocast("cpu", torch.bfloat16), hooks:
+        states = sequence_states(trunk, batch)
+    return states, len({each.untyped_storage().data_ptr() for each in kept if each.shape == (1, 1, 23, 23)})
+
+
+def test_autocast_casts_no_mask_so_that_layers_keep_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of a model in float32 with two layers; the states are those under the mask in float32, bit for bit."""
+    trunk = trunk_of(load_causal(tiny_base(tmp_path / "base")))
+    states, masks = masked(trunk)
+    monkeypatch.setattr(forward, "_attends_in", lambda trunk: trunk.dtype)
+    before, more = masked(trunk)
+    assert torch.equal(states, before)
+    assert (masks, more) == (1, 2)
 
 
 def test_a_stage_says_how_much_is_in_memory_at_once() -> None:
