@@ -345,7 +345,7 @@ class Run(Protocol):
             start: the name of the policy to start from; None is this stage's own start.
             carry: what is not new, but as the training of the start left it: `optimizer` (its state, which a stage with
                 `keep_optimizer` keeps), `value` (the critic), `kl` (the coefficient, and what adapts it).
-            until: ends the training after the step for which it is true; it sees the steps that the part logs.
+            until: ends the training after the step for which it is true; it sees logged steps, with the cost so far.
             budget: ends the part.
 
         Raises:

@@ -210,3 +210,5 @@ def test_a_part_ends_after_the_step_until_which_it_runs(base: Base, tmp_path: Pa
     assert [step for step, _ in result.curves["loss"].points] == [1, 2, 3]
     short = run.train(dpo, name="short", budget=Budget(flops=1))
     assert [step for step, _ in short.curves["loss"].points] == [1]
+    half = run.train(dpo, name="half", until=lambda step: step.cost.flops > short.cost.flops)
+    assert [step for step, _ in half.curves["loss"].points] == [1, 2]

@@ -46,8 +46,10 @@ class Ending:
     reached: bool = False
 
     def see(self, step: Step) -> None:
-        """Notes whether this step is the last."""
-        self.reached = self.reached or (self.until is not None and self.until(step))
+        """Notes whether this step is the last; `until` sees it with the cost so far, of this process."""
+        if self.until is not None and not self.reached:
+            cost = self.counter.cost() if self.counter else step.cost
+            self.reached = self.until(replace(step, cost=cost))
 
     def __call__(self) -> bool:
         """Whether the stage should end now, as the main process says; all of them must ask."""
