@@ -38,11 +38,14 @@ def hand_on(trainer: Any, stage: Any, run: Run, critic: Named = NONE) -> None:
         critic: the critic's weights, under names that are the same in a later stage.
 
     Raises:
-        RunError: the stage starts from the base, its start kept none, or several processes share the state.
+        RunError: the stage starts from the base, its start kept none, several processes share the state, or the weights
+            that are saved may be of an earlier step.
     """
     begins = stage.optimizer == "start" or "optimizer" in run.carry
     if (begins or stage.keep_optimizer) and trainer.accelerator.num_processes > 1:
         raise RunError("optimizer, keep_optimizer: several processes may each hold a part of the state; leave them out")
+    if stage.keep_optimizer and trainer.args.load_best_model_at_end:
+        raise RunError("keep_optimizer: its state is the last step's, and load_best_model_at_end saves other weights")
     others = {id(each) for each in critic.values()}
     policy = {name: each for name, each in trainer.model.named_parameters() if id(each) not in others}
     files = {name: _trained(one) for name, one in ((OPTIMIZER, policy), (CRITICS_OPTIMIZER, critic)) if one}

@@ -58,6 +58,12 @@ def test_the_base_has_none(run: Run) -> None:
         kept(run, "base", None, use="preference", optimizer="start")
 
 
+def test_weights_of_an_earlier_step_are_refused(run: Run) -> None:
+    best = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    with pytest.raises(RunError, match="keep_optimizer: its state is the last step's"):
+        kept(run, "best", use="preference", trainer={**TRAINER, **best})
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_it_stays_where_a_stage_goes_on_after_its_training(tmp_path: Path, finished: bool) -> None:
     state = {"finished": finished, "files": {}, "best": []}

@@ -63,7 +63,8 @@ def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words
     places = {"from": "previous", **({"reference": "start"} if "reference" in stage else {})}
     regularizers = [*stage.get("regularizers", []), *held]
     own = _with_saved_rewards(stage, lambda named: f"{folder}#{named or _reward_before(record, stage)}")
-    trained = {**own, "name": UPDATED, **places, "regularizers": regularizers}
+    kept = {"optimizer": "start" if stage.get("keep_optimizer") else "new"} if "optimizer" in stage else {}
+    trained = {**own, "name": UPDATED, **places, **kept, "regularizers": regularizers}
     measured = {"stage": "evaluate", "prompts": prompts, "best_of": 1}
     of_new, of_old = _evaluations(record, folder)
     return {

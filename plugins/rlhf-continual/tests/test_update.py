@@ -86,6 +86,16 @@ def test_an_update_starts_from_the_policy_of_the_stage_and_keeps_its_lengths(
     assert recipe("old#dpo", DATA, tmp_path, keep=[], prompts=2)["base"] == "old#dpo"
 
 
+@pytest.mark.parametrize(("keeps", "optimizer"), [(True, "start"), (False, "new")])
+def test_an_update_goes_on_with_the_optimizer_that_the_old_stage_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keeps: bool, optimizer: str
+) -> None:
+    stage = {**DPO, "optimizer": "start", "keep_optimizer": keeps}  # whatever the old stage itself began with
+    record = SimpleNamespace(recipe={"stages": [stage], "data": DATA}, folder=tmp_path, finished=[])
+    monkeypatch.setattr("rlhf_continual.update.open_run", lambda folder: record)
+    assert recipe("old", DATA, tmp_path, keep=[], prompts=2)["stages"][0]["optimizer"] == optimizer
+
+
 def test_rows_of_the_stage_itself_give_way_to_the_new_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own = {**DATA, "prompts": 20}
     record = SimpleNamespace(recipe={"stages": [{**DPO, "data": own}], "data": DATA}, folder=tmp_path, finished=[])
