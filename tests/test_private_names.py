@@ -123,7 +123,7 @@ PARAMETERS: list[tuple[Any, set[str], str]] = [
     ),
     (GenerationMixin._update_model_kwargs_for_generation, {"outputs", "model_kwargs"}, "our decoding loop passes them"),
     (cache_utils.DynamicLayer.update, {"key_states", "value_states"}, "our cache layers override it"),
-    (sdpa_attention.sdpa_attention_forward, {"attention_mask", "dropout", "scaling"}, "packed attention reads them"),
+    (sdpa_attention.sdpa_attention_forward, {"attention_mask", "dropout", "scaling", "is_causal"}, "ours passes them"),
     (modeling_llama.apply_rotary_pos_emb, {"q", "k", "cos", "sin", "unsqueeze_dim"}, "fused rotations take them"),
 ]
 

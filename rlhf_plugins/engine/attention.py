@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import sdpa_mask
 
 from rlhf_plugins.engine import SPANS, VARLEN
@@ -156,7 +156,9 @@ def packed_attention(
         return attend(query, key, value, attention_mask, **options), None
     packed: PackedRow | None = getattr(attention_mask, "packed", None)
     if packed is None:
-        other = sdpa_attention_forward if options.get("softcap") is None else _softcapped_attention
+        from rlhf_plugins.engine import shared_keys
+
+        other = shared_keys.attention if options.get("softcap") is None else _softcapped_attention
         return other(module, query, key, value, attention_mask, **options)
     return _packed_attention(query, key, value, packed, **options), None
 
@@ -168,7 +170,7 @@ def _packed_attention(query: Tensor, key: Tensor, value: Tensor, packed: PackedR
     packed.unknown_options |= {name for name, option in options.items() if option is not None} - KNOWN_OPTIONS
     window, cap = options.get("sliding_window"), options.get("softcap")
     packed.windows.append(window)
-    query, key, value = _autocast(query, key, value)
+    query, key, value = in_autocast(query, key, value)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     plain = query.shape[-1] == value.shape[-1] and not (dropout or cap or packed.is_cut_by(window))
     if plain and SPANS.active(query):
@@ -187,7 +189,7 @@ def _repeat_heads(query: Tensor, *shared: Tensor) -> Parts:
     return tuple(repeat_kv(tensor, repeats) for tensor in shared)
 
 
-def _autocast(*tensors: Tensor) -> Parts:
+def in_autocast(*tensors: Tensor) -> Parts:
     """The tensors in autocast's precision where it is on, as SDPA casts them: rotary embeddings return float32."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from rlhf_plugins.engine.half.gated import Kernel, liger
 from rlhf_plugins.engine.half.norm import RMS_NORM
+from rlhf_plugins.engine.shared_keys import fused
 
 
 class _RmsNorm(Function):
@@ -46,4 +47,8 @@ def _slopes(gate: Tensor, up: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
     return gate, up
 
 
-KERNELS: Mapping[Any, Any] = {RMS_NORM: _RmsNorm.apply, liger: lambda _: Kernel(_gated, _slopes)}
+KERNELS: Mapping[Any, Any] = {
+    RMS_NORM: _RmsNorm.apply,
+    liger: lambda _: Kernel(_gated, _slopes),
+    fused: lambda _: False,  # a CPU's fused kernel shares no keys: they are repeated, which is a little more than there
+}

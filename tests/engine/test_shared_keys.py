@@ -1,0 +1,137 @@
+"""Heads that share keys attend by a fused kernel also where none of torch's shares them, and to the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from rlhf_plugins import set_engine
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.engine import pretending, shared_keys
+from rlhf_plugins.engine.shared_keys import Heads, attention, fused
+from rlhf_plugins.engine.weights.loading import load_causal
+from rlhf_plugins.testing import tiny_base
+
+LAYER = SimpleNamespace(num_key_value_groups=3, is_causal=True)
+SDPA = torch.nn.functional.scaled_dot_product_attention
+
+
+class Called(list[tuple[int, int, bool]]):
+    """Of each call of SDPA: heads of queries and of keys, and whether they are shared."""
+
+    def __call__(self, query: Tensor, key: Tensor, *given: Any, **options: Any) -> Tensor:
+        self.append((query.shape[1], key.shape[1], options.get("enable_gqa", False)))
+        return SDPA(query, key, *given, **options)
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> Called:
+    found = Called()
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", found)
+    return found
+
+
+@pytest.fixture
+def card() -> Iterator[None]:
+    """A GPU without such a kernel: torch built without CUDA has none."""
+    fused.cache_clear()
+    with pretending("cuda"):
+        yield
+    fused.cache_clear()
+
+
+def tensors(queries: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    shapes = ((2, 6, queries, 8), (2, 2, 5, 8), (2, 2, 5, 8))
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def by_hand(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    key, value = (each.repeat_interleave(3, 1) for each in (key, value))
+    logits = query @ key.transpose(-1, -2) * 0.3
+    if query.shape[2] > 1:
+        logits = logits.masked_fill(~torch.ones(5, 5).tril().bool(), -torch.inf)
+    return (logits.softmax(-1) @ value).transpose(1, 2)
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize(("queries", "heads"), [(5, (6, 6, False)), (1, (2, 2, False))])
+def test_outputs_and_gradients_are_those_by_hand(called: Called, queries: int, heads: tuple[int, int, bool]) -> None:
+    """Keys are repeated; one query of each head becomes queries of the head whose keys it reads."""
+    given = tensors(queries)
+    found, expected = attention(LAYER, *given, None, scaling=0.3, dropout=0.0)[0], by_hand(*given)
+    torch.testing.assert_close(found, expected)
+    towards = torch.randn_like(expected)
+    torch.testing.assert_close(*(torch.autograd.grad(each, given, towards) for each in (found, expected)))
+    assert called == [heads]
+
+
+def elsewhere(mask: Tensor | None = None, module: Any = LAYER, **options: Any) -> Callable[[], Tensor]:
+    return lambda: attention(module, *tensors(5), mask, scaling=0.3, dropout=0.0, **options)[0]
+
+
+def test_on_a_cpu_under_a_mask_and_by_the_plain_engine_it_is_transformers(called: Called) -> None:
+    mask = torch.zeros(2, 1, 5, 5, dtype=torch.float64).masked_fill(~torch.ones(5, 5).tril().bool(), -torch.inf)
+    states = [elsewhere()()]
+    with pretending("cuda"):
+        states.append(elsewhere(mask)())
+        with set_engine("plain"):
+            states.append(elsewhere()())
+    assert called == [(6, 2, True), (6, 6, False), (6, 2, True)]
+    assert all(torch.allclose(each, states[0]) for each in states)
+
+
+@pytest.mark.usefixtures("card")
+def test_where_a_kernel_shares_keys_they_are_shared(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_keys, "can_use_flash_attention", lambda given: given.query.dtype == torch.float64)
+    elsewhere()()
+    assert called == [(6, 2, True)]
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize("fits", ["can_use_flash_attention", "can_use_cudnn_attention"])
+def test_torch_is_asked_once_for_heads_of_a_kind(monkeypatch: pytest.MonkeyPatch, fits: str) -> None:
+    asked = list[Any]()
+    monkeypatch.setattr(shared_keys, fits, lambda given: not asked.append(given))
+    half = Heads(torch.device("cpu"), torch.float16, 64, 32, drops=True, learns=True)
+    assert all(fused(half) for _ in range(2))
+    (one,) = asked
+    assert (one.query.shape[1], one.key.shape[1], one.enable_gqa, one.is_causal) == (2, 1, True, True)
+    assert (one.key.shape[-1], one.value.shape[-1], one.dropout) == (64, 32, 0.1)
+    assert one.query.requires_grad
+    assert one.attn_mask is None
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_a_model_on_such_a_card_never_shares_keys_and_has_the_same_logits_and_tokens(
+    tmp_path: Path, called: Called, card: None, architecture: str
+) -> None:
+    base = tiny_base(tmp_path / "base", architecture)
+    model, stock = load_causal(base), AutoModelForCausalLM.from_pretrained(base.path)
+    assert (model.config._attn_implementation, stock.config._attn_implementation) == (shared_keys.NAME, "sdpa")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(model(ids).logits, stock(ids).logits, rtol=1e-4, atol=1e-5)
+    called.clear()
+    ours = model.generate(ids, max_new_tokens=5, do_sample=False)
+    assert called
+    assert all(queries == keys and not shared for queries, keys, shared in called)
+    assert ours.tolist() == stock.generate(ids, max_new_tokens=5, do_sample=False).tolist()
+    model.save_pretrained(tmp_path / "saved")
+    assert shared_keys.NAME not in (tmp_path / "saved" / "config.json").read_text()
+
+
+def test_elsewhere_and_by_the_plain_engine_attention_stays_as_it_is(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")
+    found = [load_causal(base)]
+    with pretending("cuda"):
+        found.append(load_causal(tiny_base(tmp_path / "gpt2", "gpt2")))  # heads share nothing
+        with set_engine("plain"):
+            found.append(load_causal(Base(base.path)))
+    assert {each.config._attn_implementation for each in found} == {"sdpa"}
