@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data, Group, Text
     from rlhf_plugins.contract.run_kinds import DataFormat
     from rlhf_plugins.data.batches.tokens import RowEncoder
-    from rlhf_plugins.data.measures.audit import Audit, Tokens
+    from rlhf_plugins.data.measures.audit import Audit, Share, Tokens
 
 FORMAT = dict.fromkeys(("format", "use"), "is no option of a format: write --format NAME")
 
@@ -211,12 +211,20 @@ def _report(found: Audit) -> list[str]:
         *rated,
         f"left out: {sum(found.dropped.values())}",
         *left_out,
-        f"contradictions: {found.contradictions} pairs ordered both ways",
+        f"contradictions: {found.contradictions} pairs ordered both ways{_gone(found)}",
         f"circles: {found.circles} prompts, {found.circling.count} of {found.circling.of} comparisons",
         f"in train and test: {len(found.shared_prompts)} prompts, {len(found.shared_responses)} responses",
         f"longer response wins: {found.longer_wins}",
         *long,
     ]
+
+
+def _gone(found: Audit) -> str:
+    """The contradictions that are left out already; empty where none is."""
+    from rlhf_plugins.data.splits import CONTRADICTED
+
+    count = found.dropped.get(CONTRADICTED, 0)
+    return f" in what is left, and {count} rows left out since another contradicts them" if count else ""
 
 
 def _first(found: Audit, reason: str, count: int) -> str:
@@ -229,9 +237,17 @@ def _warnings(found: Audit, ordered: bool) -> list[str]:
     one_class = not ordered and first.of > 1 and first.count in (0, first.of)
     return [
         *(["the same place wins every pair: is the label a constant?"] if one_class else []),
+        *_margins(found.negative_margins),
         *(["no group is held out, so nothing can be measured"] if not found.groups["test"] else []),
         *_overlaps(found),
     ]
+
+
+def _margins(negative: Share) -> list[str]:
+    """A warning where margins contradict their labels."""
+    from rlhf_plugins.data.columns import contradicting
+
+    return [contradicting(negative.count, negative.of)] if negative.count else []
 
 
 def _overlaps(found: Audit) -> Iterator[str]:

@@ -230,6 +230,7 @@ class Stage(Component, kind="stage"):
     shards: ClassVar[bool] = trait(False, "trains weights that several processes hold in shards (FSDP2, ZeRO-3)")
     zero: ClassVar[bool] = trait(False, "trains with an optimizer that several processes hold in parts (ZeRO)")
     reads_answers: ClassVar[bool] = trait(False, "trains on the responses of its rows")
+    of_trl: ClassVar[Mapping[str, str]] = {}  # options of TRL's trainer for this that it has not -> what does that here
     makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
     carries: ClassVar[frozenset[str]] = trait(
         frozenset(), "what of the training that made its start it can go on with, as `run.carry` asks", choices=CARRIED

@@ -13,6 +13,7 @@ from rlhf_plugins.data.rows import Row, no_such_split, read_rows
 from rlhf_plugins.data.sources import Sources
 from rlhf_plugins.errors import DataError, nearest
 
+CONTRADICTED = "contradicted by another row"  # why a row is left out
 STRANGE = "out_of_distribution"  # the split of rows unlike those of training
 Placed = tuple[str, Group]  # its place, such as `file:12`
 Read = Callable[[Iterable[Row], Dropped], Iterable[Placed]]  # a format: rows to groups, useless rows counted
@@ -168,7 +169,7 @@ def _distinct(placed: Sequence[Placed], dropped: Dropped) -> Iterator[Placed]:
         if not group.weight:
             dropped.add("weight 0", where)
         elif _is_judged(group) and len(judged[_asked(group)]) > 1:
-            dropped.add("contradicted by another row", where)
+            dropped.add(CONTRADICTED, where)
         elif whole in seen:
             dropped.add("repeated row", where)
         else:

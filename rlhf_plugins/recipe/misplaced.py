@@ -7,17 +7,25 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.component import Earlier
+from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.recipe.located import SURELY
 from rlhf_plugins.recipe.options import Option, options
 
 if TYPE_CHECKING:
     from rlhf_plugins.registry.registry import Registry
 
+RANK = ("rank", "lora_r", "lora_rank")  # how others than PEFT call an adapter's `r`
+
 
 def within(name: str, cls: type, found: Mapping[str, Any], registry: Registry) -> str:
-    """The path to an option of that name within a resolved block of `cls`, such as `loss.beta`; empty where none is."""
+    """The path to an option of that name within a resolved block of `cls`, such as `loss.beta`; empty where none is.
+
+    The rank of an adapter is `r`.
+    """
     from rlhf_plugins.recipe.trainer import config_options
 
+    if cls is Adapter and name in RANK:
+        return "r"
     reserved: frozenset[str] = getattr(cls, "reserved", frozenset())
     for option in options(cls).values():
         if option.block and name in options(option.block):

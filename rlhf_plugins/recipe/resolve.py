@@ -42,7 +42,8 @@ class Resolver:
         """Every option of `cls`, from `values` or by default; `tag` is the key that named the class."""
         known_options = options(cls)
         renamed: Mapping[str, str] = getattr(cls, "renamed", {})
-        reserved: frozenset[str] = getattr(cls, "reserved", frozenset())
+        of_trl: Mapping[str, str] = getattr(cls, "of_trl", {})
+        reserved = {name: of_trl.get(name, "") for name in getattr(cls, "reserved", ())}
         found = {}
         for name, option in known_options.items():
             if name in values or not self.missing(option, keys):
@@ -55,7 +56,8 @@ class Resolver:
         for name in values.keys() - known_options.keys() - {tag}:
             inner = misplaced.within(name, cls, found, self.registry)
             hint = f"(did you mean {inner}? known: {', '.join(sorted(names))})" if inner else nearest(name, names)
-            self.problem((*keys, name), renamed.get(name) or f"unknown option {hint}")
+            here = f"; TRL's {name} {of_trl[name]}" if name in of_trl else ""
+            self.problem((*keys, name), renamed.get(name) or f"unknown option {hint}{here}")
         return found
 
     def trackers(self, value: Any) -> Any:
@@ -92,7 +94,7 @@ class Resolver:
             self.problem((*keys, option.name), f"is required{what}")
         return option.required
 
-    def option(self, option: Option, values: Mapping[str, Any], keys: Keys, reserved: frozenset[str]) -> Any:
+    def option(self, option: Option, values: Mapping[str, Any], keys: Keys, reserved: Mapping[str, str]) -> Any:
         """The value of one option."""
         value, keys = values.get(option.name, option.default), (*keys, option.name)
         if option.nullable and value in (None, NONE):
@@ -157,7 +159,7 @@ class Resolver:
             return self.problem(keys, f"should be a mapping of options{none}, got {_got(value)}")
         return self.block(option.block, value, keys)
 
-    def config(self, config: str, value: Any, keys: Keys, reserved: frozenset[str]) -> dict[str, Any] | None:
+    def config(self, config: str, value: Any, keys: Keys, reserved: Mapping[str, str]) -> dict[str, Any] | None:
         """A block that goes to a TRL config class as it is."""
         if value is None:  # `trainer:` with nothing under it
             value = {}

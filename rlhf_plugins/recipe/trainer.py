@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from enum import Enum
@@ -48,8 +48,16 @@ def _enum(annotation: Any) -> list[str]:
     return [one.value for cls in members if isinstance(cls, type) and issubclass(cls, Enum) for one in cls]
 
 
-def resolved(config: str, values: Mapping[str, Any], reserved: Collection[str]) -> tuple[dict[str, Any], list[Problem]]:
-    """The values as the config class wants them, and everything that is wrong with them."""
+def resolved(
+    config: str, values: Mapping[str, Any], reserved: Mapping[str, str]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The values as the config class wants them, and everything that is wrong with them.
+
+    Args:
+        config: the class, as `trl.DPOConfig`.
+        values: of a recipe's `trainer` block.
+        reserved: options that the stage refuses -> what to say of each; empty where it has nothing of its own to say.
+    """
     if not values:
         return {}, []
     good: dict[str, Any] = {}
@@ -63,14 +71,14 @@ def resolved(config: str, values: Mapping[str, Any], reserved: Collection[str]) 
     return good, problems or list(_refused(config, good))
 
 
-def _value(config: str, name: str, value: Any, reserved: Collection[str]) -> Any:
+def _value(config: str, name: str, value: Any, reserved: Mapping[str, str]) -> Any:
     types = config_options(config)
     if name in SECRETS:
         raise ValueError("is a secret, which a report would show; log in with `hf auth login` or set HF_TOKEN")
     if name in OBJECTS and value is not None:
         raise ValueError("is an object of accelerate, which a recipe cannot hold; leave it out")
     if name in reserved:
-        raise ValueError(_instead(name))
+        raise ValueError(reserved[name] or _instead(name))
     if name not in types:
         near = get_close_matches(name, types.keys() - set(reserved) - SECRETS)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: its {len(types)} options are TRL's own"

@@ -29,7 +29,8 @@ def of_rows(stage: Training, known: Known, unit: str, responses: int | None) -> 
         return Course(None, None, f"{_times(epochs, 'epoch')} of the rows, {batch:,} {unit} a step")
     about = "" if given > 0 else "about "
     longest = stage.limit(known.max_length)
-    tokens = f", at most {steps * batch * responses * longest:,} tokens" if responses and longest else ""
+    bound = f"max_length {longest}"
+    tokens = f", at most {steps * batch * responses * longest:,} tokens ({bound})" if responses and longest else ""
     words = f"{about}{_times(steps, 'step')} of {batch:,} {unit}, {steps * batch:,} in all{tokens}"
     sequences = steps * batch * (responses or 2)
     return Course(steps, sequences, words, {"train": sequences})

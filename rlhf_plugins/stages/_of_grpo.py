@@ -51,3 +51,14 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
         "vllm_importance_sampling_cap",
     }
 )
+
+CLIPPED = "is an option of the policy loss here: write `policy_loss: {use: clip, epsilon: 0.2, epsilon_high: 0.28}`"
+OF_GRPO_CONFIG = {  # -> what does it here
+    "beta": "is the strength of the KL here: write `kl: {use: in_loss, coef: 0.04}`",
+    "epsilon": CLIPPED,
+    "epsilon_high": CLIPPED,
+    "loss_type": "is the estimator, the clipping and the reduction here: write `advantage: grpo` and `reduction: "
+    "responses` for grpo, `reduction: tokens` for dapo, `advantage: dr_grpo` and `reduction: {use: constant, "
+    "length: 512}` for dr_grpo",
+    "scale_rewards": "is the estimator here: write `advantage: grpo`, or `advantage: dr_grpo` for false",
+}

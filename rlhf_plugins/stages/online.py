@@ -16,7 +16,7 @@ from rlhf_plugins.contract.workload import Course, Known, Work, Workload
 from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rollouts
 from rlhf_plugins.stages._left import leave
-from rlhf_plugins.stages._of_grpo import UNREAD
+from rlhf_plugins.stages._of_grpo import OF_GRPO_CONFIG, UNREAD
 from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, sampling, tried
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,
@@ -80,6 +80,7 @@ class Online(
     `steps_per_generation`, `num_iterations`, `temperature`, `top_p`, `max_completion_length`).
     """
 
+    of_trl = OF_GRPO_CONFIG
     reward: Reward = uses("reward", "model")
     advantage: Advantage = uses("advantage", "gae")
     policy_loss: PolicyLoss = uses("policy_loss", "clip")

@@ -60,6 +60,15 @@ UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone 
     }
 )
 
+OF_DPO_CONFIG = {  # of TRL's DPOConfig -> what does it here
+    "beta": "is an option of the loss here: write `loss: {use: dpo, beta: 0.1}`",
+    "label_smoothing": "is a soft label here: give the rows a column `probability`, of 0.9 for a smoothing of 0.1, or "
+    "write `loss: {use: cdpo, epsilon: 0.1}` with the package rlhf-losses-extra",
+    "loss_type": "is the name of the loss here: write `loss: {use: ipo, beta: 0.1}`; `rlhf plugins list "
+    "preference_loss` names all",
+    "loss_weights": "is a sum of losses here: write `loss: {use: sum, losses: [dpo, sft], weights: [1, 1]}`",
+}
+
 
 @dataclass(frozen=True)
 class Preference(
@@ -73,6 +82,7 @@ class Preference(
 ):
     """A policy, pulled towards chosen and away from rejected responses by a preference loss."""
 
+    of_trl = OF_DPO_CONFIG
     loss: PreferenceLoss = uses("preference_loss", "dpo")
     from_: From = "previous"
     reference: Reference = "start"

@@ -53,6 +53,15 @@ UNREAD = frozenset(  # options that TRL's own loss, batches and loading alone wo
     }
 )
 
+SMOOTHED = "is a loss here: write `loss: {use: label_smoothed, epsilon: 0.1}`"
+OF_REWARD_CONFIG = {  # of TRL's RewardConfig, and of trainers like it -> what does it here
+    "center_rewards_coefficient": "is a part of a sum of losses here: write `loss: {use: sum, losses: [bradley_terry, "
+    "centering], weights: [1, 0.01]}`",
+    "label_smoothing": SMOOTHED,
+    "label_smoothing_factor": SMOOTHED,
+    "loss_type": "is the name of the loss here: write `loss: bradley_terry`; `rlhf plugins list reward_loss` names all",
+}
+
 
 class Trained(NamedTuple):
     """The result of training one reward model."""
@@ -76,6 +85,7 @@ class RewardModelStage(
 ):
     """A decoder or encoder, a pooling and a head, trained to judge responses as people did."""
 
+    of_trl = OF_REWARD_CONFIG
     pooling: Pooling = uses("pooling", "last_token")
     head: RewardHead = uses("reward_head", "scalar")
     loss: RewardLoss = uses("reward_loss", "bradley_terry")

@@ -35,6 +35,24 @@ RATED = [
 ]
 
 
+def test_check_says_of_contradictions_that_they_are_left_out(rlhf: Rlhf) -> None:
+    write("a.jsonl", pair("p", "a", "b"), pair("p", "b", "a"), pair("q", "c", "d"), pair("r", "e", "f"))
+    out = rlhf("data", "check", "a.jsonl").stdout
+    assert "  2 contradicted by another row: a.jsonl:1, a.jsonl:2\n" in out
+    left = "0 pairs ordered both ways in what is left, and 2 rows left out since another contradicts them"
+    assert f"contradictions: {left}\n" in out
+
+
+def test_check_warns_of_margins_that_contradict_their_labels(rlhf: Rlhf) -> None:
+    rows = [{**pair(f"p{place}", "a", "b"), "margin": margin} for place, margin in enumerate([1, -0.5, 0, -2])]
+    write("a.jsonl", *rows, pair("q", "c", "d"))
+    assert "warning: 2 of 4 margins are negative, which contradicts their labels: a loss that reads margins" in (
+        rlhf("data", "check", "a.jsonl").stdout
+    )
+    write("b.jsonl", *rows[::2])
+    assert "margins" not in rlhf("data", "check", "b.jsonl").stdout
+
+
 def test_check_counts_what_it_finds(rlhf: Rlhf) -> None:
     good, other = pair("p", "aaa", "b"), pair("q", "c", "dd")
     write("a.jsonl", good, other, good, pair("r", "x", "x"))

@@ -20,13 +20,13 @@ def words(*stages: dict[str, Any], data: Any = SANDBOX, **more: Any) -> list[str
 def test_steps_and_tokens_of_pairs() -> None:
     trainer = {"max_steps": 10, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_length": 32}
     (found,) = words({"stage": "preference", "trainer": trainer})
-    assert found == "10 steps of 8 pairs, 80 in all, at most 5,120 tokens"  # 10 * 8 * 2 * 32
+    assert found == "10 steps of 8 pairs, 80 in all, at most 5,120 tokens (max_length 32)"  # 10 * 8 * 2 * 32
 
 
 def test_epochs_become_steps_where_the_rows_are_known(tmp_path: Path) -> None:
     sft = {"stage": "sft", "trainer": {"num_train_epochs": 2, "per_device_train_batch_size": 60}}
     assert words(sft, max_length=50) == [
-        "about 8 steps of 60 rows, 480 in all, at most 24,000 tokens"
+        "about 8 steps of 60 rows, 480 in all, at most 24,000 tokens (max_length 50)"
     ]  # 2 ceil(192/60)
     (file := tmp_path / "rows.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 200)
     (found,) = words(sft, data={"format": "preference", "source": str(file)})

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+import yaml
 
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe.check import check_recipe
+from rlhf_plugins.registry.registry import registry
+
+RECIPE = {"base": "sandbox", "data": "sandbox"}
 
 
 def fault(*overrides: str, **more: Any) -> str:
@@ -55,3 +60,36 @@ def test_a_block_that_refuses_its_options_is_a_fault_of_the_recipe() -> None:
     assert fault(checkpoint={"every": "5minutes"}) == (
         "checkpoint: every: '5minutes' is no interval; write one such as `5 min`, `30 s` or `100 steps`"
     )
+
+
+@pytest.mark.parametrize("name", ["rank", "lora_r", "lora_rank"])
+def test_the_rank_of_an_adapter_is_r(name: str) -> None:
+    known = "known: lora_alpha, lora_dropout, r, target_modules"
+    assert fault(f"adapter.{name}=8") == f"adapter.{name}: unknown option (did you mean r? {known})"
+
+
+HINTS = [
+    (stage, name, said)
+    for stage in ("preference", "reward_model", "online")
+    for name, said in registry().get("stage", stage).of_trl.items()
+]
+
+
+@pytest.mark.parametrize(("stage", "name", "said"), HINTS, ids=lambda value: str(value)[:20])
+def test_an_option_of_trls_is_answered_by_what_does_it_here(stage: str, name: str, said: str) -> None:
+    for inside, begins in (("", f"unknown option .*; TRL's {name} "), ("trainer.", "(unknown option of .*)?")):
+        with pytest.raises(RecipeError) as caught:
+            check_recipe(
+                {**RECIPE, "stages": ["reward_model", {"stage": stage, "name": "own"}]},
+                [f"stages.own.{inside}{name}=1"],
+            )
+        assert re.search(f"stages.1.{inside}{name}: {begins}", str(caught.value))
+        assert (said in str(caught.value)) == (not inside or name in registry().get("stage", stage).reserved)
+
+
+@pytest.mark.parametrize(("stage", "name", "said"), HINTS, ids=lambda value: str(value)[:20])
+def test_what_is_written_in_its_place_is_sound(stage: str, name: str, said: str) -> None:
+    written = [yaml.safe_load(each) for each in re.findall("`([a-z_]+: [^`]+)`", said) if "cdpo" not in each]
+    for each in written:
+        check_recipe({**RECIPE, "stages": ["reward_model", {"stage": stage, "name": "own", **each}]})
+    assert written or name == "label_smoothing"

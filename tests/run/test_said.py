@@ -56,3 +56,17 @@ def test_a_stage_that_left_nothing_out_says_its_time_alone() -> None:
     left_out = ReportParts(left_out={"longer": 3, "cut at max_length": 0, "even": 1})
     lost = StageResult(cost=result.cost, curves=curves, report=left_out)
     assert list(said(lost)) == ["left out or cut: 3 x longer, 1 x even", last]
+
+
+@pytest.mark.parametrize(("loss", "said"), [("dpo_margin", 1), ("dpo", 0)])
+def test_negative_margins_that_a_loss_reads_are_noted(loss: str, said: int, tmp_path: Path) -> None:
+    row = {"chosen": "ant", "rejected": "bee"}
+    rows = [{**row, "prompt": f"who {'is ' * place}", "margin": margin} for place, margin in enumerate([1, -1, 0.5])]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "test.jsonl").write_text(json.dumps({**row, "prompt": "why "}) + "\n")
+    sources = {name: str(tmp_path / file) for name, file in (("source", "rows.jsonl"), ("test_source", "test.jsonl"))}
+    written = recipe(tmp_path, {"stage": "preference", "loss": loss})
+    made = run_recipe({**written, "data": {"format": "preference", **sources}}, say=lambda _: None)
+    (result,) = open_run(made.folder).finished
+    noted = [note for note in result.report.notes if note.startswith("Of its training rows 1 of 3 margins are neg")]
+    assert len(noted) == said

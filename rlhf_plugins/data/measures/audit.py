@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rlhf_plugins.contract.rows import Data, Group, Text
+from rlhf_plugins.contract.rows import Comparison, Data, Group, Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import content, key
 from rlhf_plugins.errors import DataError
@@ -39,7 +39,8 @@ class Audit:
     rated: int  # responses with a rating
     dropped: Mapping[str, int]
     places: Mapping[str, Sequence[str]]  # of what was dropped, the first few
-    contradictions: int  # pairs of responses that are ordered both ways
+    contradictions: int  # pairs of responses that are ordered both ways, of what was not left out
+    negative_margins: Share  # margins that call the preferred response the worse one
     circles: int  # prompts in which a > b > c > a
     circling: Share  # comparisons between responses of one circle
     shared_prompts: Mapping[str, int]  # whose words training and test groups have, and how many; the most first
@@ -77,6 +78,7 @@ def audit(data: Data, tokens: Tokens | None = None, max_length: int | None = Non
         data.dropped,
         data.dropped.places if isinstance(data.dropped, Dropped) else {},
         contradictions,
+        _negative_margins(compared),
         circles,
         circling,
         _shared_prompts(data),
@@ -86,6 +88,11 @@ def audit(data: Data, tokens: Tokens | None = None, max_length: int | None = Non
         _first_wins(groups),
         _too_long(groups, tokens, max_length) if tokens and max_length else None,
     )
+
+
+def _negative_margins(compared: Sequence[Comparison]) -> Share:
+    margins = [c.margin for c in compared if not c.tied and c.margin is not None]
+    return Share(len(margins), sum(margin < 0 for margin in margins))
 
 
 def _shared_prompts(data: Data) -> dict[str, int]:

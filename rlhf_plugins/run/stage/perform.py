@@ -45,6 +45,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
 
     from rlhf_plugins.data.batches.chat import refuse_text
     from rlhf_plugins.data.changes.steps import made_by
+    from rlhf_plugins.data.columns import negative_margins
     from rlhf_plugins.engine.cost import counting
     from rlhf_plugins.recipe.needs import refuse_unmet, refuse_unread
     from rlhf_plugins.run import together
@@ -78,7 +79,10 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         name = _registered_name(stage, registry) or type(stage).__name__
         raise PluginError(f"stage {name} returned a {type(result).__name__}, not a StageResult")
     _check_specs(run, result)
-    notes = [*trained_before(run, stage, given), *made_by(given.data.train), *result.report.notes]
+    against = negative_margins(given.data.train) if "margin" in stage.needs_of() else []
+    for note in against if processes.is_main() else ():
+        logger.warning("%s: %s", run.name or "the stage", note)
+    notes = [*trained_before(run, stage, given), *made_by(given.data.train), *against, *result.report.notes]
     report = replace(result.report, notes=notes, left_out={**lost, **result.report.left_out})
     result = replace(result, report=report)
     cost = sum(run.memory.read, _filled(result.cost, processes.cost_of_all(counter.cost(memory.bytes))))
