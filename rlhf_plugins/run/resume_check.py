@@ -20,6 +20,7 @@ from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.run.files.sameness import differences
 
 BEGUN = b": running"  # printed once the first stage begins
+AFTER_STAGES = "the report"  # is written once the last stage is finished, when the status names none
 PAUSE = 0.02  # seconds
 
 
@@ -27,7 +28,7 @@ PAUSE = 0.02  # seconds
 class Checked:
     """What came of a check."""
 
-    killed_in: list[str]  # the stage of each kill
+    killed_in: list[str]  # the stage of each kill; AFTER_STAGES where all were finished
     differences: list[str]
     folder: Path  # with both runs, `whole` and `killed`
 
@@ -111,7 +112,7 @@ def resume_check(
         ends = _run(start, [*again, *command], folder, after)
         if ends.code == 0:
             break
-        killed_in.append(str(RunFolder(place).status().get("stage")))
+        killed_in.append(RunFolder(place).status().get("stage") or AFTER_STAGES)
         say(f"kill {len(killed_in)} in {killed_in[-1]}, after {ends.seconds:.0f} s")
     if not killed_in:
         raise RunError(

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -78,6 +79,32 @@ class Process:
 def test_a_run_that_nobody_killed_is_no_check(code: int, words: str) -> None:
     with pytest.raises(RunError, match=words):
         resume_check("quickstart", (), kills=1, say=str, start=lambda given, _: Process(given, code))
+
+
+class Reporting(Process):
+    """One that has begun, or finished every stage and then writes its report until it is killed."""
+
+    def __init__(self, words: Sequence[str], log: IO[bytes], code: int | None) -> None:
+        place = Path(words[-1].removeprefix("output_dir="))
+        place.mkdir(exist_ok=True)
+        (place / "status.json").write_text(json.dumps({"status": "finished", "stage": None}))
+        log.write(b"[1/1] sft: running")
+        self.returncode = code  # type: ignore[assignment]
+
+    def kill(self) -> None:
+        """As SIGKILL."""
+        self.returncode = -9
+
+    def wait(self) -> None:
+        """It has ended."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+def test_a_kill_after_the_last_stage_fell_in_the_report() -> None:
+    codes, said = iter((0, None, 0)), list[str]()
+    found = resume_check("quickstart", (), 1, say=said.append, start=lambda *given: Reporting(*given, next(codes)))
+    assert found.killed_in == ["the report"]
+    assert said[-1].startswith("kill 1 in the report, after ")
 
 
 def test_several_trainings_are_refused_with_the_override_to_add() -> None:
