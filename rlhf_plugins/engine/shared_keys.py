@@ -16,14 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from rlhf_plugins.engine import SHARED_KEYS, kernel
 from rlhf_plugins.engine.attention import in_autocast
-
-NAME, STOCK = "rlhf_shared_keys", "sdpa"
 
 
 class Heads(NamedTuple):
@@ -37,13 +34,13 @@ class Heads(NamedTuple):
     learns: bool
 
 
-def share_keys(model: Any) -> Any:
-    """The model; on a GPU its layers that share keys attend here, if transformers would have them attend by SDPA."""
-    shares = any(getattr(module, "num_key_value_groups", 1) > 1 for module in model.modules())
-    if shares and SHARED_KEYS.active(model):
-        for config in (model.config, model.config.get_text_config()):
-            if config._attn_implementation == STOCK:
-                config._attn_implementation = NAME
+def attend_by_fused_kernels(model: Any) -> Any:
+    """The model; if it is on a GPU, transformers' SDPA is `attention` from now on, for all models of the process.
+
+    The name of a model's attention stays, since models read it.
+    """
+    if SHARED_KEYS.active(model):
+        AttentionInterface.register("sdpa", attention)
     return model
 
 
@@ -98,7 +95,3 @@ def _unshared(
     packed = query.reshape(rows, heads // groups, groups, width)
     output, _ = sdpa_attention_forward(single, packed, key, value, None, **{**options, "is_causal": False})
     return output.transpose(1, 2).reshape(rows, 1, heads, -1), None
-
-
-AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)

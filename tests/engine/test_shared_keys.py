@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from rlhf_plugins import set_engine
-from rlhf_plugins.contract.run import Base
 from rlhf_plugins.engine import pretending, shared_keys
 from rlhf_plugins.engine.shared_keys import Heads, attention, fused
 from rlhf_plugins.engine.weights.loading import load_causal
@@ -36,6 +36,11 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Called:
     found = Called()
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", found)
     return found
+
+
+@pytest.fixture(autouse=True)
+def stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", sdpa_attention_forward)
 
 
 @pytest.fixture
@@ -113,25 +118,24 @@ def test_torch_is_asked_once_for_heads_of_a_kind(monkeypatch: pytest.MonkeyPatch
 def test_a_model_on_such_a_card_never_shares_keys_and_has_the_same_logits_and_tokens(
     tmp_path: Path, called: Called, card: None, architecture: str
 ) -> None:
-    base = tiny_base(tmp_path / "base", architecture)
-    model, stock = load_causal(base), AutoModelForCausalLM.from_pretrained(base.path)
-    assert (model.config._attn_implementation, stock.config._attn_implementation) == (shared_keys.NAME, "sdpa")
-    ids = torch.tensor([[5, 6, 7, 8]])
-    torch.testing.assert_close(model(ids).logits, stock(ids).logits, rtol=1e-4, atol=1e-5)
-    called.clear()
-    ours = model.generate(ids, max_new_tokens=5, do_sample=False)
+    model, ids = load_causal(tiny_base(tmp_path / "base", architecture)), torch.tensor([[5, 6, 7, 8]])
+    assert model.config._attn_implementation == "sdpa"  # models read this name
+    logits, tokens = model(ids).logits, model.generate(ids, max_new_tokens=5, do_sample=False)
     assert called
     assert all(queries == keys and not shared for queries, keys, shared in called)
-    assert ours.tolist() == stock.generate(ids, max_new_tokens=5, do_sample=False).tolist()
-    model.save_pretrained(tmp_path / "saved")
-    assert shared_keys.NAME not in (tmp_path / "saved" / "config.json").read_text()
+    called.clear()
+    with set_engine("plain"):
+        torch.testing.assert_close(logits, model(ids).logits, rtol=1e-4, atol=1e-5)
+        assert tokens.tolist() == model.generate(ids, max_new_tokens=5, do_sample=False).tolist()
+    assert any(shared for *_, shared in called)
 
 
-def test_elsewhere_and_by_the_plain_engine_attention_stays_as_it_is(tmp_path: Path) -> None:
+def test_elsewhere_and_by_the_plain_engine_attention_is_transformers(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
-    found = [load_causal(base)]
+    load_causal(base)
+    with pretending("cuda"), set_engine("plain"):
+        load_causal(base)
+    assert AttentionInterface._global_mapping["sdpa"] is sdpa_attention_forward
     with pretending("cuda"):
-        found.append(load_causal(tiny_base(tmp_path / "gpt2", "gpt2")))  # heads share nothing
-        with set_engine("plain"):
-            found.append(load_causal(Base(base.path)))
-    assert {each.config._attn_implementation for each in found} == {"sdpa"}
+        load_causal(base)
+    assert AttentionInterface._global_mapping["sdpa"] is attention

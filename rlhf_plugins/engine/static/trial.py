@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
-from rlhf_plugins.engine import cost, shared_keys
+from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.attention import NAME
 from rlhf_plugins.engine.forward import evaluating, probe_ids, trial_result, trunk_of
 from rlhf_plugins.engine.layers import FULL, attention_types, checkpointing
@@ -58,7 +58,7 @@ def obstacles(model: Any) -> Iterator[str]:
         yield "it is an encoder-decoder"
     if others := set(attention_types(config)) - {FULL}:
         yield f"it has layers of type {', '.join(sorted(others))}"
-    if config._attn_implementation not in (NAME, shared_keys.NAME, shared_keys.STOCK):
+    if config._attn_implementation not in (NAME, "sdpa"):
         yield f"its attention is {config._attn_implementation}"
     if getattr(config, "attn_logit_softcapping", None) is not None:
         yield "its attention caps logits"

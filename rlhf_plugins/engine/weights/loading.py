@@ -50,7 +50,7 @@ from rlhf_plugins.engine.half.rotation import fuse_half_rotations
 from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.precision import INT8, NF4, half_precision, known_quantization
 from rlhf_plugins.engine.progress import loading
-from rlhf_plugins.engine.shared_keys import share_keys
+from rlhf_plugins.engine.shared_keys import attend_by_fused_kernels
 from rlhf_plugins.engine.weights.fitting import UNLOADABLE, refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.weights.targets import refuse_unmatched
 from rlhf_plugins.errors import RunError
@@ -157,9 +157,9 @@ def with_fast_paths(model: PreTrainedModel) -> PreTrainedModel:
 def with_half_paths(model: Any) -> Any:
     """The model, quantized or not, with the layers of `engine/half` in place of those in half precision.
 
-    On a GPU its attention is that of `shared_keys`.
+    On a GPU it attends by `shared_keys`.
     """
-    return share_keys(fuse_half_rotations(fuse_half_norms(fuse_half_gated(model))))
+    return attend_by_fused_kernels(fuse_half_rotations(fuse_half_norms(fuse_half_gated(model))))
 
 
 def use_fast_paths(model: Any) -> None:
