@@ -179,8 +179,11 @@ def measure(scored: ScoredPairs, metrics: Sequence[Metric]) -> dict[str, Any]:
     }
 
 
-def reliability(scored: ScoredPairs, bins: int = 10) -> list[dict[str, float]]:
-    """Pairs by the probability that the model gives to the response it prefers, in equal-width bins of [1/2, 1]."""
+def reliability(scored: ScoredPairs, bins: int = 5) -> list[dict[str, float]]:
+    """Pairs by the probability that the model gives to the response it prefers, in equal-width bins of [1/2, 1].
+
+    Five are those of the metric `calibration`, which reads each pair both ways round in ten bins of [0, 1].
+    """
     p, right = expit(np.abs(scored.chosen - scored.rejected)), larger(scored.chosen, scored.rejected)
     if (likely := scored.probability) is not None:
         p, right = np.maximum(likely, 1 - likely), larger(likely, np.full_like(likely, 0.5))

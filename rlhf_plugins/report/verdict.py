@@ -85,6 +85,8 @@ def _verdict(report: Report, name: str) -> Verdict:
         numbers = f"{report.score_name} {over(gain)} over {start}{_at(report, policy)}"
         sentence = f"{name} cannot be judged on {policy.n} prompts: {numbers}."
         return Verdict(name, word, sentence, _caveats(report, name))
+    if near(policy) and policy.start_gain is None:  # whose start is what its KL is measured to
+        return Verdict(name, word, f"{name} hardly differs from {start}: {numbers}.", _caveats(report, name))
     said = {"better": "is better than", "worse": "is worse than"}.get(word, "is not shown to be better than")
     return Verdict(
         name, word, f"{name} {said} {start}: {numbers}{_enough(word, gain, policy.n)}.", _caveats(report, name)
@@ -136,7 +138,7 @@ def _caveats(report: Report, name: str) -> tuple[str, ...]:
     gain = _gain(policy)
     if gain is not None and gain.low is not None and gain.low == gain.high:
         found.append("all differences are equal, so that the interval has no width, which is not certainty")
-    if near(policy):
+    if near(policy) and policy.start_gain is not None:
         found.append(f"at a KL near 0 its responses hardly differ from those of {report.reference or 'the reference'}")
     if policy.cut is not None and policy.cut > _CUT:
         found.append(f"{share(policy.cut)} of its responses were cut at max_new_tokens")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SHOWN = 8  # prompts whose responses the report shows side by side
+OTHERS = 1_000_003  # from the seed of the responses that policies are compared by to that of the reference's others
 NOTHING = (
     "evaluate: there is nothing to judge by: no reward model of an earlier stage, no gold reward, and no held-out "
     "answer; give it `reward:` or `judge:`"
@@ -75,17 +76,19 @@ class EvaluateRun:
         scored = isinstance(self.judge, ScoreJudge)  # only such a judge needs nothing to compare with
         self.strange, _ = prompts_with_room(strange if scored else (), self.encoder, options.max_new_tokens)
         self.answers = self.held_out_answers()
-        # the first response is the reference's own; best-of-n chooses among the others, so that the two are independent
-        self.pool_size = max(options.ceiling if self.judged_by_gold else 1, options.best_of + 1 if self.chooses else 1)
+        self.pool_size = max(options.ceiling if self.judged_by_gold else 0, options.best_of if self.chooses else 0)
         self.tasks = Tasks(options.tasks, run)
         self.progress = Counted(options.name, self.responses(), "responses")
-        self.pool = self.sample(self.reference, self.asked, self.pool_size)
+        self.own = self.sample(self.reference, self.asked)
+        self.pool = (
+            self.sample(self.reference, self.asked, self.pool_size, run.seed + OTHERS) if self.pool_size else None
+        )
 
     def responses(self) -> int:
         """How many are sampled in all."""
         trained = sum(1 for _ in self.trained_policies())
         each = len(self.asked) + len(self.strange)
-        return len(self.asked) * self.pool_size + len(self.strange) + trained * each
+        return len(self.asked) * self.pool_size + (trained + 1) * each
 
     def chosen_judge(self) -> ScoreJudge | PairJudge | None:
         """What scores responses; None where held-out answers are all that is known."""
@@ -139,7 +142,7 @@ class EvaluateRun:
     def result(self) -> StageResult:
         """Everything measured."""
         ceiling = None
-        if isinstance(self.judge, ScoreJudge) and self.judged_by_gold:
+        if isinstance(self.judge, ScoreJudge) and self.judge.gold is not None and self.pool:
             scores = self.judge.scores(self.pool)
             ceiling = float(scores[best_of(scores, self.pool_size, range(self.options.ceiling))].mean())
         judged: dict[str, Judged] = {}
@@ -181,15 +184,12 @@ class EvaluateRun:
 
     def policies(self) -> Iterator[tuple[str, Judged]]:
         """Each policy's judged samples: the reference, best-of-n of it, then what the run trained, in its order."""
-        first = [row * self.pool_size for row in range(len(self.prompts))]
-        name = self.weights.name
-        yield name, self.judged(name, first, self.pool, 0.0, self.reference)
-        if self.chooses:
+        yield self.weights.name, self.judged(self.weights.name, self.own, 0.0, self.reference)
+        if self.chooses and self.pool:
             n = self.options.best_of
-            rewards = ScoreJudge(None, self.reward).scores(self.pool)
-            best = best_of(rewards, self.pool_size, range(1, n + 1))
+            best = best_of(ScoreJudge(None, self.reward).scores(self.pool), self.pool_size, range(n))
             name = f"best-of-{n}"
-            yield name, self.judged(name, best, self.pool, best_of_kl(n), None)
+            yield name, self.judged(name, self.pool.take(best), best_of_kl(n), None)
         for name in self.trained_policies():
             logger.info("evaluating %s", name)
             yield name, self.trained(name, self.run.policy(name))
@@ -202,42 +202,42 @@ class EvaluateRun:
 
     def trained(self, name: str, policy: Policy) -> Judged:
         """A trained policy's own samples, with its KL to the reference."""
-        samples = self.sample(policy, self.asked, 1)
+        samples = self.sample(policy, self.asked)
         temperature, kl = self.options.temperature, None
         if temperature > 0:
             kl = mean_interval(sequence_kls(policy, self.reference, samples, temperature))
-        return self.judged(name, list(range(len(self.prompts))), samples, kl, policy)
+        return self.judged(name, samples, kl, policy)
 
-    def judged(
-        self, name: str, rows: list[int], samples: Samples, kl: float | Interval | None, policy: Policy | None
-    ) -> Judged:
-        """Some of the samples with their scores and, for a policy that can sample, its out-of-distribution scores."""
+    def judged(self, name: str, samples: Samples, kl: float | Interval | None, policy: Policy | None) -> Judged:
+        """Samples, one a prompt, with scores; of a policy that can sample, also on prompts out of distribution."""
         if policy is not None:
             self.tasks.measure(name, policy)
-        chosen, known = samples.take(rows), log_likelihoods(policy, self.answers) if policy and self.answers else None
+        known = log_likelihoods(policy, self.answers) if policy and self.answers else None
         elsewhere = None
         if isinstance(self.judge, PairJudge):
-            first = [row * self.pool_size for row in range(len(self.prompts))]
-            scores = self.judge.compared(name, chosen, self.pool.take(first))
+            scores = self.judge.compared(name, samples, self.own)
         elif self.judge:
-            scores = self.judge.scores(chosen)
-            elsewhere = self.judge.scores(self.sample(policy, self.strange, 1)) if policy and self.strange else None
+            scores = self.judge.scores(samples)
+            elsewhere = self.judge.scores(self.sample(policy, self.strange)) if policy and self.strange else None
         else:
             assert known is not None
             scores = known[0] / known[1]
         if elsewhere is not None:
             elsewhere = elsewhere[np.isfinite(elsewhere)]
         surprise = None if known is None else perplexity(*known)
-        return Judged(chosen, scores, kl, elsewhere, line=policy is None, perplexity=surprise)
+        return Judged(samples, scores, kl, elsewhere, line=policy is None, perplexity=surprise)
 
-    def sample(self, policy: Policy, prompts: Sequence[Group], per_prompt: int) -> Samples:
-        """Responses under the stage's options; the same prompts and policy always give the same."""
+    def sample(self, policy: Policy, prompts: Sequence[Group], per_prompt: int = 1, seed: int | None = None) -> Samples:
+        """Responses under the stage's options; the same prompts and policy always give the same.
+
+        Policies that differ little are drawn with the same random numbers, and so differ little in their responses.
+        """
         samples = policy.sample(
             prompts,
             per_prompt,
             temperature=self.options.temperature,
             max_new_tokens=self.options.max_new_tokens,
-            seed=self.run.seed,
+            seed=self.run.seed if seed is None else seed,
         )
         self.progress.add(len(samples.responses))
         return samples

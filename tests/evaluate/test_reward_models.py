@@ -20,6 +20,7 @@ from rlhf_plugins.contract.records import Prediction, ScoredPairs
 from rlhf_plugins.contract.rows import Comparison, Group, Samples
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.reward_models import latency, measure, reliability, score_pairs
+from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.report.schema import RewardModelReport
 
 CHAT = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
@@ -217,7 +218,16 @@ def test_reliability_by_hand() -> None:
 
 def test_reliability_leaves_out_empty_bins_and_takes_certainty() -> None:
     (only,) = reliability(scored([1e4, -1e4]))
-    assert (only["low"], only["high"], only["confidence"], only["accuracy"]) == (0.95, 1.0, 1.0, 0.5)
+    assert (only["low"], only["high"], only["confidence"], only["accuracy"]) == (0.9, 1.0, 1.0, 0.5)
+
+
+def test_the_largest_gap_of_the_diagram_is_the_calibration_error() -> None:
+    pairs = scored(np.random.default_rng(0).normal(0.5, 1.5, 200).tolist())
+    gaps = [abs(one["accuracy"] - one["confidence"]) for one in reliability(pairs)]
+    weights = [one["count"] / 200 for one in reliability(pairs)]
+    found = component("metric", "calibration")(pairs)
+    assert found["calibration_mce"] == pytest.approx(max(gaps))
+    assert found["calibration_ece"] == pytest.approx(sum(w * gap for w, gap in zip(weights, gaps, strict=True)))
 
 
 def test_a_rewritten_response_is_cut_where_the_model_ends(tokenizer: PreTrainedTokenizerFast) -> None:

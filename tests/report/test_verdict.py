@@ -61,13 +61,22 @@ def test_it_is_compared_with_its_start_where_that_was_judged(fields: dict[str, A
 
 
 def test_limits_are_said_beside_the_number(fields: dict[str, Any]) -> None:
-    found = _verdict(fields, n=24, kl=0.04, gain={"mean": 1.0, "low": 1.0, "high": 1.0})
+    same = {"mean": 1.0, "low": 1.0, "high": 1.0}
+    found = _verdict(fields, n=24, kl=0.04, gain=same, start="dpo", start_gain=same)
     assert found.caveats == (
         "24 prompts are too few for a firm interval",
         "all differences are equal, so that the interval has no width, which is not certainty",
         "at a KL near 0 its responses hardly differ from those of sft",
     )
     assert str(found) == f"{found.sentence} But {'; '.join(found.caveats)}."
+
+
+@pytest.mark.parametrize("low", [-0.1, 0.1])
+def test_a_policy_at_a_kl_near_0_is_not_called_better(fields: dict[str, Any], low: float) -> None:
+    found = _verdict(fields, n=256, kl=0.04, gain=_between(low, 0.5))
+    assert found.sentence.startswith("ppo hardly differs from sft: ")
+    assert "KL to sft of 0.04" in found.sentence
+    assert found.caveats == ()
 
 
 def test_responses_that_were_cut_are_said(fields: dict[str, Any]) -> None:

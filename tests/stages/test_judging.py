@@ -67,7 +67,22 @@ def test_no_ceiling_is_sampled_where_the_true_reward_does_not_judge(base: Base, 
         EvaluateRun(component("stage", {"use": "evaluate", **OPTIONS, "ceiling": 3, **judge}), run).pool_size
         for judge in ({}, {"reward": by_function})
     ]
-    assert sizes == [3, 1]
+    assert sizes == [3, 0]
+
+
+@pytest.mark.parametrize("ceiling", [2, 3])
+def test_policies_are_compared_by_the_same_random_numbers_whatever_else_is_sampled(
+    base: Base, tmp_path: Path, ceiling: int
+) -> None:
+    """A policy that is the base answers as the base does; the responses of the ceiling are others."""
+    same = StageResult(name="same", policies={"same": {"use": "base"}}, start="base")
+    run = tiny_run(base, tmp_path, finished=[same])
+    found = EvaluateRun(component("stage", {"use": "evaluate", **OPTIONS, "ceiling": ceiling}), run)
+    judged = dict(found.policies())
+    assert judged["same"].samples.responses == judged["base"].samples.responses
+    assert found.pool is not None
+    first = [found.pool.responses[row * ceiling] for row in range(len(found.prompts))]
+    assert first != judged["base"].samples.responses
 
 
 def test_another_runs_reward_model_judges(base: Base, tmp_path: Path) -> None:

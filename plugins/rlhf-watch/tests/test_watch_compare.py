@@ -199,6 +199,12 @@ def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
         compare([str(tmp_path / "scores.jsonl")] * 2)
 
 
+def test_rows_with_a_score_and_a_reward_are_refused(tmp_path: Path) -> None:
+    both, one = write(tmp_path, "both", [1.0, 2.0], reward=[2.0, 1.0]), write(tmp_path, "one", [1.0, 2.0])
+    with pytest.raises(DataError, match="both.jsonl:1: rows have both `score` and `reward`"):
+        compare([both, one])
+
+
 def test_scores_of_two_judges_are_refused(tmp_path: Path) -> None:
     one, other = (write(tmp_path, name, [1.0, 2.0], judge=[name] * 2) for name in "ab")
     with pytest.raises(DataError, match="was scored by a, .* by b"):

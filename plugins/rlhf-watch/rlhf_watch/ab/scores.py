@@ -13,7 +13,7 @@ from rlhf_plugins import DataError, Evaluation, RunError, nearest, nearest_path,
 from rlhf_watch.ab.votes import releases, votes
 from rlhf_watch.rows import lines_of
 
-SCORES = ("score", "reward")  # columns of a file, the first that a row has
+SCORES = ("score", "reward")  # columns of a file, of which all its rows have the same one
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,16 @@ def _of_votes(model: str, rows: Sequence[tuple[Any, float, str]], looks: int) ->
 
 def _of_file(file: Path, by: str) -> Scored:
     scores, lengths = _Means(), _Means()
-    judges: set[str] = set()
+    judges, columns = set[str](), set[str]()
     groups: dict[str, str] = {}
     for where, row in _rows(file):
         prompt = _key(row.get("prompt"))
-        column = next((name for name in SCORES if name in row), None)
-        if prompt == "null" or column is None:
+        columns |= {name for name in SCORES if name in row}
+        if prompt == "null" or not columns & row.keys():
             raise DataError(f"{where}: a row needs `prompt` and one of {', '.join(SCORES)}; it has {', '.join(row)}")
+        if len(columns) > 1:
+            raise DataError(f"{where}: rows have both `score` and `reward`; leave out the one that is not compared")
+        (column,) = columns
         scores.add(prompt, _finite(row[column], where))
         if isinstance(row.get("response"), str):
             lengths.add(prompt, len(row["response"].split()))

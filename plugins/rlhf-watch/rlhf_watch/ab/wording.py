@@ -22,7 +22,7 @@ def lines(found: Sequence[Comparison]) -> Iterator[str]:
 def sentence(one: Comparison) -> str:
     """The result without a term of statistics."""
     within = one.at_every_look if one.looks else one.win_rate
-    rate, low, high = (f"{100 * value:.0f}%" for value in (one.counts.win_rate, *within))
+    rate, low, high = (f"{100 * value:.1f}%" for value in (one.counts.win_rate, *within))
     ways = f"by all evidence of {one.looks} looks, without ties" if one.looks else "by all evidence"
     measured = f"it is preferred on {rate} of {one.counts.prompts} prompts, {ways} between {low} and {high}"
     if one.better is None:
@@ -34,7 +34,7 @@ def sentence(one: Comparison) -> str:
 def _needed(one: Comparison) -> str:
     ties = one.counts.tied / one.counts.prompts
     needed = size_for_win_rate(one.counts.win_rate, ties=ties)
-    seen = f"These prompts show a win rate of {100 * one.smallest:.0f}% or more"
+    seen = f"These prompts show a win rate of {100 * one.smallest:.1f}% or more"
     if one.smallest >= 1 - ties / 2:
         seen = "So few decided prompts can show no win rate"
     if needed > 1e6:
