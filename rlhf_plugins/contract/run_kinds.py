@@ -248,6 +248,10 @@ class Stage(Component, kind="stage"):
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""
 
+    def unread(self, written: Collection[str]) -> Mapping[str, str]:
+        """The options that a recipe writes for it, be it as they are by default, and nothing reads; each with why."""
+        return {}
+
     def fits_processes(self, count: int) -> None:
         """Raises ValueError where several processes cannot run it with these options."""
 

@@ -266,11 +266,26 @@ def _constructed(
             made_of[keys] = made = named(option, spec, keys, registry)
             if option.kind == "stage":
                 _fits(made, keys, values, bad)
+                unread = made.unread(_written(source, keys, type(made)))
+                problems += [((*keys, name), message) for name, message in unread.items()]
                 names.append((_name(made, keys), keys))
         except Refused as refused:
             problems.append((refused.keys, str(refused)))
     unmade = {keys: faulty(keys, values, source, registry) for keys in _components(values) if keys not in made_of}
     return made_of, [*problems, *clashes(names), *between.faults(made_of, unmade, registry)]
+
+
+def _written(source: Source, keys: Keys, cls: type) -> set[str]:
+    """The options that a recipe writes for a stage; a block with every option may be a run's, which keeps defaults."""
+    written, known = source.values["stages"][keys[1]], options(cls)
+    if not isinstance(written, Mapping):
+        return set()
+
+    def is_whole(name: str, value: Any) -> bool:
+        block = known[name].block if name in known else None
+        return block is not None and isinstance(value, Mapping) and value.keys() >= options(block).keys()
+
+    return {name for name, value in written.items() if value != {} and not is_whole(name, value)}
 
 
 def _fits(stage: Stage, keys: Keys, values: dict[str, Any], bad: list[Keys]) -> None:

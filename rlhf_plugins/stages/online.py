@@ -27,7 +27,7 @@ from rlhf_plugins.trainers.ppo.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from rlhf_plugins.contract.rows import Group
     from rlhf_plugins.contract.run import Weights
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.config import OnlineConfig
 
 CORRECTION = "vllm_importance_sampling_correction"
+NO_VALUES = "the advantage reads no values, so nothing uses it; leave it out"
 CONFIG = "rlhf_plugins.trainers.ppo.config.OnlineConfig"
 AS_THEY_ARE = (
     "advantage",
@@ -119,7 +120,7 @@ class Online(
         if given is not None and given < fewest:
             raise ValueError(f"trainer.num_generations: {given}, but the advantage compares {fewest} responses or more")
         if self.value != Value() and not self.advantage.reads_values:
-            raise ValueError("value: the advantage reads no values, so nothing uses it; leave it out")
+            raise ValueError(f"value: {NO_VALUES}")
         if (self.abstained == "fallback") != (self.fallback is not None):
             raise ValueError("fallback: a second reward goes with `abstained: fallback`; write both or neither")
         self._check_turns()
@@ -169,6 +170,10 @@ class Online(
         for name, one in (("adapter", adapter), ("value.adapter", self.value.adapter)):
             if one and one.lora_dropout:
                 raise ValueError(f"{name}.lora_dropout: {one.lora_dropout}, but ratios must start at 1 online; write 0")
+
+    def unread(self, written: Collection[str]) -> dict[str, str]:
+        """The critic's, where the estimator has none."""
+        return {"value": NO_VALUES} if "value" in written and not self.advantage.reads_values else {}
 
     def fits_processes(self, count: int) -> None:
         """Raises ValueError where a process's part of a rollout would hold no whole groups, or vLLM generates."""

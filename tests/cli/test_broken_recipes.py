@@ -124,6 +124,10 @@ BROKEN = {
         stage("{stage: online, advantage: rloo, value: {coef: 1}}"),
         "4: stages.0: value: the advantage reads no values",
     ),
+    "a value that nothing reads, as it is by default": (
+        stage("{stage: online, advantage: rloo, reward: length, value: {coef: 0.1}}"),
+        "4: stages.0.value: the advantage reads no values, so nothing uses it; leave it out",
+    ),
     "turns without an environment": (
         stage("{stage: online, turns: 3}"),
         "4: stages.0: turns: 2 or more go with an `environment`, which writes the others; write both or neither",

@@ -177,3 +177,10 @@ def test_a_stage_that_a_broken_plugin_would_bring_is_missed_beside_the_plugins_o
     found = "\n".join(faults(checked, text, "stages.mine.flag=x"))
     assert "missing.py' cannot be read" in found
     assert "no stage 'mine'" in found
+
+
+def test_a_recipe_with_every_default_spelled_out_is_as_sound_as_it_was() -> None:
+    online = {"stage": "online", "advantage": "rloo"}
+    whole = check_recipe({"base": "sandbox", "data": "sandbox", "stages": ["reward_model", online]})
+    assert whole["stages"][1]["value"]["coef"] == 0.1
+    assert check_recipe(whole) == whole
