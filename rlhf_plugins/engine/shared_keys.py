@@ -1,10 +1,13 @@
-"""Attention of heads that share keys, on GPUs where no fused kernel of torch shares them. It knows layers, no models.
+"""transformers' attention by SDPA as it suits a GPU's fused kernels. It knows layers, no models.
 
 Where no mask is given, transformers has torch's SDPA share keys and values among heads. Of torch's kernels for CUDA
 FlashAttention and cuDNN's alone can do that, in half precision on Ampere and newer. On Turing, and in float32 on every
 card, SDPA falls back to its plain computation without a word, which holds heads x tokens x tokens numbers. Here keys
 and values are repeated instead, and the one query of a decoding step is packed, so that the memory-efficient kernel
 runs. Under a mask transformers itself repeats them.
+
+A bool mask, as transformers makes it, SDPA turns into one that is added to the products, in each layer, and autograd
+keeps each. Here the first layer makes it for all, with rows that begin at multiples of 8 numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_fla
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-from rlhf_plugins.engine import SHARED_KEYS, kernel
+from rlhf_plugins.data.batches.branches import ALIGNED
+from rlhf_plugins.engine import ONE_MASK, SHARED_KEYS, kernel
 from rlhf_plugins.engine.attention import in_autocast
 
 
@@ -35,7 +39,7 @@ class Heads(NamedTuple):
 
 
 def attend_by_fused_kernels(model: Any) -> Any:
-    """The model; if it is on a GPU, transformers' SDPA is `attention` from now on, for all models of the process.
+    """The model; if it is on a GPU, transformers' SDPA is `attention` from here on, for all models of the process.
 
     The name of a model's attention stays, since models read it.
     """
@@ -47,7 +51,7 @@ def attend_by_fused_kernels(model: Any) -> Any:
 def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA, with a fused kernel where keys are shared and no mask is given.
+    """transformers' SDPA, with a fused kernel where keys are shared and no mask is given, and one additive mask.
 
     Args:
         module: the attention layer.
@@ -69,7 +73,19 @@ def attention(
         heads = Heads(query.device, query.dtype, query.shape[-1], value.shape[-1], drops, learns)
         if not kernel(fused)(heads):
             return _unshared(module, query, key, value, groups, **options)
+    if attention_mask is not None and attention_mask.dtype == torch.bool and ONE_MASK.active(query):
+        attention_mask = _additive(attention_mask, in_autocast(query)[0].dtype)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a bool mask (..., M) adds to products, 0 or -inf; made once for a mask, which keeps it."""
+    made: Tensor | None = getattr(mask, "additive", None)
+    if made is None or made.dtype != dtype:
+        wide = torch.zeros(*mask.shape[:-1], -(-mask.shape[-1] // ALIGNED) * ALIGNED, dtype=dtype, device=mask.device)
+        made = wide[..., : mask.shape[-1]].masked_fill_(~mask, -torch.inf)
+        mask.additive = made  # type: ignore[attr-defined]
+    return made
 
 
 @cache

@@ -43,7 +43,7 @@ from .test_backbone import IDS, shaken
 PATHS = {name: path for name, path in vars(engine).items() if isinstance(path, FastPath) and "auto" in path.engines}
 HALVES = {name for name in PATHS if name.startswith("HALF_")}
 COMPARED_THERE = {"SHARED_ROWS", "TRIMMED_LAYER", "CHUNKED_HEAD", "CASTS", *HALVES}
-ON_A_GPU = {"STATIC_CACHE", "CUDA_GRAPH", "VARLEN", "SHARED_KEYS"}  # alone
+ON_A_GPU = {"STATIC_CACHE", "CUDA_GRAPH", "VARLEN", "SHARED_KEYS", "ONE_MASK"}  # alone
 ADAPTER = Adapter(r=4)
 
 

@@ -139,3 +139,30 @@ def test_elsewhere_and_by_the_plain_engine_attention_is_transformers(tmp_path: P
     with pretending("cuda"):
         load_causal(base)
     assert AttentionInterface._global_mapping["sdpa"] is attention
+
+
+def masked(states: list[Tensor], mask: Tensor, layers: int = 3) -> tuple[Tensor, list[Tensor]]:
+    """The sum of what layers compute under a mask of 5 keys, under autocast, and the masks that autograd keeps."""
+    kept = list[Tensor]()
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each) or each, lambda each: each)
+    with torch.autocast("cpu", torch.bfloat16), hooks:
+        found = sum(attention(LAYER, *states, mask, scaling=0.3, dropout=0.0)[0].float() for _ in range(layers))
+    assert isinstance(found, Tensor)
+    return found, [each for each in kept if each.shape == mask.shape]
+
+
+@pytest.mark.usefixtures("card")
+def test_layers_share_an_additive_mask_with_aligned_rows_and_the_same_bits() -> None:
+    mask = torch.ones(5, 5).tril().bool().repeat(2, 1, 1, 1)
+    mask[1, :, :, 3:] = False  # padding, whose own rows see others
+    states = [each.detach().float().requires_grad_() for each in tensors(5)]
+    found, kept = masked(states, mask)
+    with set_engine("plain"):
+        expected, more = masked(states, mask)
+    assert torch.equal(found, expected)
+    grads = [torch.autograd.grad(each.sum(), states) for each in (found, expected)]
+    assert all(torch.equal(*both) for both in zip(*grads, strict=True))
+    storages = [len({each.untyped_storage().data_ptr() for each in masks}) for masks in (kept, more)]
+    assert storages == [1, 3]
+    assert {(each.dtype, each.stride(2)) for each in kept} == {(torch.bfloat16, 8)}
+    assert mask[0, 0].tolist() == torch.ones(5, 5).tril().bool().tolist()
