@@ -168,7 +168,7 @@ class StageResult:
     evaluation: Evaluation | None = None
     sections: Sequence[Section] = ()
     curves: Mapping[str, Curve] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)  # numbers of its own, which the report shows as they are
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # numbers, text, lists, mappings; the report shows them
     report: ReportParts = ReportParts()
     cost: Cost = Cost()
     name: str = ""  # the runner fills in this and what follows

@@ -19,6 +19,7 @@ from rlhf_plugins.contract.run import Cost, Spec, StageResult
 from rlhf_plugins.contract.workload import Known
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.run.memory import PeakMemory
+from rlhf_plugins.run.stage.own_metrics import plain_metrics, without_number
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.component import Component
@@ -79,10 +80,12 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         name = _registered_name(stage, registry) or type(stage).__name__
         raise PluginError(f"stage {name} returned a {type(result).__name__}, not a StageResult")
     _check_specs(run, result)
-    against = negative_margins(given.data.train) if "margin" in stage.needs_of() else []
-    for note in against if processes.is_main() else ():
+    result = replace(result, metrics=plain_metrics(_described(stage, registry), result.metrics))
+    found = negative_margins(given.data.train) if "margin" in stage.needs_of() else []
+    found += without_number(result.metrics)
+    for note in found if processes.is_main() else ():
         logger.warning("%s: %s", run.name or "the stage", note)
-    notes = [*trained_before(run, stage, given), *made_by(given.data.train), *against, *result.report.notes]
+    notes = [*trained_before(run, stage, given), *made_by(given.data.train), *found, *result.report.notes]
     report = replace(result.report, notes=notes, left_out={**lost, **result.report.left_out})
     result = replace(result, report=report)
     cost = sum(run.memory.read, _filled(result.cost, processes.cost_of_all(counter.cost(memory.bytes))))
@@ -203,6 +206,15 @@ def _saved_result(run: StageRun, result: StageResult) -> StageResult:
 def _filled(given: Cost, counted: Cost) -> Cost:
     """The cost that a stage gave; where it gave none, the one that was counted."""
     return Cost(**{name: getattr(given, name) or value for name, value in vars(counted).items()})
+
+
+def _described(stage: Stage, registry: Registry) -> str:
+    """A stage with its plugin, for an error."""
+    try:
+        found = registry.find(type(stage))
+    except PluginError:
+        return f"stage {type(stage).__name__}"
+    return f"stage {found.name} of plugin {found.plugin}"
 
 
 def _registered_name(part: Component, registry: Registry) -> str:
