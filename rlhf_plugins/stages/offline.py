@@ -70,9 +70,10 @@ class Offline(
 
         from rlhf_plugins.data.batches.logged import logged_rows
         from rlhf_plugins.engine.weights.loading import load_row_encoder
-        from rlhf_plugins.trainers.arguments import arguments
+        from rlhf_plugins.trainers.arguments import arguments, refuse_uninstalled
 
         args = arguments(TrainingArguments, run.folder, run.seed, self.trainer)
+        refuse_uninstalled(args)
         encoder = load_row_encoder(run.base)
         rows = logged_rows(groups, self.dimension, encoder)
         return args, encoder, rows, self._held_out(args, run, encoder)

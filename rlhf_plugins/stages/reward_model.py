@@ -184,7 +184,9 @@ class RewardModelStage(
         from rlhf_plugins.engine.weights.loading import load_row_encoder
         from rlhf_plugins.trainers.watching.held_out import held_out
 
-        args, encoder = self._arguments(run, run.seed), load_row_encoder(self.own_base(run))
+        args, base = self._arguments(run, run.seed), self.own_base(run)
+        self._refuse_layers(run, run.weights("start") if self.base is None else Weights("", base))
+        encoder = load_row_encoder(base)
         if self.teacher is not None:
             _refuse_unread(self, run)
             return
@@ -290,6 +292,13 @@ class RewardModelStage(
         start = start if start.folder is not None else replace(start, base=base)
         if self.train_layers is None:
             return RewardModel(load_trunk_start(start), self.pooling, self.head)
+        self._refuse_layers(run, start)
+        return RewardModel(freeze_below(load_trunk(base), self.train_layers), self.pooling, self.head)
+
+    def _refuse_layers(self, run: Run, start: Weights) -> None:
+        """Raises RunError where `train_layers` does not go with the start, an adapter or the pooling."""
+        if self.train_layers is None:
+            return
         if start.folder is not None:
             raise RunError(
                 f"{self.name}: train_layers trains layers of a whole model, and it starts from {start.name}, an "
@@ -300,7 +309,6 @@ class RewardModelStage(
         if self.train_layers == 0 and self.pooling.builds:
             name = run.spec(self.pooling)["use"]
             raise RunError(f"{self.name}: pooling {name} has weights to train, so its features cannot be computed once")
-        return RewardModel(freeze_below(load_trunk(base), self.train_layers), self.pooling, self.head)
 
     def _rows(
         self, groups: Sequence[Group], encoder: RowEncoder, max_length: int | None, like: RankedRows | None = None

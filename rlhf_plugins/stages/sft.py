@@ -84,10 +84,12 @@ class SFT(
         """TRL's configuration. Raises RunError where it refuses the options."""
         import trl
 
-        from rlhf_plugins.trainers.arguments import arguments
+        from rlhf_plugins.trainers.arguments import arguments, refuse_uninstalled
 
         ours = {**longest(run), "completion_only_loss": True}
-        return arguments(trl.SFTConfig, run.folder, run.seed, {**ours, **self.trainer})
+        args = arguments(trl.SFTConfig, run.folder, run.seed, {**ours, **self.trainer})
+        refuse_uninstalled(args)
+        return args
 
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""

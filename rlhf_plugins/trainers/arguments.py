@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import is_liger_kernel_available
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.answers import tensors
@@ -86,13 +87,15 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
 
 
 def refuse_uninstalled(args: Any) -> None:
-    """Raises RunError where responses are to be sampled by a package that is not installed."""
-    if not args.use_vllm:
-        return
-    from trl.generation import vllm_generation
+    """Raises RunError where an option of a trainer asks for vLLM or Liger's kernels, and they are not installed."""
+    if getattr(args, "use_vllm", False):
+        from trl.generation import vllm_generation
 
-    if not vllm_generation.is_vllm_available():
-        raise RunError("trainer: use_vllm needs the package vllm, which is not installed: `pip install vllm`")
+        if not vllm_generation.is_vllm_available():
+            raise RunError("trainer: use_vllm needs the package vllm, which is not installed: `pip install vllm`")
+    if args.use_liger_kernel and not is_liger_kernel_available():
+        how = "`pip install 'rlhf-plugins[liger]'`"
+        raise RunError(f"trainer: use_liger_kernel needs the package liger-kernel, which is not installed: {how}")
 
 
 class Curves(TrainerCallback):

@@ -78,6 +78,21 @@ def test_check_names_the_stages(rlhf: Rlhf) -> None:
     assert [path.name for path in Path().iterdir()] == ["r.yaml"]
 
 
+def test_check_names_the_line_of_what_a_run_would_refuse_and_what_it_did_not_look_at(rlhf: Rlhf) -> None:
+    row = {"prompt": "p", "completion": "c"}
+    Path("rows.jsonl").write_text("".join(json.dumps({**row, "prompt": f"{place}"}) + "\n" for place in range(4)))
+    Path("r.yaml").write_text(
+        "base: sandbox\ndata:\n  {format: supervised, source: rows.jsonl}\nstages:\n  - stage: preference\n"
+    )
+    refused = rlhf("check", "r.yaml")
+    said = "r.yaml:5: stages.0: no pair of responses is strictly ordered: there is nothing to learn from\n"
+    assert (refused.exit_code, refused.stderr) == (2, said)
+    assert rlhf("check", "r.yaml", "stages=[sft]").exit_code == 0
+    left = rlhf("check", "r.yaml", "data.source=owner/rows").stdout.splitlines()[-1]
+    assert left == "  not looked at: data set owner/rows, which is on the hub"
+    assert sorted(path.name for path in Path().iterdir()) == ["r.yaml", "rows.jsonl"]
+
+
 def test_plugins_are_listed_with_their_source(rlhf: Rlhf) -> None:
     rows = [line.split() for line in rlhf("plugins", "list").stdout.splitlines()]
     source = ["components.reward_loss", "rlhf-plugins", version("rlhf-plugins"), "ok"]

@@ -12,7 +12,7 @@ import pytest
 from rlhf_plugins import run_recipe
 from rlhf_plugins.data import looking
 from rlhf_plugins.errors import RecipeError, RlhfError
-from rlhf_plugins.recipe.check import load_recipe
+from rlhf_plugins.recipe.check import bundled, load_recipe
 from rlhf_plugins.run.ahead import Ahead
 from rlhf_plugins.testing import tiny_base
 
@@ -84,6 +84,18 @@ KINDS: dict[str, tuple[Rows, str, dict[str, Any], dict[str, Any], dict[str, Any]
         PAIRS, "preference", {}, {}, {"stage": "online", "reward": "length", "trainer": {**ONLINE, "use_vllm": True}},
         "stages.0", "trainer: use_vllm needs the package vllm, which is not installed: `pip install vllm`",
     ),
+    "Liger's kernels": (
+        PAIRS, "preference", {}, {}, {"stage": "sft", "trainer": {"use_liger_kernel": True}},
+        "stages.0", "use_liger_kernel needs the package liger-kernel, which is not installed: `pip install 'rlhf-",
+    ),
+    "layers under an adapter": (
+        PAIRS, "preference", {}, {}, {"stage": "reward_model", "train_layers": 1},
+        "stages.0", "train_layers trains the base's own weights; write adapter: none",
+    ),
+    "frozen features of a pooling with weights": (
+        PAIRS, "preference", {}, {}, {"stage": "reward_model", "train_layers": 0, "pooling": "attention"},
+        "stages.0", "pooling attention has weights to train, so its features cannot be computed once",
+    ),
     "no answers": (
         PAIRS, "preference", {}, {}, {"stage": "online", "reward": "exact_match", "trainer": ONLINE},
         "stages.0.reward", "reward: the prompts have no column 'answer' (known: none); name it in `column`",
@@ -115,6 +127,7 @@ KINDS: dict[str, tuple[Rows, str, dict[str, Any], dict[str, Any], dict[str, Any]
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rlhf_plugins.trainers.arguments.is_liger_kernel_available", lambda: False)
     monkeypatch.setattr("trl.generation.vllm_generation.is_vllm_available", lambda *_: False)
     tiny_base(tmp_path / "base")
     yield
@@ -263,3 +276,9 @@ def test_the_rows_of_a_stage_are_its_own() -> None:
     written = recipe(PAIRS, "preference", {}, {}, {"stage": "sft"}, own)
     ((path, message),) = faults(written)
     assert (path, message) == ("stages.1", "no pair of responses is strictly ordered: there is nothing to learn from")
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_a_bundled_recipe_has_no_fault(name: str) -> None:
+    put([{**row, "topic": f"{place % 3}"} for place, row in enumerate(PAIRS)], "preferences.jsonl")  # for two of them
+    load_recipe(name, ahead=Ahead())
