@@ -57,6 +57,12 @@ SCHEMAS: list[tuple[Any, str, str]] = [
         "norms in half precision",
     ),
     (
+        ATEN._fused_rms_norm_backward,
+        "(Tensor grad_out, Tensor input, int[] normalized_shape, Tensor rstd, Tensor? weight, bool[2] output_mask) -> "
+        "(Tensor, Tensor)",
+        "forecasts of norms in half precision",
+    ),
+    (
         ATEN.silu_backward,
         "(Tensor grad_output, Tensor self, *, Tensor(a!) grad_input) -> Tensor(a!)",
         "fused gated blocks",

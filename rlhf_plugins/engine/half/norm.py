@@ -18,6 +18,7 @@ from rlhf_plugins.engine.cpu.swapping import subclass
 from rlhf_plugins.engine.half import trials
 
 RMS_NORM = torch.ops.aten._fused_rms_norm
+GRADIENT = "_fused_rms_norm_backward"  # the operator of torch versions that have the kernel for CUDA
 BACKWARD = "FusedRmsNormBackward0"  # the step of autograd, where a device has the kernel
 _ADDED: dict[Any, float] = {}  # by kind of norm, of this process
 
@@ -71,7 +72,9 @@ def _added(norm: Any, x: Tensor) -> float | None:
 
 
 def _added_by_numbers(norm: Any, like: Tensor) -> float | None:
-    """The same in exact numbers, whatever the device."""
+    """The same in exact numbers, whatever the device, if this torch has the kernel for any."""
+    if not hasattr(torch.ops.aten, GRADIENT):
+        return None
     x, weight, plain = trials.wave(3, len(norm.weight), like=like), trials.wave(len(norm.weight), like=like), copy(norm)
     vars(plain)["_parameters"] = {"weight": nn.Parameter(weight)}
     own: Tensor = super(HalfRMSNorm, plain).forward(x)

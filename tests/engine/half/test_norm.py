@@ -148,6 +148,14 @@ def test_a_forecast_finds_the_formula_without_a_device(kind: Any, added: float |
     assert not trials._PASSED
 
 
+def test_a_forecast_does_not_count_on_a_kernel_that_this_torch_has_for_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norms, "GRADIENT", "_an_operator_of_later_versions")
+    fused = fuse_half_norms(norm())
+    with pretending("cuda"), trials.assumed() as names:
+        assert norms._added(fused, torch.randn(4, WIDTH).bfloat16()) is None
+    assert not names
+
+
 def test_a_formula_that_rounds_at_the_end_is_the_same() -> None:
     x, fused = torch.randn(4, WIDTH).bfloat16(), fuse_half_norms(norm(Olmo2RMSNorm))
     assert torch.equal(fused(x), norm(Olmo2RMSNorm)(x))
