@@ -37,6 +37,7 @@ from rlhf_plugins.errors import DataError, PluginError, RunError
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.trainers.arguments import prepare
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
+from rlhf_plugins.trainers.given_rows import Rows
 from rlhf_plugins.trainers.online.learning import LearnsInParts, recovering
 from rlhf_plugins.trainers.online.metrics import Updates, note_completions, of_conversations, spread, take_logged
 from rlhf_plugins.trainers.online.rewards import ForTRL, OneReward, RewardFunctions, columns_of, name_of
@@ -88,7 +89,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
 
     def __init__(self, *given: Any, **named: Any) -> None:
         theirs, own = sorted_out(trl.GRPOTrainer, OnlineOptions, given, named)
-        check(own, theirs)
+        check(own, theirs := Rows(("prompt",)).checked(theirs))
         asked = None
         if own.reward is not None:
             asked = ForTRL(handle_of(own.reward), name_of(own.reward), lambda: self._prompt_ids)

@@ -24,7 +24,7 @@ from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.preference.batch import OF_PAIRS, Collator, separate, with_room
 from rlhf_plugins.trainers.preference.metrics import Means, label_sums, pair_sums, token_sums
 from rlhf_plugins.trainers.preference.reference import ReadsReference, pair_sums_of
-from rlhf_plugins.trainers.preference.way import PreferenceOptions, check, loss_of, obstacle_of
+from rlhf_plugins.trainers.preference.way import PreferenceOptions, check, loss_of, obstacle_of, read_by
 from rlhf_plugins.trainers.steps.mates import with_mates
 from rlhf_plugins.trainers.steps.micro_batches import (
     MICRO_BATCHES,
@@ -63,7 +63,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         self._means, self._tokens, self._reads_ours = Means(), 0, own.loss is not None
         self.reference_cache = None if own.reference_cache is None else Path(own.reference_cache)
         self._reference_identity, self._reference_tokens = own.reference_identity or "", own.tokens_per_batch
-        super().__init__(**arguments)
+        super().__init__(**read_by(own).checked(arguments))
         loss = own.loss or loss_of(self.args)
         self.obstacle, self.settled = obstacle_of(self, arguments, loss), True
         hand_options_on(self)

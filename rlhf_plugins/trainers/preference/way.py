@@ -14,6 +14,8 @@ from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import unusual_launch
+from rlhf_plugins.trainers.given_rows import Rows
+from rlhf_plugins.trainers.preference.batch import OF_PAIRS, REFERENCE
 
 logger = logging.getLogger(__name__)
 READ_BY = {  # fields of DPOConfig that few of TRL's losses read
@@ -31,6 +33,11 @@ class PreferenceOptions:
     tokens_per_batch: int | None = TOKENS_PER_BATCH  # most in memory at once, padding included; None is no limit
     reference_cache: str | PathLike[str] | None = None  # a file that keeps the reference's log-probabilities
     reference_identity: str | None = None  # of the reference's weights, under which it keeps them; None hashes them
+
+
+def read_by(own: PreferenceOptions) -> Rows:
+    """What a training with these options reads of its rows."""
+    return Rows(numbers=OF_PAIRS if own.loss is not None else (), features=REFERENCE)
 
 
 def check(own: PreferenceOptions, given: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
+from rlhf_plugins.trainers.given_rows import Rows, columns_read
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,13 @@ class RewardOptions:
     tokens_per_batch: int | None = None  # most tokens in memory at once, padding included
     head_learning_rate: float | None = None  # of head and pooling; None is the trainer's
     features: Tensor | None = None  # of every response in the rows' order, (responses, width): the trunk is frozen
+
+
+def read_by(own: RewardOptions, model: Any) -> Rows:
+    """What a training with these options reads of its rows."""
+    ours = ("weight", "probability") if own.loss is not None else ()
+    difficulty = ("difficulty",) if own.sampler is not None else ()
+    return Rows(numbers=("margin", *ours, *difficulty), features=columns_read(own.loss, own.head, model))
 
 
 def refuse_at_odds(theirs: Mapping[str, Any], own: RewardOptions) -> None:

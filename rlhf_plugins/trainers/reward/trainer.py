@@ -31,7 +31,7 @@ from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepare
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.reward.classifier import install, obstacle_of, saving_head, scored_by
-from rlhf_plugins.trainers.reward.options import RewardOptions, refuse_at_odds
+from rlhf_plugins.trainers.reward.options import RewardOptions, read_by, refuse_at_odds
 from rlhf_plugins.trainers.reward.pairs import COLUMNS, ROW, Fitting, Pairs, columns_of, examples, refuse_unread
 from rlhf_plugins.trainers.steps.draws import Draws
 from rlhf_plugins.trainers.steps.mates import with_mates
@@ -66,6 +66,7 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         for name in ("train_dataset", "eval_dataset"):
             if isinstance(theirs.get(name), RankedRows):
                 theirs[name] = theirs[name].dataset
+        theirs = read_by(own, theirs.get("model")).checked(theirs)
         self._draws: Draws | None = None
         self._repeats: Tensor | None = None
         self._parts: list[Scored] = []  # of the parts of the batch so far
