@@ -10,9 +10,8 @@ import importlib
 import os
 import pkgutil
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
@@ -23,11 +22,12 @@ from types import ModuleType
 
 from rlhf_plugins.contract.hookspecs import API_VERSION
 from rlhf_plugins.errors import PluginError, nearest
+from rlhf_plugins.registry.import_time import watched
 
 DISTRIBUTION = "rlhf-plugins"
 OWN_FILE = "file"  # the distribution of a plugin that a recipe names by its file
 DECLARED = "rlhf_plugins_api"  # the name in which a plugin may declare its API version
-SLOW = 10  # seconds of an import after which it is named
+SLOW = 10  # seconds of an import, without those of libraries of ours, after which it is named
 DISABLED = "RLHF_PLUGINS_DISABLED"  # names with commas between them, beside those of the file
 
 
@@ -174,18 +174,13 @@ def _readable_entries(group: str) -> Iterator[EntryPoint]:
 
 @contextmanager
 def _watched(plugin: Plugin) -> Iterator[None]:
-    """For an import: what it prints is no output of a command, and one that takes long is named."""
-    said = f"plugin {plugin} has been importing for {SLOW} s"
-    if plugin.distribution != DISTRIBUTION:  # one of ours waits for a busy machine
-        said += f"; `rlhf plugins disable {plugin.name}` leaves it out"
-    timer = threading.Timer(SLOW, lambda: print(said, file=sys.stderr, flush=True))
-    timer.daemon = True
-    timer.start()
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        timer.cancel()
+    """For an import: what it prints is no output of a command, and one of a guest's that takes long is named."""
+    said = f"plugin {plugin} has been importing for {SLOW} s, without {DISTRIBUTION} and the libraries that it requires"
+    said += f"; `rlhf plugins disable {plugin.name}` leaves it out"
+    ours = plugin.distribution == DISTRIBUTION  # which waits for a busy machine
+    watching = nullcontext() if ours else watched(SLOW, lambda: print(said, file=sys.stderr, flush=True))
+    with watching, redirect_stdout(sys.stderr):
+        yield
 
 
 def _installed(entry: EntryPoint) -> Found:
