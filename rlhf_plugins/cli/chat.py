@@ -46,11 +46,13 @@ def chat(
     seed: Seed = 0,
 ) -> None:
     """Talk to a policy, or to two at once; /help lists what can be done. Lines may come from a pipe."""
-    from rlhf_plugins.engine.sampling import Decoding
-    from rlhf_plugins.saved.conversation import Conversation, judge_of, reader_of, text_ending
     from rlhf_plugins.saved.made import made
 
-    found = [made(words, "policies") for words in (model, beside) if words]
+    found = [made(words, "policies") for words in (model, beside) if words]  # before the imports that take seconds
+
+    from rlhf_plugins.engine.sampling import Decoding
+    from rlhf_plugins.saved.conversation import Conversation, judge_of, reader_of, text_ending
+
     judge = judge_of(found[0], reward)
     opened = [(one.label, one.policy()) for one in found]
     ending, notes = text_ending(found, opened[0][1].tokenizer.chat_template is not None)

@@ -44,11 +44,12 @@ def export(
     A reward model becomes one for AutoModelForSequenceClassification, merged, to be opened after
     `import rlhf_plugins.auto`, or with --stock without it.
     """
-    from rlhf_plugins.saved.interchange import export_reward_model
     from rlhf_plugins.saved.made import made
 
     found = made(model)
     if found.part == "rewards":
+        from rlhf_plugins.saved.interchange import export_reward_model
+
         for line in export_reward_model(model, out, stock, dtype, tolerance):
             echo(line, err=True)
     else:

@@ -35,12 +35,13 @@ def load_reward_model(
         RunError: the folder holds neither, a part of it is missing, or it cannot be quantized.
         PluginError: a plugin that it was made with is missing; for one of another version there is a warning.
     """
+    place = _place(folder, "rewards")  # before the imports below, which take many seconds
+
     from rlhf_plugins.engine.precision import known_quantization
     from rlhf_plugins.reward_models.opening import open_reward
 
     if quantization is not None:
         known_quantization(quantization)
-    place = _place(folder, "rewards")
     return open_reward(place, opener(place), trust_remote_code, quantization=quantization)
 
 
@@ -55,9 +56,10 @@ def load_policy(folder: str | Path, trainable: bool = False, trust_remote_code: 
     Raises:
         RunError: the folder holds no policy, or it does not load.
     """
+    place = _place(folder, "policies")  # before the import below, which takes many seconds
+
     from rlhf_plugins.engine.policy import open_policy, saved_base
 
-    place = _place(folder, "policies")
     return open_policy(place, saved_base(place, trust_remote_code), trainable)
 
 
@@ -73,9 +75,10 @@ def load_reward_function(folder: str | Path, trust_remote_code: bool = False) ->
         RunError: the folder holds neither, or a part of it is missing.
         PluginError: a plugin that it was made with is missing; for one of another version there is a warning.
     """
+    path = _place(folder, "rewards")
+
     from rlhf_plugins.reward_models.opening import columns_read
 
-    path = _place(folder, "rewards")
     model = load_reward_model(path, trust_remote_code)
     reads = columns_read(model)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +57,14 @@ def test_scripts_take_references_too(run: RunFolder) -> None:
     assert load_reward_function(run.path).__name__ == "03-judge"
     with pytest.raises(RunError, match="#base: is not saved as a model in a folder"):
         load_policy(f"{run.path}#base")
+
+
+@pytest.mark.parametrize("name", ["load_policy", "load_reward_model", "load_reward_function"])
+def test_a_folder_that_is_not_there_is_named_before_anything_heavy_is_imported(name: str, tmp_path: Path) -> None:
+    code = f"import sys\nfrom rlhf_plugins import RlhfError, {name}\ntry:\n {name}('nope')\nexcept RlhfError as e:\n"
+    code += " print(e, {'torch', 'transformers', 'peft', 'datasets'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.endswith("there is no such folder (known: none) set()\n")
 
 
 def test_another_base_in_its_place_is_refused(tmp_path: Path) -> None:

@@ -121,6 +121,25 @@ def test_a_malformed_request_is_one_sentence(serve: Serve, body: Any, words: str
     assert words in answer.json()["error"]
 
 
+ASKED = [{"role": "user", "content": "who"}]
+UNREAD = [
+    ([ASKED, [{"content": "who"}]], ["ant", "ant"], "prompts[1]: every message of it needs a text `role` and"),
+    ([ASKED, [{"role": "user"}]], ["ant", "ant"], "prompts[1]: every message of it needs a text `role` and"),
+    ([[{"role": "usr", "content": "who"}]], ["ant"], "prompts[0]: it has a message of the role 'usr' (did you mean"),
+    ([ASKED] * 2, ["ant", [{"role": "assistant"}]], "responses[1]: every message of it needs a text `role` and"),
+    (["who", "who"], ["ant", ASKED], "responses[1]: a prompt and its response must both be text or both be messages"),
+]
+
+
+@pytest.mark.parametrize(("prompts", "responses", "words"), UNREAD)
+def test_a_message_without_a_role_or_a_content_is_refused_by_its_row(
+    model: Any, serve: Serve, prompts: list[Any], responses: list[Any], words: str
+) -> None:
+    answer = post(serve(scorer(model)), {"prompts": prompts, "responses": responses})
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(words)
+
+
 def test_every_request_needs_the_token(serve: Serve) -> None:
     url = serve(lengths)
     assert post(url, {"prompts": ["p"], "responses": ["a"]}, token="x").status_code == 401

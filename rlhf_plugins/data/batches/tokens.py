@@ -134,16 +134,29 @@ def encoded(prompts: Sequence[Text | Group], responses: Sequence[Text], encoder:
     """One response to each prompt; a group in its place brings its columns, and a text answers messages.
 
     Raises:
-        DataError: as `samples_of` does, where their numbers differ, and where messages answer a text.
+        DataError: as `samples_of` does, where their numbers differ, where messages answer a text, and where a message
+            has no text or a role that no template knows.
     """
     if len(prompts) != len(responses):
         raise DataError(f"{len(responses)} responses for {len(prompts)} prompts")
     asked = [each if isinstance(each, Group) else Group(each) for each in prompts]
-    for group, response in zip(asked, responses, strict=True):
-        if isinstance(group.prompt, str) and not isinstance(response, str):
-            raise DataError("a prompt and its response must both be text or both be messages")
-    answers = [as_response(g.prompt, r) for g, r in zip(asked, responses, strict=True)]
-    return samples_of((Group(g.prompt, (r,), columns=g.columns) for g, r in zip(asked, answers, strict=True)), encoder)
+    pairs = enumerate(zip(asked, responses, strict=True))
+    return samples_of((_answered(number, *pair) for number, pair in pairs), encoder)
+
+
+def _answered(number: int, asked: Group, response: Text) -> Group:
+    """The group with one response, and its messages as those of a data set are read."""
+    if isinstance(asked.prompt, str) and not isinstance(response, str):
+        raise DataError(f"responses[{number}]: a prompt and its response must both be text or both be messages")
+    prompt = _read_messages(f"prompts[{number}]", asked.prompt)
+    answer = _read_messages(f"responses[{number}]", as_response(prompt, response))
+    return Group(prompt, (answer,), columns=asked.columns)
+
+
+def _read_messages(where: str, text: Text) -> Text:
+    from rlhf_plugins.data.messages import messages
+
+    return text if isinstance(text, str) else messages(where, "it", text)
 
 
 def cut_responses(samples: Samples, longest: int) -> Samples:
