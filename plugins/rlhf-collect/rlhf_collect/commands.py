@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,9 @@ import typer
 from rlhf_plugins import DataError, hookimpl
 
 if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from rlhf_collect.kinds.base import Kind
     from rlhf_collect.store.rows import Asked
     from rlhf_collect.study import Study
 
@@ -22,31 +23,36 @@ collect = typer.Typer(
 )
 Folder = Annotated[Path, typer.Argument(metavar="STUDY", help="The folder of the study.")]
 Rows = Annotated[list[Path], typer.Option("--prompts", help="A JSON lines file with prompts and responses.")]
+NewRows = Annotated[list[Path] | None, typer.Option("--prompts", help="A JSON lines file with prompts and responses.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
 
 
 @collect.command()
 def new(
     study: Folder,
-    prompts: Rows,
+    prompts: NewRows = None,
     policy: Annotated[list[str] | None, typer.Option(help="RUN#STAGE or a folder: adds an answer to each.")] = None,
     kind: Annotated[str, typer.Option(help="What people are asked: pair, ranking or rating.")] = "pair",
     dimension: Annotated[list[str] | None, typer.Option(help="Of ratings; may be given several times.")] = None,
     votes: Annotated[int, typer.Option(help="People who judge an item.")] = 3,
     guidelines: Annotated[Path | None, typer.Option(help="A Markdown file.")] = None,
 ) -> None:
-    """Make a study of prompts with their answers."""
+    """Make a study of prompts with their answers; without --prompts one that a training or `add` fills."""
+    from rlhf_collect.kinds.every import kind_of
     from rlhf_collect.settings import Settings
-    from rlhf_collect.study import GUIDELINES, new_study
+    from rlhf_collect.study import GUIDELINES, new_study, refuse_held
 
+    if policy and not prompts:
+        raise DataError("--policy answers the prompts of --prompts FILE: give one")
     text = guidelines.read_text(encoding="utf-8") if guidelines else GUIDELINES
     settings = Settings(kind, tuple(dimension or ()), votes, max(votes, Settings.most_votes))
+    asked = kind_of(settings.kind, settings.dimensions)
+    refuse_held(study)
+    unread: Counter[str] = Counter()
+    rows = _read(prompts, asked, unread, policy or []) if prompts else []
     made = new_study(study, settings, text)
-    try:
-        _add(made, prompts, policy or [])
-    except DataError as error:
-        again = f"{study} is made, without rows; then: rlhf collect add {study} --prompts FILE"
-        raise DataError(f"{error}; {again}") from error
+    if rows:
+        _add(made, rows, unread)
     typer.echo(f"next: rlhf collect serve {study}")
 
 
@@ -61,8 +67,6 @@ def answer(
     longest: Annotated[int, typer.Option(min=1, help="Tokens of a response.")] = 128,
 ) -> None:
     """Have policies answer prompts, for `new` and `add`; every response keeps who gave it and how."""
-    from collections import Counter
-
     from rlhf_collect.generate import Plan, answered
     from rlhf_collect.store.rows import read_rows, write_rows
 
@@ -77,7 +81,8 @@ def add(study: Folder, prompts: Rows) -> None:
     """Add rows to a study; what it has already is left as it is."""
     from rlhf_collect.study import open_study
 
-    _add(open_study(study), prompts)
+    opened, unread = open_study(study), Counter[str]()
+    _add(opened, _read(prompts, opened.kind, unread), unread)
 
 
 @collect.command()
@@ -232,17 +237,24 @@ def demo(
         _serve(made, port)
 
 
-def _add(study: Study, files: list[Path], policies: list[str] | None = None) -> None:
-    from collections import Counter
-
+def _read(files: list[Path], kind: Kind, unread: Counter[str], policies: Sequence[str] = ()) -> list[Asked]:
+    """The rows of the files, with an answer of each policy. Raises DataError where people can judge none of them."""
+    from rlhf_collect.store.content import usable
     from rlhf_collect.store.rows import read_rows
 
-    unread: Counter[str] = Counter()
-    rows: Iterable[Asked] = (row for file in files for row in read_rows(file, unread))
+    found: Iterable[Asked] = (row for file in files for row in read_rows(file, unread))
     if policies:
         from rlhf_collect.generate import Plan, answered
 
-        rows = answered(rows, Plan(tuple(policies)), unread)
+        found = answered(found, Plan(tuple(policies)), unread)
+    rows, left_out = list(found), Counter[str]()
+    if not list(usable(rows, kind, left_out)):
+        named = ", ".join(map(str, files))
+        raise DataError(f"{named}: no row that people can judge{_counted(+(unread + left_out))}")
+    return rows
+
+
+def _add(study: Study, rows: list[Asked], unread: Counter[str]) -> None:
     added, left_out = study.add(rows)
     purposes = ", ".join(f"{count} {name}" for name, count in sorted(added.items())) or "nothing"
     typer.echo(f"{study.folder}: added items: {purposes}{_counted(unread + left_out)}")

@@ -59,7 +59,7 @@ def make(study: Study, parameters: Parameters) -> Release:
     """The next release, of all that was said until now, without persons that are paused now.
 
     Raises:
-        DataError: the aggregation is one of pairs, and the study of another kind.
+        DataError: the aggregation is one of pairs, and the study of another kind; nothing was judged.
     """
     if parameters.aggregate == "dawid_skene" and study.kind.name != "pair":
         raise DataError(f"dawid_skene finds the labels of pairs; a {study.kind.name} is made of all votes alike")
@@ -70,6 +70,8 @@ def make(study: Study, parameters: Parameters) -> Release:
         record = asdict(parameters) | {"without": list(without)}
         until, number = judged.watermark(connection), last.number + 1 if last else 1
         made = _build(connection, study, number, until, record)
+        if not made.rows and not made.left_out:
+            raise DataError(f"{study.folder}: nobody has judged an item, so that no release is made")
         values = {"number": number, "watermark": until, "parameters": record, "digest": made.digest}
         connection.execute(insert(tables.release).values(**values, at=study.now()))
         chain.append(connection, study.now(), "released", values)

@@ -70,8 +70,7 @@ def new_study(folder: Path, settings: Settings, guidelines: str = GUIDELINES) ->
         DataError: there is a study already, or the database cannot be used.
     """
     kind_of(settings.kind, settings.dimensions)
-    if (folder / FILE).exists():
-        raise DataError(f"{folder}: holds a study already")
+    refuse_held(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _kept(folder).touch()
     _kept(folder).chmod(0o600)  # it names people, or holds a password
@@ -83,6 +82,12 @@ def new_study(folder: Path, settings: Settings, guidelines: str = GUIDELINES) ->
         chain.append(connection, study.now(), "made", settings.record())
     study.guide(guidelines)
     return study
+
+
+def refuse_held(folder: Path) -> None:
+    """Raises DataError where the folder holds a study's file already."""
+    if (folder / FILE).exists():
+        raise DataError(f"{folder}: holds a study already")
 
 
 def open_study(folder: Path) -> Study:

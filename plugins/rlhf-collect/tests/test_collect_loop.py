@@ -94,14 +94,42 @@ def test_the_commands_make_a_study_report_it_and_export_it(tmp_path: Path) -> No
     assert rows_of(tmp_path / "study/releases/1/train.jsonl")
 
 
-def test_a_study_whose_rows_cannot_be_read_says_how_to_go_on(tmp_path: Path) -> None:
-    file, made = tmp_path / "rows.jsonl", str(tmp_path / "study")
-    file.write_text("{")
-    failed = CliRunner().invoke(collect, ["new", made, "--prompts", str(file)]).exception
-    assert "rows.jsonl:1: is not JSON" in str(failed)
-    assert f"rlhf collect add {made} --prompts FILE" in str(failed)
+NO_ROWS = [
+    ("{", "rows.jsonl:1: is not JSON"),
+    ("", "rows.jsonl: no row that people can judge"),
+    ('{"prompt": "p", "responses": ["a", "a"]}', "can judge; left out: 1 fewer than 2 different answers"),
+    ('{"prompt": " ", "responses": ["a", "b"]}', "can judge; left out: 1 without text"),
+    ('{"prompt": "p", "responses": ["a", "b"], "gold": "x"}', "rows.jsonl:1: gold "),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), NO_ROWS)
+def test_a_study_whose_rows_cannot_be_judged_is_not_made(tmp_path: Path, text: str, words: str) -> None:
+    file, made, run = tmp_path / "rows.jsonl", tmp_path / "study", CliRunner()
+    file.write_text(text)
+    asked = ["new", str(made), "--prompts", str(file)]
+    assert words in str(run.invoke(collect, asked).exception)
+    assert not made.exists()
     file.write_text(json.dumps({"prompt": "p", "responses": ["a", "b"]}))
-    assert "added items: 1 judged" in CliRunner().invoke(collect, ["add", made, "--prompts", str(file)]).output
+    assert "added items: 1 judged" in run.invoke(collect, asked).output
+    file.write_text(text)
+    assert words in str(run.invoke(collect, ["add", str(made), "--prompts", str(file)]).exception)
+
+
+def test_a_study_without_prompts_waits_for_those_of_a_training(tmp_path: Path) -> None:
+    made, run = str(tmp_path / "study"), CliRunner()
+    assert "--policy answers the prompts" in str(run.invoke(collect, ["new", made, "--policy", "p"]).exception)
+    assert run.invoke(collect, ["new", made]).output == f"next: rlhf collect serve {made}\n"
+    assert "holds a study already" in str(run.invoke(collect, ["new", made, "--prompts", "none.jsonl"]).exception)
+
+
+def test_no_release_is_made_where_nobody_judged(tmp_path: Path) -> None:
+    made, run = study(tmp_path, [pair(0)], votes=1), CliRunner()
+    failed = run.invoke(collect, ["export", str(made.folder)]).exception
+    assert str(failed) == f"{made.folder}: nobody has judged an item, so that no release is made"
+    assert (releases.newest(made), (made.folder / "releases").exists()) == (0, False)
+    Browser(made, "Ada").work(prefers_good)
+    assert "release 1: " in run.invoke(collect, ["export", str(made.folder)]).output
 
 
 def test_a_line_of_a_file_ends_at_a_newline_alone(tmp_path: Path) -> None:
@@ -138,7 +166,7 @@ def test_votes_are_compared_while_people_go_on(tmp_path: Path) -> None:
         assert CliRunner().invoke(collect, ["export", str(made.folder)]).exit_code == 0
         asked = [sys.executable, "-m", "rlhf_plugins.cli", "compare", str(made.folder / "releases")]
         said.append(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
-    assert "model-g: no difference from model-b is shown; it is preferred on 100% of 6 prompts" in said[0]
+    assert "model-g: no difference from model-b is shown; it is preferred on 100.0% of 6 prompts" in said[0]
     assert (
-        "model-g is better than model-b: it is preferred on 100% of 20 prompts, by all evidence of 2 looks" in said[1]
+        "model-g is better than model-b: it is preferred on 100.0% of 20 prompts, by all evidence of 2 looks" in said[1]
     )

@@ -45,30 +45,10 @@ class Content:
 
     def add(self, rows: Iterable[Asked]) -> None:
         """Every row's prompt, answers and items. Raises DataError where a known judgement cannot be read."""
-        usable = filter(self._usable, rows)
-        while chunk := list(islice(usable, CHUNK)):
+        found = usable(rows, self.kind, self.left_out)
+        while chunk := list(islice(found, CHUNK)):
             prompts = self._ids(tables.prompt, {digest(row.prompt): _prompt_of(row) for row in chunk})
             self._items(list(self._planned(chunk, prompts)))
-
-    def _usable(self, row: Asked) -> bool:
-        if not all(map(_whole, (row.prompt, row.domain, row.cluster, *(one.text for one in row.answers)))):
-            self.left_out["with half a character or NUL"] += 1
-            return False
-        different = len({one.text for one in row.answers})
-        for name, label in (("gold", row.known), ("verify", row.verify)):
-            if label is not None:
-                self._check(row.where, name, label, different)
-        self.left_out[f"fewer than {self.kind.least} different answers"] += different < self.kind.least
-        return different >= self.kind.least
-
-    def _check(self, where: str, name: str, label: Any, different: int) -> None:
-        """Raises DataError where a known judgement, or one to verify, is not of the row's answers."""
-        if different > self.kind.most:
-            raise DataError(f"{where}: {name} is of at most {self.kind.most} different responses, got {different}")
-        try:
-            self.kind.known(label, different)
-        except DataError as error:
-            raise DataError(f"{where}: {name} {error}") from error
 
     def _planned(self, chunk: Sequence[Asked], prompts: dict[str, int]) -> Iterator[Planned]:
         """Every pair of a row's answers, where a question has two; all of them together otherwise."""
@@ -130,6 +110,31 @@ class Content:
     def _write(self, table: Table, rows: list[Values]) -> None:
         if rows:
             self.connection.execute(insert(table), rows)
+
+
+def usable(rows: Iterable[Asked], kind: Kind, left_out: Counter[str]) -> Iterator[Asked]:
+    """The rows that people can judge; others are counted. Raises DataError where a known judgement cannot be read."""
+    for row in rows:
+        if not all(map(_whole, (row.prompt, row.domain, row.cluster, *(one.text for one in row.answers)))):
+            left_out["with half a character or NUL"] += 1
+            continue
+        different = len({one.text for one in row.answers})
+        for name, label in (("gold", row.known), ("verify", row.verify)):
+            if label is not None:
+                _check(row.where, kind, name, label, different)
+        left_out[f"fewer than {kind.least} different answers"] += different < kind.least
+        if different >= kind.least:
+            yield row
+
+
+def _check(where: str, kind: Kind, name: str, label: Any, different: int) -> None:
+    """Raises DataError where a known judgement, or one to verify, is not of the row's answers."""
+    if different > kind.most:
+        raise DataError(f"{where}: {name} is of at most {kind.most} different responses, got {different}")
+    try:
+        kind.known(label, different)
+    except DataError as error:
+        raise DataError(f"{where}: {name} {error}") from error
 
 
 def sides(answers: int, random: Random) -> list[int]:
