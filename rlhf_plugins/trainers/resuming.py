@@ -234,14 +234,19 @@ def set_random_state(state: State) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _parts(trainer: Any) -> Iterator[tuple[str, Any]]:
-    """What a trainer is made of and has a state of its own, by name."""
+def made_of(trainer: Any) -> dict[str, Any]:
+    """What a trainer is made of beside its model and may have a state of its own, by name."""
     named: Mapping[str, Any] = trainer.stateful() if hasattr(trainer, "stateful") else {}
     regularizers = getattr(trainer, "regularizers", {})
     every = {**named, **{f"regularizer {name}": each for name, each in regularizers.items()}}
     if hasattr(trainer, "monitors"):
         every["monitors"] = trainer.monitors
-    yield from ((name, part) for name, part in every.items() if has_state(part))
+    return every
+
+
+def _parts(trainer: Any) -> Iterator[tuple[str, Any]]:
+    """The parts that have a state."""
+    yield from ((name, part) for name, part in made_of(trainer).items() if has_state(part))
 
 
 def _watched(monitors: Any) -> State:

@@ -46,6 +46,20 @@ class OnlyAnswers(Reward):
 
 
 @dataclass(frozen=True)
+class Tiring(Reward):
+    """Gives less each time, by a count that no checkpoint holds."""
+
+    def build(self, run: Run) -> Callable[[Samples], Sequence[float]]:
+        asked = [0]
+
+        def score(samples: Samples) -> list[float]:
+            asked[0] += 1
+            return [len(text) / asked[0] for text in samples.responses]
+
+        return score
+
+
+@dataclass(frozen=True)
 class LeavesSilence(Environment):
     """Says nothing to an empty response, not even that the conversation ends."""
 

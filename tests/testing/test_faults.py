@@ -38,6 +38,7 @@ FAULTS = [
     ("preference_loss", loss.Noisy, "random_state", "another state of torch"),
     ("preference_loss", loss.Anything, "wrong_options_are_refused", "beta = 'no such value'"),
     ("preference_loss", loss.IllegalDefault, "defaults_are_legal", "beta = 0.0, its default"),
+    ("preference_loss", loss.Counted, "state_is_kept", "Add state_dict and load_state_dict to _Counting"),
     ("pooling", other.LastColumn, "padding_amount", "with more padding"),
     ("pooling", other.CountedFromLeft, "padding_side", "padded on the left"),
     ("pooling", other.NoToken, "finite", "a mask that marks no token"),
@@ -60,6 +61,7 @@ FAULTS = [
     ("metric", other.FirstHalf, "pairs_have_no_order", "forwards and backwards"),
     ("reward", run.Ranked, "rewards_stand_alone", "and each alone"),
     ("reward", run.OnlyAnswers, "one_reward_each", "4 rewards"),
+    ("reward", run.Tiring, "state_of_a_reward_is_kept", "the place of the function that Tiring.build returns"),
     ("policy_loss", other.TokenMean, "shape", "of shape (4,)"),
     ("kl_estimator", other.Centred, "batch_mates", "it follows the others' `log_ratio`"),
     ("kl", other.StrengthFixed, "options_are_read", "nothing depends on the option 'per_word'"),
@@ -117,7 +119,8 @@ def test_a_reward_that_refuses_every_run_is_not_said_to_hold() -> None:
             raise RunError("there is no server")
 
     subject = Subject.of(Unreached, "reward", {})
-    asked = ("one_reward_each", "rewards_stand_alone", "samples_are_unmutated", "rewards_repeat")
+    asked = {"one_reward_each", "rewards_stand_alone", "samples_are_unmutated", "rewards_repeat"}
+    asked.add("state_of_a_reward_is_kept")
     said = [str(outcome(subject, one)) for one in properties_of("reward") if one.name in asked]
     assert said == ["RunError: there is no server"] * len(asked)
 

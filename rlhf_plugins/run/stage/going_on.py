@@ -8,16 +8,18 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.guards import maker
+from rlhf_plugins.contract.unkept import Looks, unkept
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.packing import Tensors, pack, unpack
 from rlhf_plugins.engine.progress import line
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.run.files.checkpoints import Checkpoints, appended, best, read
 from rlhf_plugins.trainers import zero
 from rlhf_plugins.trainers.resuming import (
@@ -25,6 +27,7 @@ from rlhf_plugins.trainers.resuming import (
     Resumable,
     load_rest,
     load_weights,
+    made_of,
     outcome_of,
     own_random_state,
     set_random_state,
@@ -100,6 +103,7 @@ class Keeper:
 
     run: StageRun
     files: Checkpoints
+    looks: Looks = field(default_factory=Looks)
 
     @property
     def keeps(self) -> bool:
@@ -135,6 +139,7 @@ class Keeper:
         log.kept_at, log.kept_step = time.monotonic(), step
         if processes.index():  # the state of the others was gathered
             return
+        self._warn(trainer)
         tensors: Tensors = {}
         try:
             packed = {name: pack(value, tensors, _records(trainer)) for name, value in state.items()}
@@ -145,6 +150,15 @@ class Keeper:
             reason = error.strerror if isinstance(error, OSError) else f"its state holds {error}"
             logger.warning("step %d: no checkpoint was written: %s", step, reason)
         log.kept_at = time.monotonic()
+
+    def _warn(self, trainer: Any) -> None:
+        """Says what of a training's parts changes and is in no checkpoint, once each."""
+        for built in self.looks.changed(made_of(trainer)):
+            try:
+                plugin = f" (plugin {self.run.services.registry.find(type(maker(built))).plugin})"
+            except PluginError:
+                plugin = ""
+            logger.warning("%s%s; docs/plugins.md says how", unkept(built), plugin)
 
     def load(self, trainer: Any, found: Path) -> bool:
         """Takes a trainer and the run to a checkpoint. Returns whether the training is finished there."""

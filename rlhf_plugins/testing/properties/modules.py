@@ -8,8 +8,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from rlhf_plugins.contract.unkept import Looks, unkept
 from rlhf_plugins.testing import bench, records
+from rlhf_plugins.testing.bench import TENSOR_KINDS
 from rlhf_plugins.testing.conformance import holds_of
+from rlhf_plugins.testing.properties.tensors import answered
 from rlhf_plugins.testing.subject import Broken, Subject, acting, expect, raised, trained
 
 BUILDERS = ("pooling", "reward_head", "reward_loss")
@@ -103,3 +106,12 @@ def seed_decides_weights(subject: Subject) -> None:
         pairs = zip(one.state_dict().items(), other.state_dict().values(), strict=True)
         apart = [name for (name, weights), again in pairs if not torch.equal(weights, again)]
         expect(not apart, "build, twice from one seed", "equal weights", f"other numbers in {', '.join(apart)}")
+
+
+@holds_of(*TENSOR_KINDS)
+def state_is_kept(subject: Subject) -> None:
+    """What changes as it is called and has no `state_dict` is in no checkpoint: a killed run goes on as another one."""
+    acts, looks = subject.acting(), Looks()
+    for case, _ in (one for _ in range(2) for one in answered(subject, acts)):
+        for built in looks.changed(acts):
+            raise Broken(f"{case[0]}, again", "what it holds as it was, or a state_dict", unkept(built))

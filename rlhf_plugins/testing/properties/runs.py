@@ -13,6 +13,7 @@ from rlhf_plugins.contract.guards import unchecked
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.contract.unkept import Looks, unkept
 from rlhf_plugins.errors import ComponentError, PluginError, RlhfError
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.subject import Broken, Subject, Untried, expect, raised
@@ -126,6 +127,23 @@ def rewards_repeat(subject: Subject) -> None:
     said = _first(subject, "four responses, twice")
     again = _scores(subject, "four responses, twice", _samples())
     expect(said == again, "four responses, twice", str(said), str(again))
+
+
+@holds_of("reward")
+def state_of_a_reward_is_kept(subject: Subject) -> None:
+    """What changes as it scores and has no `state_dict` is in no checkpoint: a killed run goes on as another one."""
+    words = "four responses, three times by one built reward"
+    looks = Looks()
+    try:
+        acts = subject.made().build(run_with_reward())
+        for _ in range(3):
+            acts(_samples())
+            for built in looks.changed(acts):
+                raise Broken(words, "what it holds as it was, or a state_dict", unkept(built))
+    except Broken:
+        raise
+    except Exception as error:  # which other properties are about
+        raise Untried(raised(error)) from error
 
 
 @holds_of("stage")
