@@ -15,7 +15,7 @@ from rlhf_plugins.contract.workload import near
 
 OFFLINE, ONLINE = frozenset({"dpo", "ipo"}), frozenset({"ppo", "dpo_then_ppo"})
 SEEN_BY = {  # what the rules on noise and strength would like to see, and how data could show it
-    "agreement": "how often annotators agree: no pair was judged twice, and none has votes",
+    "agreement": "how often annotators agree: no pair was judged twice, and the format read no votes",
     "strength": "how strong preferences are: no margins and no ratings",
     "off_policy": "whether responses are the policy's own: it answered no prompts, or fewer than 10",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.stage.stage_run import Services, StageRun
 from rlhf_plugins.run.stage.starts import at
 
+logger = logging.getLogger(__name__)
 _OPEN: list[Hooks] = []  # of the sessions of this process
 
 
@@ -159,7 +161,10 @@ def _spec(data: Mapping[str, Any] | str | Path, registry: Registry) -> str | dic
 
 
 def recognised(file: str, registry: Registry, advice: str, split: str = "train") -> str:
-    """The one format that recognises the first row of a file. Raises DataError, with advice."""
+    """The one format that recognises the first row of a file. Raises DataError, with advice.
+
+    A line of the log names a pair's counted votes, as a study's release has them: `preference` does not read these.
+    """
     from rlhf_plugins.data.dropped import Dropped
     from rlhf_plugins.data.rows import read_rows
 
@@ -177,4 +182,8 @@ def recognised(file: str, registry: Registry, advice: str, split: str = "train")
             else f"; pairs with `{columns}` have the format preference"
         )
         raise DataError(f"{where}: {which}: {', '.join(fields)}; {advice} {nearest('', formats)}{pairs}")
+    if found == ["preference"] and isinstance(fields.get("votes"), Mapping):
+        unread = ", ".join(name for name in ("votes", "agreement") if name in fields)
+        own = "; of a study's release, `--format collected votes=apart` with the study's folder reads each vote"
+        logger.warning("%s: the format preference does not read %s%s", where, unread, own * ("collected" in formats))
     return found[0]

@@ -292,6 +292,18 @@ def test_where_padding_is_eos_the_last_token_is_scored(
     assert "padding is EOS" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["weight", "probability"])
+def test_a_column_that_trls_loss_does_not_read_is_named(
+    bases: Bases, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{**row, name: 0.75} for row in TEXTS]
+    weighed = [{**row, "weight": 0.75} for row in TEXTS]
+    script(RewardTrainer, bases(), tmp_path, weighed, loss=component("reward_loss", "weighted"))
+    assert "does not read the columns" not in caplog.text
+    script(RewardTrainer, bases(), tmp_path, rows)
+    assert caplog.text.count(f"does not read the columns ['{name}']: loss=component('reward_loss', NAME)") == 1
+
+
 def collate(rows: Rows) -> dict[str, torch.Tensor]:
     """A collator of a user's own."""
     return DataCollatorForPreference(pad_token_id=0)(rows)

@@ -73,6 +73,16 @@ def test_votes_are_kept_apart_for_losses_that_read_annotators(tmp_path: Path) ->
     assert [(c.better, c.margin, c.annotator) for c in data.train[0].comparisons] == [(0, 3.0, "p1"), (0, 5.0, "p2")]
 
 
+def test_a_file_of_a_release_says_which_format_reads_its_votes(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(0)], votes=1)
+    Browser(made, "Ada").work(prefers_good)
+    write(releases.make(made, releases.Parameters(test_fraction=0.0)), tmp_path)
+    asked = [sys.executable, "-m", "rlhf_plugins.cli", "data", "check", str(tmp_path / "train.jsonl")]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False).stderr
+    assert "train.jsonl:1: the format preference does not read votes, agreement; of a study's release" in said
+    assert "`--format collected votes=apart`" in said
+
+
 def test_a_release_stays_as_it_was_made(tmp_path: Path) -> None:
     made = study(tmp_path, [pair(n) for n in range(4)], votes=1)
     browser = Browser(made, "Ada")

@@ -129,6 +129,9 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
             return
         parts = [part for part in (own.loss, own.head, own.sampler) if part is not None]
         refuse_unread(parts, own.loss is None or own.loss.takes_probabilities, names)
+        if own.loss is None and (unread := [name for name in ("weight", "probability") if name in names]):
+            advice = "loss=component('reward_loss', NAME) reads them"
+            logger.warning("the loss of TRL's RewardTrainer does not read the columns %s: %s", unread, advice)
         self._signature_columns = [*COLUMNS, *self.data_collator.columns]
         if own.sampler is None and not self._scorer.bootstrap:
             return
