@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from rlhf_plugins.errors import PluginError, nearest
 
 if TYPE_CHECKING:
     from rlhf_plugins.testing import Subject
+    from rlhf_plugins.testing.conformance import Property
 
 FOUND = 1  # exit code
 
@@ -38,7 +40,7 @@ def check(
     failed = 0
     for subject in _subjects(name, kind, _read(options or ())):
         tried = properties_of(subject.kind, subject.registry)
-        outcomes = [said for one in tried if (said := outcome(subject, one))]
+        outcomes = [said for one in _announced(subject, tried) if (said := outcome(subject, one))]
         found = [one for one in outcomes if isinstance(one, Finding)]
         failed += len(found)
         echo(f"{subject}: {len(tried) - len(outcomes)} of {len(tried)} properties hold")
@@ -48,6 +50,19 @@ def check(
             echo(f"\n{finding}\n")
     if failed:
         raise typer.Exit(FOUND)
+
+
+def _announced(subject: Subject, tried: Sequence[Property]) -> Iterator[Property]:
+    """The properties in order; standard error says what the next ones are about, and how many."""
+    counts = Counter(map(_about, tried))
+    for one in tried:
+        if (about := _about(one)) in counts:
+            echo(f"{subject}: {about}, {counts.pop(about)} of {len(tried)} properties", err=True)
+        yield one
+
+
+def _about(one: Property) -> str:
+    return one.holds.__module__.rpartition(".")[2]
 
 
 def _subjects(name: str, kind: str | None, options: dict[str, Any]) -> Sequence[Subject]:
