@@ -84,8 +84,8 @@ class SelfImprove(Stage, makes={"policy", "data", "evaluation"}):
             if what not in made:
                 raise ValueError(f"stages: none of them makes {words}, such as ai_feedback and preference")
         for word in self.carry:
-            if not any(word in stage.carries for stage in self.stages):
-                raise ValueError(f"carry: none of the stages can go on with {word!r}")
+            if word not in carried(self.stages):
+                raise ValueError(f"carry: none of the stages can go on with {word!r} of the stage that makes its start")
 
     def missing(self) -> dict[str, str]:
         """A judge that cannot be read."""
@@ -105,6 +105,7 @@ class _Loop:
         self.rows: dict[str, list[Sequence[Group]]] = {}  # by the stage that made them, of each round, without replay
         self.rounds: list[Round] = []
         self.specs: dict[str, Any] = {START: spec_of_start(run)}
+        self.left: dict[str, frozenset[str]] = {}  # by policy: what of its training a stage may carry
         self.measured = {START: self.measure(START)}
         self.best = START
 
@@ -135,8 +136,8 @@ class _Loop:
         policy, data, new = start, self.data(number), list[Group]()
         for stage in options.stages:
             words = stage.carries & set(options.carry)
-            carry, trained = words if policy != START else (), stage.keeping(words)
-            name = f"r{number}-{stage.name}"
+            carry, name = words & self.left.get(policy, frozenset()), f"r{number}-{stage.name}"
+            trained = stage.keeping(words)
             part = self.run.train(trained, name=name, data=data, start=none_of(policy), carry=carry)
             if part.data is not None:
                 own = self.rows.setdefault(stage.name, [])
@@ -145,7 +146,7 @@ class _Loop:
                 data = self.data(number, options.replay.rows(own, self.run.seed + number))
             if part.policies:
                 policy = next(iter(part.policies))
-                self.specs[policy] = part.policies[policy]
+                self.specs[policy], self.left[policy] = part.policies[policy], stage.carries
         self.measured[policy] = measured = self.measure(policy)
         reason = self.reason(measured) if options.gates else ""
         self.audit(number, new)
@@ -200,6 +201,15 @@ class _Loop:
             gains = f"On the pairs that it was chosen by {gains}, which may be too high with several rounds."
         text = f"Chosen: {chosen}, by {self.held_out.name} on {len(self.held_out.prompts)} held-out prompts. {gains}"
         return Section("Self-improvement", text, [first, *(one.row() for one in self.rounds)])
+
+
+def carried(stages: Sequence[Stage]) -> frozenset[str]:
+    """What some stage of a round can take over from the stage that makes its start, in this round or the one before."""
+    before, found = next(stage for stage in reversed(stages) if "policy" in stage.makes), frozenset[str]()
+    for stage in stages:
+        found |= stage.carries & before.carries
+        before = stage if "policy" in stage.makes else before
+    return found
 
 
 def none_of(name: str) -> str | None:

@@ -17,6 +17,9 @@ FEEDBACK = {"stage": "ai_feedback", "constitution": "./c.yaml", "answers": 3, "g
 FEEDBACK |= {"sampling": {"max_new_tokens": 8, "exploration": 0.25}, "explorer": "base"}
 TRAINER = {"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3}
 PREFERENCE = {"stage": "preference", "trainer": TRAINER}
+SFT = {"stage": "sft", "trainer": TRAINER}
+ROLLOUT = {"max_completion_length": 4, "num_generations": 2, "per_device_train_batch_size": 4, "max_steps": 1}
+ONLINE = {"stage": "online", "reward": "gold", "trainer": ROLLOUT}
 CONSTITUTION = "principles: [{use: length_band, low: 6, high: 7}]"
 
 
@@ -80,6 +83,31 @@ def test_a_round_goes_on_with_the_optimizer_of_its_start(tmp_path: Path) -> None
 def test_what_no_stage_of_a_round_carries_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RlhfError, match="carry: none of the stages can go on with 'value'"):
         ran(recipe(tmp_path, carry=["value"]))
+
+
+def in_stages(folder: Path, *stages: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """The recipe with other trainings after its feedback."""
+    made = recipe(folder, **options)
+    (loop,) = made["stages"]
+    return {**made, "stages": [{**loop, "stages": [loop["stages"][0], *stages]}]}
+
+
+def test_what_the_stage_before_never_leaves_is_refused_before_anything_is_generated(tmp_path: Path) -> None:
+    """Each online training starts from a policy of `sft`, which has no KL and no critic, in every round."""
+    with pytest.raises(RlhfError, match="carry: none of the stages can go on with 'kl' of the stage that makes its"):
+        ran(in_stages(tmp_path, SFT, ONLINE, carry=["kl", "value"]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_goes_on_with_what_the_maker_of_its_start_can_leave(tmp_path: Path) -> None:
+    """`first` starts from `sft` and takes its optimizer alone; `second` takes optimizer and KL of `first`."""
+    online = [{**ONLINE, "name": name} for name in ("first", "second")]
+    record = ran(in_stages(tmp_path, SFT, *online, rounds=1, carry=["optimizer", "kl"]))
+    calls = {
+        name: json.loads((record.folder / f"01-self_improve/r0-{name}" / "call.json").read_text()).get("carry", [])
+        for name in ("sft", "first", "second")
+    }
+    assert calls == {"sft": [], "first": ["optimizer"], "second": ["kl", "optimizer"]}
 
 
 @pytest.mark.slow
