@@ -160,7 +160,7 @@ def _equal(rewards: Sequence[float]) -> str:
     if not len(rewards):
         return "the reward abstained on all"
     if len(set(rewards)) > 1:
-        return f"each of {len(rewards)} rewards is that of the responses to its prompt that it is compared with"
+        return f"none of {len(rewards)} rewards differs from those of the other responses to its prompt"
     return f"all {len(rewards)} rewards are {rewards[0]:.4g}"
 
 

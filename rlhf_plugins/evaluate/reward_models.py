@@ -182,7 +182,7 @@ def measure(scored: ScoredPairs, metrics: Sequence[Metric]) -> dict[str, Any]:
 def reliability(scored: ScoredPairs, bins: int = 5) -> list[dict[str, float]]:
     """Pairs by the probability that the model gives to the response it prefers, in equal-width bins of [1/2, 1].
 
-    Five are those of the metric `calibration`, which reads each pair both ways round in ten bins of [0, 1].
+    Where no pair ties, five are the ten of [0, 1] into which the metric `calibration` puts each pair both ways round.
     """
     p, right = expit(np.abs(scored.chosen - scored.rejected)), larger(scored.chosen, scored.rejected)
     if (likely := scored.probability) is not None:

@@ -18,7 +18,7 @@ def answer(report: Report) -> str:
     if wrong := faults(report):
         return f"{names}? This run cannot say: its judge cannot be trusted, since {'; '.join(wrong)}."
     if not (better := _better(report, found)):
-        if alike := [name for name, verdict in found.items() if verdict.word == "better"]:
+        if alike := [name for name, verdict in found.items() if verdict.word in ("better", "hardly differs")]:
             kept = report.reference or "the reference"
             return (
                 f"{names}? Keep {kept}: at a KL below {NEAR} nats, {_and(alike)} can hardly be distinguished from it, "

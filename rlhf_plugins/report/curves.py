@@ -44,7 +44,7 @@ def reliability(models: Mapping[str, RewardModelReport]) -> Plot | None:
 
     values = "; ".join(f"{_of(name, binned)}{_in_words(bins)}" for name, bins in binned.items())
     title = "Reliability of the reward model" + "s" * (len(binned) > 1)
-    caption = "On the dashed line the model is calibrated; below it the model is overconfident. MCE is the largest gap."
+    caption = "On the dashed line the model is calibrated; below it the model is overconfident."
     size = (WIDTH if columns == 1 else WIDTH * columns / 2, (3.6 if columns == 1 else 2.9) * rows)
     return Plot(title, caption, svg("plot-reliability", f"{title}: {values}.", size, draw))
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rlhf_plugins.report.schema import Interval, PolicyReport, Report
 from rlhf_plugins.report.table import verbatim
-from rlhf_plugins.report.verdict import faults, over, shown
+from rlhf_plugins.report.verdict import NEAR, faults, over, verdicts
 from rlhf_plugins.report.words import FEWEST, NONE, number, share
 
 Groups = Mapping[str, Sequence[Report]]  # by setting: the reports of its seeds
@@ -28,9 +28,14 @@ class Row:
     score: Interval
     gain: Interval | None  # over its start
     kl: Interval | None
-    better: int  # seeds in which its own interval over prompts is above 0, by a judge without faults
+    better: int  # seeds in which its verdict is that it is better than its start
     prompts: int = 0  # of the seed with the fewest
     faults: tuple[str, ...] = ()  # why the judge of one of the seeds cannot be trusted
+
+    @property
+    def near(self) -> bool:
+        """Whether its responses hardly differ from the reference's, in the mean of the seeds."""
+        return self.kl is not None and self.kl.mean is not None and self.kl.mean < NEAR
 
     @property
     def name(self) -> str:
@@ -98,9 +103,9 @@ def _rows(setting: str, reports: Sequence[Report]) -> Iterator[Row]:
         if not scores:
             continue
         line = any(policy.line for policy in policies)
-        gains = [] if line else [(gain, policy.n) for policy in policies if (gain := policy.start_gain or policy.gain)]
+        gains = [] if line else [gain for policy in policies if (gain := policy.start_gain or policy.gain)]
         wrong = tuple(dict.fromkeys(fault for report in reports for fault in faults(report)))
-        means = [gain.mean for gain, _ in gains if gain.mean is not None]
+        means = [gain.mean for gain in gains if gain.mean is not None]
         yield Row(
             setting,
             name,
@@ -108,10 +113,15 @@ def _rows(setting: str, reports: Sequence[Report]) -> Iterator[Row]:
             over_seeds(scores),
             over_seeds(means) if means else None,
             _kl(policies),
-            0 if wrong else sum(shown(gain, n) == "better" for gain, n in gains),
+            0 if wrong or line else _times_better(name, reports),
             min(policy.n for policy in policies),
             wrong,
         )
+
+
+def _times_better(name: str, reports: Sequence[Report]) -> int:
+    found = [verdicts(report).get(name) for report in reports]
+    return sum(verdict is not None and verdict.word == "better" for verdict in found)
 
 
 def _kl(policies: Sequence[PolicyReport]) -> Interval | None:
@@ -127,6 +137,8 @@ def _sentence(row: Row) -> str:
         return f"{said}; the judge cannot be trusted here, since {row.faults[0]}."
     if row.prompts < FEWEST:
         return f"{said}; it cannot be judged on {row.prompts} prompts."
+    if row.near:
+        return f"{said}; at a KL below {NEAR} nats it hardly differs from the reference."
     if row.gain.low is None or row.gain.high is None:
         alone = "one training has" if row.seeds == 1 else "seeds that agree give"
         return f"{said}; {alone} no interval over seeds."
@@ -141,7 +153,7 @@ def _take(found: Sequence[Row]) -> list[str]:
         return []
     if any(row.faults for row in found):
         return ["Which to take cannot be said: the judge cannot be trusted."]
-    judged = [row for row in found if row.prompts >= FEWEST]
+    judged = [row for row in found if row.prompts >= FEWEST and not row.near]
     better = [row for row in judged if row.gain and row.gain.low is not None and row.gain.low > 0]
     if not better:
         return ["None is shown to be better than its start over the seeds."]

@@ -10,7 +10,7 @@ from typing import Literal
 from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report, RewardModelReport
 from rlhf_plugins.report.words import FEW, FEWEST, called, number, share
 
-Word = Literal["better", "not shown", "worse", "not judged", "judge not trusted"]
+Word = Literal["better", "not shown", "worse", "hardly differs", "not judged", "judge not trusted"]
 NEAR = 0.1  # nats a response below which two policies can hardly be distinguished
 _LONGER, _BY_LENGTH = 1.5, 0.3  # times as long, and the correlation of scores with length, that together are suspect
 _CUT = 0.05  # the share of cut responses above which the scores are those of beginnings
@@ -86,7 +86,8 @@ def _verdict(report: Report, name: str) -> Verdict:
         sentence = f"{name} cannot be judged on {policy.n} prompts: {numbers}."
         return Verdict(name, word, sentence, _caveats(report, name))
     if near(policy) and policy.start_gain is None:  # whose start is what its KL is measured to
-        return Verdict(name, word, f"{name} hardly differs from {start}: {numbers}.", _caveats(report, name))
+        sentence = f"{name} hardly differs from {start}: {numbers}."
+        return Verdict(name, "hardly differs", sentence, _caveats(report, name))
     said = {"better": "is better than", "worse": "is worse than"}.get(word, "is not shown to be better than")
     return Verdict(
         name, word, f"{name} {said} {start}: {numbers}{_enough(word, gain, policy.n)}.", _caveats(report, name)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SHOWN = 8  # prompts whose responses the report shows side by side
-OTHERS = 1_000_003  # from the seed of the responses that policies are compared by to that of the reference's others
+OTHERS = 1_000_003  # added to the seed for best-of-n and the ceiling
 NOTHING = (
     "evaluate: there is nothing to judge by: no reward model of an earlier stage, no gold reward, and no held-out "
     "answer; give it `reward:` or `judge:`"

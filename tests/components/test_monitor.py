@@ -88,7 +88,7 @@ def test_equal_rewards_stop_after_some_rollouts_in_a_row() -> None:
 def test_rewards_that_equal_those_of_other_responses_to_their_prompts_stop_too() -> None:
     equal = step({"shaped_reward": [2.0, 1.0, 1.0]}, equal_rewards=1.0)
     found = str(watch("equal_rewards", limit=0)(equal))
-    assert "each of 3 rewards is that of the responses to its prompt that it is compared with, for 1" in found
+    assert "none of 3 rewards differs from those of the other responses to its prompt, for 1" in found
 
 
 def test_a_reward_that_abstains_on_everything_stops() -> None:

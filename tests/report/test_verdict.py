@@ -76,6 +76,7 @@ def test_a_policy_at_a_kl_near_0_is_not_called_better(fields: dict[str, Any], lo
     found = _verdict(fields, n=256, kl=0.04, gain=_between(low, 0.5))
     assert found.sentence.startswith("ppo hardly differs from sft: ")
     assert "KL to sft of 0.04" in found.sentence
+    assert found.word == "hardly differs"
     assert found.caveats == ()
 
 

@@ -107,10 +107,27 @@ def test_scores_that_differ_between_prompts_alone_are_a_signal_to_what_compares_
 ) -> None:
     """Prompt i's three responses are all paid i: within a prompt nothing is better than the rest."""
     score = lambda samples: [float(i) for i in range(4) for _ in range(3)]  # noqa: E731
-    found = trainer(bases(), tmp_path, objective(score, advantage=advantage, **FREE))
+    found = trainer(bases(), tmp_path, objective(score, advantage=advantage, entropy_coef=0.0, **FREE))
     rollout = rolled_out(found, [row["prompt"] for row in prompts(4) for _ in range(3)])
     assert rollout.advantages.any().item() is not equal
     assert rollout.equal_rewards is equal
+
+
+@pytest.mark.parametrize(
+    "pull",
+    [
+        {"kl": {"use": "in_reward", "coef": 0.05}, "entropy_coef": 0.0},
+        {"kl": {"use": "in_loss", "coef": 0.05, "estimator": "k3"}, "entropy_coef": 0.0},
+        {"entropy_coef": 0.01},
+    ],
+    ids=["kl in the reward", "kl in the loss", "entropy"],
+)
+def test_a_kl_or_a_bonus_still_acts_where_rewards_are_equal_within_each_prompt(
+    bases: Bases, tmp_path: Path, pull: dict[str, Any]
+) -> None:
+    score = lambda samples: [float(i) for i in range(4) for _ in range(3)]  # noqa: E731
+    found = trainer(bases(), tmp_path, objective(score, advantage="rloo", **(FREE | pull)))
+    assert not rolled_out(found, [row["prompt"] for row in prompts(4) for _ in range(3)]).equal_rewards
 
 
 def test_padding_changes_nothing(bases: Bases, tmp_path: Path) -> None:

@@ -128,6 +128,13 @@ class Objective:
     correction: Correction | None = None  # for another sampler than the policy
     alike: bool = False  # tokens weigh alike in all minibatches of a rollout: 1 / their mean number in a minibatch
 
+    @property
+    def compares_groups_alone(self) -> bool:
+        """Whether nothing but differences between the scores of responses to one prompt moves the policy."""
+        pulls = self.kl is not None and self.kl.coef != 0
+        grouped = self.advantage.min_group > 1 and not self.advantage.uses_batch_mates
+        return grouped and not pulls and not self.entropy_coef
+
 
 def no_conversations(advantage: Advantage | None, use_vllm: bool) -> str:
     """Why rollouts cannot be conversations, in words that follow `environment`; empty where they can."""

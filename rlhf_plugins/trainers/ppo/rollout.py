@@ -53,7 +53,7 @@ class Scored:
     rewards: ResponseRewards
     group: Tensor  # (B,) equal for responses to one prompt
     baseline: Tensor | None  # (B,) scores of greedy responses
-    within_groups: bool  # whether the estimator compares a score with those of responses to the same prompt alone
+    within_groups: bool  # whether nothing but the other responses to its prompt decides what a score is worth
     sampled: int  # conversations in all, each of one response but where an environment goes on
     left_out: Mapping[str, int]  # how many were left out, by reason
 
@@ -231,7 +231,7 @@ class Rollouts:
             rewards=found.take(list(kept), max(map(len, taken.response_ids), default=0)).to(device),
             group=torch.tensor(list(kept.values()), device=device),
             baseline=None if greedy is None else torch.tensor([baseline[i] for i in kept.values()], device=device),
-            within_groups=aim.advantage.min_group > 1 and not aim.advantage.uses_batch_mates,
+            within_groups=aim.compares_groups_alone,
             sampled=talks.count,
             left_out={
                 "abstained": count - answered,
