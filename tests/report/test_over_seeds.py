@@ -56,9 +56,9 @@ def test_what_is_better_over_the_seeds_is_said(fields: dict[str, Any]) -> None:
 
 
 def test_a_policy_at_a_kl_near_0_is_not_called_better(fields: dict[str, Any]) -> None:
-    reports = _reports(fields, dpo=[0.2, 0.21, 0.22], ipo=[0.1, 0.11, 0.12])
-    for report in reports:
-        report.policies["dpo"].kl = 0.05
+    far = _reports(fields, dpo=[0.2, 0.21, 0.22], ipo=[0.1, 0.11, 0.12])
+    near_too = [each.policies | {"dpo": each.policies["dpo"].model_copy(update={"kl": 0.05})} for each in far]
+    reports = [each.model_copy(update={"policies": own}) for each, own in zip(far, near_too, strict=True)]
     assert next(row for row in rows({"": reports}) if row.policy == "dpo").better == 0
     near, _, take = sentences({"": reports})
     assert near.endswith("of 3 seeds; at a KL below 0.1 nats it hardly differs from the reference.")
