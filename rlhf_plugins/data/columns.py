@@ -50,15 +50,14 @@ def columns_of(groups: Iterable[Group]) -> frozenset[str]:
     return frozenset(name for name, found in _FOUND.items() if found(groups, compared))
 
 
-def negative_margins(groups: Iterable[Group]) -> list[str]:
-    """A sentence on margins below 0; none where there are none."""
-    compared = [c for group in groups for c in group.comparisons if not c.tied and c.margin is not None]
-    count = sum(c.margin < 0 for c in compared if c.margin is not None)
-    return [f"Of its training rows {contradicting(count, len(compared))}."] if count else []
+def negative_margins(compared: Iterable[Comparison]) -> tuple[int, int]:
+    """How many comparisons that are no ties have a margin, and how many of these margins are below 0."""
+    margins = [c.margin for c in compared if not c.tied and c.margin is not None]
+    return len(margins), sum(margin < 0 for margin in margins)
 
 
 def contradicting(count: int, of: int) -> str:
-    """What is said of so many negative margins of so many."""
+    """The warning for `count` of `of` negative margins."""
     return (
         f"{count} of {of} margins are negative, which contradicts their labels: a loss that reads margins, which are 0 "
         "or more in the papers, then lets the rejected response score higher"

@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rlhf_plugins.contract.rows import Comparison, Data, Group, Text
+from rlhf_plugins.contract.rows import Data, Group, Text
+from rlhf_plugins.data.columns import negative_margins
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import content, key
 from rlhf_plugins.errors import DataError
@@ -78,7 +79,7 @@ def audit(data: Data, tokens: Tokens | None = None, max_length: int | None = Non
         data.dropped,
         data.dropped.places if isinstance(data.dropped, Dropped) else {},
         contradictions,
-        _negative_margins(compared),
+        Share(*negative_margins(compared)),
         circles,
         circling,
         _shared_prompts(data),
@@ -88,11 +89,6 @@ def audit(data: Data, tokens: Tokens | None = None, max_length: int | None = Non
         _first_wins(groups),
         _too_long(groups, tokens, max_length) if tokens and max_length else None,
     )
-
-
-def _negative_margins(compared: Sequence[Comparison]) -> Share:
-    margins = [c.margin for c in compared if not c.tied and c.margin is not None]
-    return Share(len(margins), sum(margin < 0 for margin in margins))
 
 
 def _shared_prompts(data: Data) -> dict[str, int]:

@@ -6,7 +6,7 @@ import gc
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -23,7 +23,7 @@ from rlhf_plugins.run.stage.own_metrics import plain_metrics, without_number
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.component import Component
-    from rlhf_plugins.contract.rows import Data
+    from rlhf_plugins.contract.rows import Data, Group
     from rlhf_plugins.contract.run_kinds import DataFormat, Stage
     from rlhf_plugins.registry.registry import Registry
     from rlhf_plugins.run.stage.stage_run import StageRun
@@ -46,7 +46,6 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
 
     from rlhf_plugins.data.batches.chat import refuse_text
     from rlhf_plugins.data.changes.steps import made_by
-    from rlhf_plugins.data.columns import negative_margins
     from rlhf_plugins.engine.cost import counting
     from rlhf_plugins.recipe.needs import refuse_unmet, refuse_unread
     from rlhf_plugins.run import together
@@ -81,7 +80,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         raise PluginError(f"stage {name} returned a {type(result).__name__}, not a StageResult")
     _check_specs(run, result)
     result = replace(result, metrics=plain_metrics(_described(stage, registry), result.metrics))
-    found = negative_margins(given.data.train) if "margin" in stage.needs_of() else []
+    found = _negative_margins(given.data.train) if "margin" in stage.needs_of() else []
     found += without_number(result.metrics)
     for note in found if processes.is_main() else ():
         logger.warning("%s: %s", run.name or "the stage", note)
@@ -122,6 +121,14 @@ def _fields_lost(stage: Stage, run: StageRun) -> dict[str, int]:
     for reason, count in found.items() if processes.is_main() else ():
         logger.warning("%s: %d of %d rows have a %s", run.name or "the stage", count, len(run.data.train), reason)
     return found
+
+
+def _negative_margins(groups: Iterable[Group]) -> list[str]:
+    """A sentence on margins below 0; none where there are none."""
+    from rlhf_plugins.data.columns import contradicting, negative_margins
+
+    of, count = negative_margins(comparison for group in groups for comparison in group.comparisons)
+    return [f"Of its training rows {contradicting(count, of)}."] if count else []
 
 
 def _sizes(data: Data) -> dict[str, int]:
