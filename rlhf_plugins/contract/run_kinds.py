@@ -230,6 +230,9 @@ class Stage(Component, kind="stage"):
     shards: ClassVar[bool] = trait(False, "trains weights that several processes hold in shards (FSDP2, ZeRO-3)")
     zero: ClassVar[bool] = trait(False, "trains with an optimizer that several processes hold in parts (ZeRO)")
     reads_answers: ClassVar[bool] = trait(False, "trains on the responses of its rows")
+    scores_prompts: ClassVar[bool] = trait(
+        False, "its rewards score responses to the prompts of its data: `rlhf check` asks these for their columns"
+    )
     of_trl: ClassVar[Mapping[str, str]] = {}  # options of TRL's trainer for this that it has not -> what does that here
     makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
     carries: ClassVar[frozenset[str]] = trait(

@@ -29,7 +29,7 @@ class Look:
     Args:
         whole: read files between `MAX_BYTES` and `LARGE` to their ends.
         partly: of which files only the first rows were read, in words.
-        size: bytes of the files so far; beyond `LARGE` no more are read.
+        size: bytes of the files that it reads; a file that would make them more than `LARGE` is not read.
     """
 
     whole: bool = False
@@ -56,9 +56,9 @@ def first_rows(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
     if look is None:
         return rows
     size = path.stat().st_size
-    look.size += size
-    if look.size > LARGE:
+    if look.size + size > LARGE:
         raise NotLookedAtError(f"{path} ({_mib(size)})")
+    look.size += size
     if look.whole or size <= MAX_BYTES:
         return rows
     look.partly[f"the first {FIRST} rows of {path} ({_mib(size)})"] = None

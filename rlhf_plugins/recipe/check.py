@@ -27,7 +27,7 @@ from rlhf_plugins.recipe.source import Keys, Source, read
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.registry.registry import registry as installed
 
-Ahead = Callable[[Assembled], Sequence[tuple[Keys, str]]]  # faults of a recipe that is sound as it is written
+FindsFaults = Callable[[Assembled], Sequence[tuple[Keys, str]]]  # faults of a recipe that is sound as it is written
 AnyRecipe = str | Path | Mapping[str, Any]
 TWICE = "changes nothing, since a path of `sweep` sets the same: leave one of them out, or sweep the longer path last"
 
@@ -82,7 +82,7 @@ def load_recipe(
     recipe: AnyRecipe,
     overrides: Sequence[str] = (),
     registry: Registry | None = None,
-    ahead: Ahead | None = None,
+    ahead: FindsFaults | None = None,
 ) -> Assembled:
     """The recipe as objects, ready to run. Takes and raises what `check_recipe` does.
 
@@ -151,7 +151,9 @@ def _source(recipe: AnyRecipe) -> tuple[Source, Path]:
     return source, folder
 
 
-def _checked(recipe: AnyRecipe, overrides: Sequence[str], registry: Registry, ahead: Ahead | None = None) -> _Checked:
+def _checked(
+    recipe: AnyRecipe, overrides: Sequence[str], registry: Registry, ahead: FindsFaults | None = None
+) -> _Checked:
     """The recipe resolved and constructed, with the registry that knows the files that it names."""
     source, folder = _source(recipe)
 
@@ -207,7 +209,7 @@ def _member(
     return whole, _resolved(whole, registry, folder, [*faults, *missing])
 
 
-def _looked_ahead(source: Source, checked: _Checked, ahead: Ahead | None) -> _Checked:
+def _looked_ahead(source: Source, checked: _Checked, ahead: FindsFaults | None) -> _Checked:
     """The recipe as it is. Raises RecipeError with what a look ahead finds."""
     if ahead and (found := ahead(assemble(checked.values, checked.registry, checked.made))):
         raise RecipeError(source.fault(keys, message) for keys, message in found)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.component import Component
-from rlhf_plugins.contract.rows import Data, Group
-from rlhf_plugins.data.columns import columns_of, lacks, no_column, of_rows
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.data.columns import columns_of, lacks, no_column
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.options import parts_of
 from rlhf_plugins.recipe.source import Keys
@@ -44,12 +44,6 @@ def unread(stage: Component, columns: frozenset[str]) -> Iterator[tuple[Keys, st
         read = part.reads_columns() if part.kind == "reward" else frozenset()
         yield from ((keys, no_column(column, columns)) for column in sorted(read - columns))
         yield from (((*keys, *below), message) for below, message in unread(part, columns))
-
-
-def refuse_unread(stage: Component, data: Data) -> None:
-    """Raises RunError for the first reward of a stage that reads a column which no prompt has."""
-    for _, message in unread(stage, of_rows(data)):
-        raise RunError(message)
 
 
 def refuse_unmet(stage: Component, groups: Iterable[Group], name: Name) -> None:

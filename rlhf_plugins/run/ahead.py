@@ -14,7 +14,7 @@ from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.data.columns import columns_of, of_rows
 from rlhf_plugins.data.looking import NotLookedAtError, looking
-from rlhf_plugins.errors import DataError, RlhfError
+from rlhf_plugins.errors import ComponentError, DataError, RlhfError
 from rlhf_plugins.recipe.needs import unmet, unread
 from rlhf_plugins.recipe.options import all_parts, parts_of
 from rlhf_plugins.recipe.order import too_early
@@ -33,7 +33,7 @@ CHAT = ("chat_template", "system", "chat_template_kwargs")
 
 
 class _Unread:
-    """Stands for rows that are not looked at; it refuses to be read.
+    """In the place of rows that are not looked at; it refuses to be read.
 
     Args:
         what: the rows, in words.
@@ -127,7 +127,7 @@ class Ahead:
             return [((), str(error))]
         nested = any(part.kind == "stage" for keys, part in all_parts(stage) if keys)
         lacking = [] if nested else unmet(stage, columns_of(data.train), lambda part: registry.find(type(part)).name)
-        return [*lacking, *unread(stage, of_rows(data))]
+        return [*lacking, *(unread(stage, of_rows(data)) if stage.scores_prompts else ())]
 
     def _rehearsed(self, stage: Stage, run: StageRun) -> str:
         """Why a stage would stop before it loads weights; empty where nothing was found."""
@@ -135,8 +135,9 @@ class Ahead:
             stage.rehearse(run)
         except NotLookedAtError as error:
             self.unseen[str(error)] = None
-        except RlhfError as error:
-            return str(error)
-        except Exception as error:  # which ends a run, too
-            return f"{type(error).__name__}: {error}"
+        except Exception as error:
+            if isinstance(error, RlhfError) and not isinstance(error, ComponentError):
+                return str(error)
+            failed = f"{type(error).__name__}: {error}"  # maybe of what the rehearsal has in the place of weights
+            self.unseen[f"what stage {stage.name} refuses, since that failed ({failed})"] = None
         return ""

@@ -49,7 +49,7 @@ def longest(run: Run) -> dict[str, Any]:
 
 
 def tried(rows: Sequence[Row], make: Callable[[Sequence[Row]], Made]) -> Made:
-    """What is made of the first rows or, where they are refused, of all: rows of which no single one need be refused.
+    """`make` of the first rows; of all, where it refuses those.
 
     Raises:
         RlhfError: `make` raises it of all rows.

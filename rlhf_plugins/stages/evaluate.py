@@ -19,7 +19,7 @@ from rlhf_plugins.stages._training import CacheTokens, distinct, sampling
 
 
 @dataclass(frozen=True)
-class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
+class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, processes="several"):
     """Scores one response of each policy to each held-out prompt against one that they are all compared with.
 
     The judge is `reward`, which scores each response, or `judge`, which compares it with the reference's. Without
@@ -83,7 +83,7 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
         return of_evaluation(self, known, self.best_of if chooses else 0)
 
     def rehearse(self, run: Run) -> None:
-        """Of the prompts that it asks, where something judges the answers."""
+        """Refuses too few askable prompts."""
         from rlhf_plugins.engine.weights.loading import load_row_encoder
         from rlhf_plugins.stages._evaluation import askable
 

@@ -69,6 +69,7 @@ class Online(
     PolicyTraining,
     makes={"policy"},
     makes_rollouts=True,
+    scores_prompts=True,
     carries={"optimizer", "value", "kl"},
     processes="several",
     shards=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +124,11 @@ KINDS: dict[str, tuple[Rows, str, dict[str, Any], dict[str, Any], dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rlhf_plugins.trainers.arguments.is_liger_kernel_available", lambda: False)
     monkeypatch.setattr("trl.generation.vllm_generation.is_vllm_available", lambda *_: False)
     tiny_base(tmp_path / "base")
-    yield
-    assert not (tmp_path / "runs").exists()  # a check writes nothing
 
 
 def put(rows: Rows, name: str = "rows.jsonl") -> None:
@@ -149,11 +146,13 @@ def recipe(
 
 
 def faults(written: dict[str, Any], ahead: Ahead | None = None) -> list[tuple[str, str]]:
+    found = list[tuple[str, str]]()
     try:
         load_recipe(written, ahead=ahead or Ahead())
     except RecipeError as error:
-        return [(fault.path, fault.message) for fault in error.faults]
-    return []
+        found = [(fault.path, fault.message) for fault in error.faults]
+    assert not Path(written["output_dir"]).exists()  # a check writes nothing
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -234,6 +233,18 @@ def test_a_file_that_is_too_large_is_named_and_left(monkeypatch: pytest.MonkeyPa
     assert list(ahead.sentences()) == [f"not looked at: {Path.cwd()}/rows.jsonl (0 MiB)"]
 
 
+def test_a_file_that_is_not_read_takes_no_room_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = recipe(PAIRS, "preference", {"max_length": 2}, {}, {"stage": "preference"})
+    monkeypatch.setattr(looking, "LARGE", Path("rows.jsonl").stat().st_size)
+    put([*PAIRS, *PAIRS], "large.jsonl")
+    large = {"stage": "preference", "name": "own", "data": {"format": "preference", "source": "large.jsonl"}}
+    written = {**small, "stages": [large, *small["stages"]], "data": {**small["data"]}}
+    swapped = {**written, "data": large["data"], "stages": [{**large, "data": small["data"]}]}
+    for each, place in ((written, "stages.1"), (swapped, "stages.0")):
+        ((path, message),) = faults(each)
+        assert (path, "no row is left to learn from" in message) == (place, True)
+
+
 def test_what_is_on_the_hub_is_named_and_left() -> None:
     written = recipe(PAIRS, "preference", {"base": "owner/model"}, {"source": "owner/rows"}, {"stage": "preference"})
     assert not faults(written, ahead := Ahead())
@@ -276,6 +287,54 @@ def test_the_rows_of_a_stage_are_its_own() -> None:
     written = recipe(PAIRS, "preference", {}, {}, {"stage": "sft"}, own)
     ((path, message),) = faults(written)
     assert (path, message) == ("stages.1", "no pair of responses is strictly ordered: there is nothing to learn from")
+
+
+HANDED_ON = [
+    {"stage": "named_reward", "reward": "exact_match"},
+    {"stage": "online", "reward": "model", "advantage": "rloo", "data": {"format": "prompts", "source": "q.jsonl"}},
+]
+
+
+def test_a_stage_that_only_hands_a_reward_on_needs_none_of_its_columns() -> None:
+    put([{"prompt": f"{asked}{asked}", "answer": "ant"} for asked in ASKED], "q.jsonl")
+    stages = [HANDED_ON[0], {**HANDED_ON[1], "trainer": {**ONLINE, "max_steps": 1}}]
+    written = {**recipe(PAIRS, "preference", {}, {}), "stages": stages}
+    assert not faults(written, ahead := Ahead())
+    assert not list(ahead.sentences())
+    assert run_recipe(written, say=lambda _: None).folder == Path("run")
+
+
+GUEST = """
+from dataclasses import dataclass
+
+import torch
+
+from rlhf_plugins import RewardLoss, hookimpl
+
+
+@dataclass(frozen=True)
+class Learned(RewardLoss):
+    def __call__(self, scores):
+        if not torch.is_grad_enabled():
+            raise RuntimeError("no gradient here")
+        return scores.rejected - scores.chosen
+
+
+@hookimpl
+def register_reward_loss():
+    return {"learned": Learned}
+"""
+
+
+def test_what_fails_in_a_rehearsal_alone_is_no_fault() -> None:
+    Path("guest.py").write_text(GUEST)
+    stage = {"stage": "reward_model", "loss": "learned"}
+    written = recipe(PAIRS, "preference", {"plugins": ["guest.py"]}, {}, stage)
+    assert not faults(written, ahead := Ahead())
+    (said,) = ahead.sentences()
+    assert said.startswith("not looked at: what stage reward_model refuses, since that failed (ComponentError: ")
+    assert "failed: RuntimeError: no gradient here (" in said
+    assert run_recipe(written, say=lambda _: None).folder == Path("run")
 
 
 @pytest.mark.parametrize("name", bundled())

@@ -39,7 +39,7 @@ From = Annotated[
 
 
 @dataclass(frozen=True)
-class Iterate(Stage, makes={"policy", "data"}):
+class Iterate(Stage, makes={"policy", "data"}, scores_prompts=True):
     """Online DPO or IPO in rounds: sample, let a reward pick the best and the worst of n, train on these pairs.
 
     Each round starts from the policy of the last one, which also is its reference (Xu et al. 2023; Guo et al. 2024).
