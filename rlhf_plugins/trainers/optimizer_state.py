@@ -22,6 +22,7 @@ from rlhf_plugins.engine.weights.fitting import misfit, shapes
 from rlhf_plugins.errors import RunError
 
 NOTES = "notes"  # its metadata: the optimizer's class, the shapes of the weights, and what is no tensor
+OLDER = "was kept by an older version of rlhf-plugins: train with `optimizer: new`"
 Named = Mapping[str, Tensor]
 NONE: Named = MappingProxyType({})
 
@@ -142,7 +143,10 @@ def _read(file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     refuse_changed(file)
     try:
         with safe_open(file, "pt") as stored:
-            notes = json.loads(stored.metadata()[NOTES])
+            written = stored.metadata() or {}
+            if NOTES not in written:
+                raise RunError(f"{file}: {OLDER}")
+            notes = json.loads(written[NOTES])
             found = notes["numbers"] | {key: stored.get_tensor(key) for key in list(stored.keys())}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file}: cannot be read: {error}") from error

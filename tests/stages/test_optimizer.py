@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlhf_plugins import Adapter, Run, RunError, session
@@ -16,6 +16,7 @@ from rlhf_plugins.data.names import OPTIMIZER
 from rlhf_plugins.run.files.checkpoints import Checkpoints
 from rlhf_plugins.run.files.folder import cleared
 from rlhf_plugins.testing import tiny_base, tiny_run
+from rlhf_plugins.trainers import optimizer_state
 
 TRAINER = {"max_steps": 2, "per_device_train_batch_size": 2, "disable_tqdm": True}
 ROLLOUT = {**TRAINER, "num_generations": 2, "max_completion_length": 4}
@@ -56,6 +57,17 @@ def test_a_critics_state_is_not_handed_on(run: Run) -> None:
 def test_the_base_has_none(run: Run) -> None:
     with pytest.raises(RunError, match="optimizer: base kept no optimizer: write `keep_optimizer: true`"):
         kept(run, "base", None, use="preference", optimizer="start")
+
+
+@pytest.mark.parametrize("metadata", [None, {"optimizer": "torch.optim.adamw.AdamW"}])
+def test_a_file_of_an_older_version_is_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, metadata: dict[str, str] | None
+) -> None:
+    name = f"older-{bool(metadata)}"
+    monkeypatch.setattr(optimizer_state, "save_file", lambda tensors, file, _: save_file(tensors, file, metadata))
+    kept(run, name, use="sft")
+    with pytest.raises(RunError, match=f"{name}/{OPTIMIZER}: was kept by an older version of rlhf-plugins: train with"):
+        kept(run, f"after-{name}", name, use="sft", optimizer="start")
 
 
 def test_weights_of_an_earlier_step_are_refused(run: Run) -> None:

@@ -15,6 +15,7 @@ from rlhf_plugins import Evaluation, RunError, RunRecord, open_run
 
 Words = dict[str, Any]
 OLD, NEW, UPDATED = "on_old", "on_new", "updated"
+STATE = "optimizer.safetensors"  # in the folder of a stage that keeps its optimizer
 FOLDERS = {"preference", "sft", "online"}  # stages whose policy an update trains further
 SAME = (  # keys of the old recipe that the new one has too
     *("quantization", "trust_remote_code", "chat_template", "system", "chat_template_kwargs", "plugins", "seed"),
@@ -63,7 +64,7 @@ def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words
     places = {"from": "previous", **({"reference": "start"} if "reference" in stage else {})}
     regularizers = [*stage.get("regularizers", []), *held]
     own = _with_saved_rewards(stage, lambda named: f"{folder}#{named or _reward_before(record, stage)}")
-    kept = {"optimizer": "start" if stage.get("keep_optimizer") else "new"} if "optimizer" in stage else {}
+    kept = {"optimizer": "start" if _kept_optimizer(record, stage) else "new"} if "optimizer" in stage else {}
     trained = {**own, "name": UPDATED, **places, **kept, "regularizers": regularizers}
     measured = {"stage": "evaluate", "prompts": prompts, "best_of": 1}
     of_new, of_old = _evaluations(record, folder)
@@ -123,6 +124,13 @@ def _reward_before(record: RunRecord, stage: Words) -> str:
     if not made:
         raise RunError(f"{record.folder}: no stage before {stage.get('name')} left a reward model")
     return made[-1]
+
+
+def _kept_optimizer(record: RunRecord, stage: Words) -> bool:
+    """Whether the state that a stage kept of its optimizer is still beside the policy that it made."""
+    made = next((result for result in record.finished if result.name == stage.get("name")), None)
+    paths = [spec["path"] for spec in made.policies.values() if "path" in spec] if made else []
+    return bool(stage.get("keep_optimizer")) and any((Path(path).parent / STATE).is_file() for path in paths)
 
 
 def changes(record: RunRecord) -> list[Change]:

@@ -86,14 +86,26 @@ def test_an_update_starts_from_the_policy_of_the_stage_and_keeps_its_lengths(
     assert recipe("old#dpo", DATA, tmp_path, keep=[], prompts=2)["base"] == "old#dpo"
 
 
-@pytest.mark.parametrize(("keeps", "optimizer"), [(True, "start"), (False, "new")])
+@pytest.mark.parametrize(
+    ("keeps", "is_there", "optimizer"), [(True, True, "start"), (True, False, "new"), (False, True, "new")]
+)
 def test_an_update_goes_on_with_the_optimizer_that_the_old_stage_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keeps: bool, optimizer: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keeps: bool, is_there: bool, optimizer: str
 ) -> None:
+    if is_there:
+        (tmp_path / "optimizer.safetensors").touch()
     stage = {**DPO, "optimizer": "start", "keep_optimizer": keeps}  # whatever the old stage itself began with
-    record = SimpleNamespace(recipe={"stages": [stage], "data": DATA}, folder=tmp_path, finished=[])
+    made = [done("dpo", policies={"dpo": {"use": "trained", "path": str(tmp_path / "policy")}})]
+    record = SimpleNamespace(recipe={"stages": [stage], "data": DATA}, folder=tmp_path, finished=made)
     monkeypatch.setattr("rlhf_continual.update.open_run", lambda folder: record)
     assert recipe("old", DATA, tmp_path, keep=[], prompts=2)["stages"][0]["optimizer"] == optimizer
+
+
+def test_the_optimizer_of_a_real_run_is_found(old: Path, tmp_path: Path) -> None:
+    words = {"base": "sandbox", "data": DATA, "output_dir": str(tmp_path / "kept")}
+    run_recipe({**words, "stages": [{**DPO, "keep_optimizer": True}]}, say=lambda _: None)
+    found = [recipe(str(run), DATA, tmp_path / "out", keep=[], prompts=2) for run in (old, tmp_path / "kept")]
+    assert [each["stages"][0]["optimizer"] for each in found] == ["new", "start"]
 
 
 def test_rows_of_the_stage_itself_give_way_to_the_new_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
