@@ -31,6 +31,20 @@ def test_what_is_no_metric_is_refused_with_its_place(value: Any, words: str) -> 
         plain_metrics("stage s of plugin p", {"z": value})
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({(1, 2): 3}, r"metrics with the key \(1, 2\), a tuple"),
+        ({"a": [{"b": {1: 2.0}}]}, r"the metric 'a\[0\]\.b' with the key 1, a int"),
+        ({"a": {None: 1}}, "the metric 'a' with the key None, a NoneType"),
+    ],
+)
+def test_a_key_that_is_no_text_is_refused_with_its_place(given: Any, words: str) -> None:
+    """JSON has no tuples for keys, and would read 1 back as "1"."""
+    with pytest.raises(PluginError, match=f"stage s of plugin p returned {words}: write it as text"):
+        plain_metrics("stage s of plugin p", given)
+
+
 def test_metrics_are_a_mapping() -> None:
     with pytest.raises(PluginError, match="returned metrics that are a list, not a mapping"):
         plain_metrics("stage s", [1.0])

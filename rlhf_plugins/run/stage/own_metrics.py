@@ -20,11 +20,12 @@ def plain_metrics(of: str, metrics: Any) -> dict[str, Any]:
         metrics: what a stage returned.
 
     Raises:
-        PluginError: one is anything else than a number, text, a bool or None, or a list or mapping of them.
+        PluginError: one is anything else than a number, text, a bool or None, or a list or mapping of them, or a key
+            is no text.
     """
     if not isinstance(metrics, Mapping):
         raise PluginError(f"{of} returned metrics that are a {type(metrics).__name__}, not a mapping")
-    return {name: _plain(of, str(name), value) for name, value in metrics.items()}
+    return _by_name(of, "", metrics)
 
 
 def without_number(metrics: Mapping[str, Any]) -> list[str]:
@@ -44,11 +45,21 @@ def _not_finite(metrics: Any, place: str = "") -> Iterator[str]:
         yield place
 
 
+def _by_name(of: str, place: str, metrics: Mapping[Any, Any]) -> dict[str, Any]:
+    for name in metrics:
+        if not isinstance(name, str):
+            what = f"the metric {place!r}" if place else "metrics"
+            raise PluginError(
+                f"{of} returned {what} with the key {name!r:.80}, a {type(name).__name__}: write it as text"
+            )
+    return {name: _plain(of, f"{place}.{name}" if place else name, each) for name, each in metrics.items()}
+
+
 def _plain(of: str, place: str, value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
-        return {name: _plain(of, f"{place}.{name}", each) for name, each in value.items()}
+        return _by_name(of, place, value)
     if isinstance(value, list | tuple):
         return [_plain(of, f"{place}[{number}]", each) for number, each in enumerate(value)]
     if hasattr(value, "tolist") and not isinstance(value, type):
