@@ -38,14 +38,12 @@ class Heads(NamedTuple):
     learns: bool
 
 
-def attend_by_fused_kernels(model: Any) -> Any:
-    """The model; if it is on a GPU, transformers' SDPA is `attention` from here on, for all models of the process.
+def attend_by_fused_kernels() -> None:
+    """Has `attention` take the place of transformers' SDPA, for all models of the process, wherever they are.
 
     The name of a model's attention stays, since models read it.
     """
-    if SHARED_KEYS.active(model):
-        AttentionInterface.register("sdpa", attention)
-    return model
+    AttentionInterface.register("sdpa", attention)
 
 
 def attention(

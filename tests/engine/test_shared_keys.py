@@ -130,15 +130,23 @@ def test_a_model_on_such_a_card_never_shares_keys_and_has_the_same_logits_and_to
     assert any(shared for *_, shared in called)
 
 
-def test_elsewhere_and_by_the_plain_engine_attention_is_transformers(tmp_path: Path) -> None:
-    base = tiny_base(tmp_path / "base")
-    load_causal(base)
-    with pretending("cuda"), set_engine("plain"):
-        load_causal(base)
-    assert AttentionInterface._global_mapping["sdpa"] is sdpa_attention_forward
+def test_a_model_that_moves_to_such_a_card_shares_no_keys_there(tmp_path: Path, called: Called) -> None:
+    """Loaded on a CPU, where a kernel shares them, and by the plain engine; there it goes on by transformers' own."""
+    with set_engine("plain"):
+        model, ids = load_causal(tiny_base(tmp_path / "base")), torch.tensor([[5, 6, 7, 8]])
+    here = model(ids).logits
+    assert any(shared for *_, shared in called)
+    called.clear()
+    fused.cache_clear()
     with pretending("cuda"):
-        load_causal(base)
-    assert AttentionInterface._global_mapping["sdpa"] is attention
+        there = model(ids).logits
+    fused.cache_clear()
+    assert called
+    assert not any(shared for *_, shared in called)
+    torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)
+    called.clear()
+    assert torch.equal(model(ids).logits, here)
+    assert any(shared for *_, shared in called)
 
 
 def masked(states: list[Tensor], mask: Tensor, layers: int = 3) -> tuple[Tensor, list[Tensor]]:

@@ -157,9 +157,10 @@ def with_fast_paths(model: PreTrainedModel) -> PreTrainedModel:
 def with_half_paths(model: Any) -> Any:
     """The model, quantized or not, with the layers of `engine/half` in place of those in half precision.
 
-    On a GPU it attends by `shared_keys`.
+    It attends by `shared_keys`.
     """
-    return attend_by_fused_kernels(fuse_half_rotations(fuse_half_norms(fuse_half_gated(model))))
+    attend_by_fused_kernels()
+    return fuse_half_rotations(fuse_half_norms(fuse_half_gated(model)))
 
 
 def use_fast_paths(model: Any) -> None:
