@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_plugins.forecast.cards import Card
-from rlhf_plugins.forecast.forecast import Forecast, StageForecast, at, forecast
+from rlhf_plugins.forecast.forecast import Forecast, StageForecast, forecast, of_place
 from rlhf_plugins.forecast.shapes import configuration
 
 if TYPE_CHECKING:
@@ -192,4 +192,4 @@ def _stage(recipe: AnyRecipe, overrides: Sequence[str], place: int, card: Card |
     from rlhf_plugins.recipe.check import load_recipe
 
     assembled = load_recipe(recipe, overrides)
-    return at(place, assembled, configuration(assembled.base), card)
+    return of_place(place, assembled, configuration(assembled.base), card)

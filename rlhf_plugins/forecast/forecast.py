@@ -149,10 +149,10 @@ def forecast(assembled: Assembled, card: Card | None) -> Forecast:
     """
     config = configuration(assembled.base)
     refuse_contradictions(assembled, config, card)
-    return Forecast([at(place, assembled, config, card) for place in range(len(assembled.stages))], card)
+    return Forecast([of_place(place, assembled, config, card) for place in range(len(assembled.stages))], card)
 
 
-def at(place: int, assembled: Assembled, config: Any, card: Card | None) -> StageForecast:
+def of_place(place: int, assembled: Assembled, config: Any, card: Card | None) -> StageForecast:
     """The forecast of the stage at a place of a recipe, by its engine. Raises RunError as `of_stage`."""
     with set_engine(assembled.engine) if assembled.engine != "auto" else nullcontext():
         return of_stage(assembled.stages[place], assembled.base, config, card)

@@ -281,9 +281,10 @@ class _Staged:
                 continue
             course, ahead = self.courses[stage.name], left(self.courses, results)
             self.folder.note(status="running", stage=stage.name, message="", steps=course and course.steps, left=ahead)
+            failed = forecasts.failed()
             results.append(self._guarded(index, stage, tuple(results)))
             processes.on_main(lambda: origin.note_base(self.folder, self.assembled.base.path))
-            self.folder.note(**forecasts.after_trials(self.assembled))
+            self.folder.note(**forecasts.after_trials(self.assembled, failed))
             for sentence in said(results[-1]):
                 self.say(f"{self._place(index)}: {sentence}")
         processes.gathered(None)  # all of them are done

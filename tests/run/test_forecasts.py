@@ -63,6 +63,23 @@ def test_after_a_failed_trial_on_the_card_the_report_has_the_forecast_without_it
     assert json.loads(Path("out/report.json").read_text())["stages"][0]["cost"]["forecast_bytes"] == 5 * 2**30
 
 
+def test_a_forecast_is_made_again_only_after_the_stage_whose_trial_failed(
+    write: Callable[..., Path], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def runs(self: Make, given: Any) -> Any:
+        asked.append(self.name)
+        trials.passes(HALF_NORMS, torch.device("cuda", 0), "key", lambda: False)
+        return own(self, given)
+
+    asked, own = list[str](), Make.run
+    monkeypatch.setattr(trials, "_PASSED", {})
+    monkeypatch.setattr(Make, "run", runs)
+    monkeypatch.setattr(forecasts, "of_memory", lambda *_: asked.append("forecast"))
+    three = RECIPE.replace("{stage: make, name: first}", ", ".join(f"{{stage: make, name: s{n}}}" for n in range(3)))
+    run(load_recipe(write(three), registry=registry), say=lambda _: None)
+    assert asked == ["forecast", "s0", "forecast", "s1", "s2"]
+
+
 def test_an_error_of_memory_names_stage_consumer_and_forecast(
     go: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

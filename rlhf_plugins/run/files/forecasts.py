@@ -35,11 +35,16 @@ def of_memory(assembled: Assembled, say: Callable[[str], None]) -> Forecast | No
     return found
 
 
-def after_trials(assembled: Assembled) -> dict[str, Any]:
-    """The entry of the status for what computes, where a fast path that the forecast assumed failed; else nothing."""
+def failed() -> frozenset[str]:
+    """The fast paths that later forecasts count without, since a trial failed on a GPU."""
     from rlhf_plugins.engine.half import trials
 
-    return noted(of_memory(assembled, lambda _: None)) if trials.failed("cuda") else {}
+    return trials.failed("cuda")
+
+
+def after_trials(assembled: Assembled, before: frozenset[str]) -> dict[str, Any]:
+    """The entry of the status for what computes, where more fast paths have failed than before; else nothing."""
+    return noted(of_memory(assembled, lambda _: None)) if failed() > before else {}
 
 
 def noted(found: Forecast | None) -> dict[str, Any]:
