@@ -3,10 +3,13 @@
 RlhfError
 ├── RecipeError     a recipe cannot be run as written
 ├── DataError       rows cannot be read as preferences
+│   └── AllEqualError   every response has the advantage 0
+├── NotLookedAtError  a check of a recipe leaves something unread
 ├── PluginError     a plugin or component is broken, unknown or registered twice
 │   └── ComponentError  a component failed, or gave a result that its kind does not allow
 ├── RewardUnavailable  a reward cannot answer now, and may later
 ├── RunError        a run or its folder is not in the state that was asked for
+│   ├── RunInUse        another run is in the folder
 │   └── ReportError     a report cannot be written; the run is as it was
 └── StopRun         a hook of a plugin ends the run
 """
@@ -52,6 +55,14 @@ class RecipeError(RlhfError):
 
 class DataError(RlhfError):
     """Rows cannot be read as preferences; the message names the file and, where there is one, the row."""
+
+
+class AllEqualError(DataError):
+    """Every response has the advantage 0."""
+
+
+class NotLookedAtError(RlhfError):
+    """What a check of a recipe leaves unread; the message names it and says why."""
 
 
 class PluginError(RlhfError):

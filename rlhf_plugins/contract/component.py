@@ -95,7 +95,7 @@ def trait(default: Any, meaning: str, choices: Iterable[str] = (), join: Callabl
 
 
 MADE = ("base", "data", "evaluation", "policy", "reward")  # what a stage may make
-CARRIED = ("kl", "optimizer", "value")  # what a training may go on with of the one that made its start
+CARRIED = ("kl", "optimizer", "value")  # state that a training can take over from its start's
 # what a component may need of the rows
 COLUMNS = (
     "annotator", "difficulty", "margin", "probability", "ranks", "ratings", "ties", "topic", "votes", "weight",
@@ -133,7 +133,7 @@ class Component:
     traits: ClassVar[Mapping[str, Trait]] = {}
     like: ClassVar[tuple[str, ...]] = ()
     renamed: ClassVar[Mapping[str, str]] = {}  # what is no option -> what to write instead
-    handed_down: ClassVar[tuple[str, ...]] = ()  # what else it has that what it builds has too
+    handed_down: ClassVar[tuple[str, ...]] = ()  # further attributes that the built object inherits
     named: ClassVar[tuple[str, str] | None] = None  # the component and its option that a word means which names none
     _given: ClassVar[frozenset[str]] = frozenset()  # traits that the class or its bases give
     needs: ClassVar[frozenset[str]] = trait(

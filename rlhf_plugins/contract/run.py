@@ -73,7 +73,6 @@ class Weights:
     folder: Path | None = None  # of the adapter; None is the whole model alone
 
 
-# ---- what a stage hands on -------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Cost:
     """What a stage, or a part of it, used. Costs add up; `peak_bytes` is the larger one."""
@@ -193,16 +192,12 @@ class Step:
 
     def shown(self, places: Iterable[int], most: int = 16) -> list[dict[str, Any]]:
         """The responses at these places with their numbers, as the evidence of an alarm holds them."""
-        samples, picked = self.samples, list(places)[:most]
-        if samples is None:
+        if (samples := self.samples) is None:
             return []
         return [
-            {
-                "prompt": samples.prompts[i],
-                "response": samples.responses[i],
-                **{name: float(values[i]) for name, values in self.responses.items()},
-            }
-            for i in picked
+            {"prompt": samples.prompts[i], "response": samples.responses[i]}
+            | {name: float(values[i]) for name, values in self.responses.items()}
+            for i in list(places)[:most]
         ]
 
 
@@ -296,7 +291,8 @@ class Run(Protocol):
     def policy(self, name: str | None = None) -> Policy:
         """An earlier policy by the name that its stage gave it, or by its stage's; None: what this stage starts from.
 
-        Raises RunError where there is none of that name; the known names and the nearest are in the message.
+        Raises:
+            RunError: there is none of that name; the known names and the nearest are in the message.
         """
         ...
 
@@ -307,7 +303,8 @@ class Run(Protocol):
     def weights(self, name: str) -> Weights:
         """Where the weights of `start`, `reference`, `base` (the run's own) or an earlier policy are.
 
-        Raises RunError as `policy` does, and where the policy is no saved model, such as a mixture.
+        Raises:
+            RunError: as `policy` does, and where the policy is no saved model, such as a mixture.
         """
         ...
 
@@ -360,7 +357,8 @@ class Run(Protocol):
             trainer: a built one.
             monitors: what watches its optimizer steps; alarms are in `alarms.jsonl` of the stage's folder.
 
-        Raises RunError: it is no Trainer, the loss or the norm of a gradient is not finite, or a monitor stops it.
+        Raises:
+            RunError: it is no Trainer, the loss or the norm of a gradient is not finite, or a monitor stops it.
         """
         ...
 
@@ -382,8 +380,10 @@ class Run(Protocol):
     def once(self, name: str, make: Callable[[], Json]) -> Json:
         """What `make` returns, made at most once: written atomically, and read back after a kill.
 
-        The name alone is the key, within this stage: letters, digits, `-`, `_` and `.`. Raises RunError for another
-        name, and where the value is not JSON.
+        The name alone is the key, within this stage: letters, digits, `-`, `_` and `.`.
+
+        Raises:
+            RunError: the name is another, or the value is not JSON.
         """
         ...
 

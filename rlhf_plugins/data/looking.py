@@ -11,15 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from rlhf_plugins.errors import RlhfError
+from rlhf_plugins.errors import NotLookedAtError
 
 Row = TypeVar("Row")
 MAX_BYTES = 2**22  # of a file that a check of a recipe reads whole
 LARGE, FIRST = 2**26, 100  # bytes of a file that it does not read, and rows that it reads of one between the two
-
-
-class NotLookedAtError(RlhfError):
-    """What a check of a recipe leaves unread; the message names it and says why."""
 
 
 @dataclass

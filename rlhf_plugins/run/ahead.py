@@ -13,8 +13,8 @@ from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.data.columns import columns_of, of_rows
-from rlhf_plugins.data.looking import NotLookedAtError, looking
-from rlhf_plugins.errors import ComponentError, DataError, RlhfError
+from rlhf_plugins.data.looking import looking
+from rlhf_plugins.errors import ComponentError, DataError, NotLookedAtError, RlhfError
 from rlhf_plugins.recipe.needs import unmet, unread
 from rlhf_plugins.recipe.options import all_parts, parts_of
 from rlhf_plugins.recipe.order import too_early

@@ -12,6 +12,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PolicyLoss, Reduction
 from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.errors import AllEqualError
 from rlhf_plugins.recipe.limits import FULL_EVAL
 from rlhf_plugins.stages._trained import trained
 from rlhf_plugins.stages._training import From, Training, tried
@@ -99,7 +100,7 @@ class Offline(
 
     def _held_out(self, args: Any, run: Run, encoder: RowEncoder) -> Any:
         """What is evaluated on; None, with a warning, where no held-out response is better than another."""
-        from rlhf_plugins.data.batches.logged import AllEqualError, logged_rows
+        from rlhf_plugins.data.batches.logged import logged_rows
         from rlhf_plugins.trainers.watching.held_out import held_out
 
         try:

@@ -13,13 +13,9 @@ from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.batches.lengths import responses_taken
 from rlhf_plugins.data.batches.tokenized import Tokenized
 from rlhf_plugins.data.batches.tokens import RowEncoder
-from rlhf_plugins.errors import DataError, nearest
+from rlhf_plugins.errors import AllEqualError, DataError, nearest
 
 NO_REWARD = "response without a reward"
-
-
-class AllEqualError(DataError):
-    """Every response has the advantage 0."""
 
 
 def advantages(groups: Sequence[Group], dimension: str | None) -> list[list[float | None]]:
