@@ -24,11 +24,14 @@ from rlhf_plugins.report import schema
 DOCS = Path(__file__).parent
 NOTE = "<!-- Made of the code by `make docs`: change the docstrings, not this file. -->"
 FIELD = re.compile(r"    \w+: ")
-FOREIGN = {"hookimpl": "Marks a function of a plugin's module as a hook; pluggy's `HookimplMarker`, with its options."}
+UNDOCUMENTED = {  # names for component authors that have no docstring of their own
+    "Carry": "The type of an option `carry` of a stage made of trainings: a list of `optimizer`, `value` and `kl`.",
+    "hookimpl": "Marks a function of a plugin's module as a hook; pluggy's `HookimplMarker`, with its options.",
+}
 AUTHORS = "For component authors"
 GROUPS: dict[str, list[str]] = {  # by the modules that the names are from
     "Errors": [],
-    AUTHORS: ["contract.component", "contract.on_disk", "_decorators", "registry.registry"],
+    AUTHORS: ["contract.component", "contract.on_disk", "registry.registry"],
     "Components": [],
     "Rows": ["contract.rows"],
     "Inputs and outputs of components": ["contract.records", "contract.rollout", "contract.selection"],
@@ -132,6 +135,8 @@ def _anchors(names: Sequence[str]) -> dict[str, str]:
 
 
 def _group(name: str) -> str:
+    if name in UNDOCUMENTED:
+        return AUTHORS
     value = getattr(rlhf_plugins, name)
     if inspect.isclass(value) and issubclass(value, Exception):
         return "Errors"
@@ -144,7 +149,7 @@ def _group(name: str) -> str:
 
 def _public(name: str, anchors: Mapping[str, str]) -> str:
     value = getattr(rlhf_plugins, name)
-    about = FOREIGN.get(name) or _doc(value)
+    about = UNDOCUMENTED.get(name) or _doc(value)
     own = f'<a id="{anchors[name]}"></a>' if anchors[name] != name.lower() else ""  # not all renderers number alike
     return "\n\n".join(filter(None, [own, f"### `{name}`", *_shown(value), about, *_parts(value)]))
 

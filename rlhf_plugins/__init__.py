@@ -86,6 +86,7 @@ from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
     from rlhf_plugins.arithmetic.scored import wilson_interval
+    from rlhf_plugins.contract.carry import Carry
     from rlhf_plugins.data.convert import strict_pairs
     from rlhf_plugins.data.measures.features import features
     from rlhf_plugins.data.store import load_data
@@ -115,6 +116,7 @@ __all__ = [
     "Alarm",
     "Base",
     "Budget",
+    "Carry",
     "Chat",
     "Checkpoint",
     "Choice",
@@ -225,6 +227,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Carry": "rlhf_plugins.contract.carry",
     "RewardTrainer": "rlhf_plugins.trainers.reward.trainer",
     "Exploration": "rlhf_plugins.trainers.ppo.options",
     "OnlineConfig": "rlhf_plugins.trainers.ppo.config",

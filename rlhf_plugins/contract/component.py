@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import wraps
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from rlhf_plugins.errors import PluginError, nearest
 
@@ -95,7 +95,8 @@ def trait(default: Any, meaning: str, choices: Iterable[str] = (), join: Callabl
 
 
 MADE = ("base", "data", "evaluation", "policy", "reward")  # what a stage may make
-CARRIED = ("kl", "optimizer", "value")  # state that a training can take over from its start's
+Carried = Literal["optimizer", "value", "kl"]  # state that a training can take over from its start's
+CARRIED = get_args(Carried)
 # what a component may need of the rows
 COLUMNS = (
     "annotator", "difficulty", "margin", "probability", "ranks", "ratings", "ties", "topic", "votes", "weight",

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from rlhf_bench.rewards import known_rewards, mean_reward
 from rlhf_plugins import (
     Budget,
+    Carry,
     Cost,
     Curve,
     Data,
@@ -53,10 +54,7 @@ class Iterate(Stage, makes={"policy", "data"}, scores_prompts=True):
     prompts: Annotated[int, Field(ge=1, description="of each round, the next ones in order")] = 64
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
     temperature: Annotated[float, Field(gt=0, description="of sampling")] = 1.0
-    carry: Annotated[
-        list[Literal["optimizer", "value", "kl"]],
-        Field(description="what a round goes on with of the last one's training, beside the policy"),
-    ] = field(default_factory=list)
+    carry: Carry = field(default_factory=list)
     budget: Spent = None
     from_: From = "previous"
     name: str = "iterate"

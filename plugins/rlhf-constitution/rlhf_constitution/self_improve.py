@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from rlhf_constitution.answering import training_prompts
 from rlhf_constitution.constitution import bundled, faults
 from rlhf_constitution.held_out import PEOPLE, HeldOut, Measured, held_out
 from rlhf_constitution.replay import Replay, coverage, easiest, outliers
-from rlhf_plugins import Curve, Data, Evaluation, Group, OnDisk, Run, Section, Stage, StageResult, hookimpl, uses
+from rlhf_plugins import Carry, Curve, Data, Evaluation, Group, OnDisk, Run, Section, Stage, StageResult, hookimpl, uses
 
 AUDITED = 16  # rows of each round that are written for people to look at
 START = "start"
@@ -71,10 +71,7 @@ class SelfImprove(Stage, makes={"policy", "data", "evaluation"}):
     ] = 0.6
     patience: Annotated[int, Field(ge=1, description="rounds without a gain, after which the loop ends")] = 2
     easy_first: Annotated[bool, Field(description="round r of R asks the easiest (r + 1) / R of the prompts")] = True
-    carry: Annotated[
-        list[Literal["optimizer", "value", "kl"]],
-        Field(description="what each training that can goes on with of the one that made its start, beside the policy"),
-    ] = field(default_factory=list)
+    carry: Carry = field(default_factory=list)
     gates: Annotated[bool, Field(description="false builds on every round, to show what the gates are for")] = True
     name: str = "self_improve"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from rlhf_continual.labels import Asked, Pair, Share, groups_of, right
 from rlhf_plugins import (
+    Carry,
     Curve,
     Data,
     DataFormat,
@@ -85,10 +86,7 @@ class OnlinePreferences(Stage, makes={"policy", "reward", "data"}, writes={"prob
     known: Annotated[bool, Field(description="the judged rows of the data are learned from too")] = True
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
     temperature: Annotated[float, Field(gt=0, description="of sampling")] = 1.0
-    carry: Annotated[
-        list[Literal["optimizer", "value", "kl"]],
-        Field(description="what the policy's training goes on with of the last round's, beside the policy"),
-    ] = field(default_factory=list)
+    carry: Carry = field(default_factory=list)
     from_: From = "previous"
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "online_preferences"

@@ -1,0 +1,13 @@
+"""The type of the option `carry` of stages that are made of trainings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from rlhf_plugins.contract.component import Carried
+
+Carry = Annotated[
+    list[Carried], Field(description="state that each training takes over from the training of its start policy")
+]
