@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import random
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -85,6 +86,7 @@ def _pieces(value: Any, depth: int, seen: set[int]) -> Iterator[bytes]:
     if isinstance(value, PLAIN):
         yield repr(value).encode()
     elif isinstance(value, torch.Tensor):
+        value = value.to_dense() if value.layout is not torch.strided else value
         yield value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
     elif isinstance(value, np.ndarray):
         yield value.tobytes()
@@ -92,7 +94,7 @@ def _pieces(value: Any, depth: int, seen: set[int]) -> Iterator[bytes]:
         yield repr(value.bit_generator.state).encode()
     elif isinstance(value, torch.Generator):
         yield value.get_state().numpy().tobytes()
-    elif hasattr(value, "getstate"):  # of Python's random numbers
+    elif isinstance(value, random.Random):
         yield repr(value.getstate()).encode()
     elif id(value) not in seen and depth <= DEEPEST and not type(value).__module__.startswith(OURS):
         seen.add(id(value))

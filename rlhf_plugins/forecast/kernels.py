@@ -1,4 +1,4 @@
-"""Kernels of a GPU that no CPU has: functions that allocate and keep what those do, and compute nothing.
+"""Kernels of a GPU that no CPU has, by stand-ins with the same allocations, without the computation.
 
 An RMS norm of torch's CUDA kernel makes its result and 1 / rms of each row in float32, and keeps its input beside both
 (`_fused_rms_norm` in torch's layer_norm_kernel.cu and derivatives.yaml). Liger's kernels of gated blocks make the

@@ -33,7 +33,7 @@ def unmet(stage: Component, columns: frozenset[str], name: Name) -> Iterator[tup
             yield keys, f"{component.kind} {name(component)} {IGNORES}"
 
 
-def unread(stage: Component, columns: frozenset[str]) -> Iterator[tuple[Keys, str]]:
+def lacking_columns(stage: Component, columns: frozenset[str]) -> Iterator[tuple[Keys, str]]:
     """The rewards of a stage that read a column which no prompt has: where each is, and a message.
 
     A `fallback` may never be asked, and a task has rows of its own.
@@ -43,7 +43,7 @@ def unread(stage: Component, columns: frozenset[str]) -> Iterator[tuple[Keys, st
             continue
         read = part.reads_columns() if part.kind == "reward" else frozenset()
         yield from ((keys, no_column(column, columns)) for column in sorted(read - columns))
-        yield from (((*keys, *below), message) for below, message in unread(part, columns))
+        yield from (((*keys, *below), message) for below, message in lacking_columns(part, columns))
 
 
 def refuse_unmet(stage: Component, groups: Iterable[Group], name: Name) -> None:

@@ -15,7 +15,7 @@ from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.data.columns import columns_of, of_rows
 from rlhf_plugins.data.looking import looking
 from rlhf_plugins.errors import ComponentError, DataError, NotLookedAtError, RlhfError
-from rlhf_plugins.recipe.needs import unmet, unread
+from rlhf_plugins.recipe.needs import lacking_columns, unmet
 from rlhf_plugins.recipe.options import all_parts, parts_of
 from rlhf_plugins.recipe.order import too_early
 from rlhf_plugins.recipe.source import Keys
@@ -127,7 +127,7 @@ class Ahead:
             return [((), str(error))]
         nested = any(part.kind == "stage" for keys, part in all_parts(stage) if keys)
         lacking = [] if nested else unmet(stage, columns_of(data.train), lambda part: registry.find(type(part)).name)
-        return [*lacking, *(unread(stage, of_rows(data)) if stage.scores_prompts else ())]
+        return [*lacking, *(lacking_columns(stage, of_rows(data)) if stage.scores_prompts else ())]
 
     def _rehearsed(self, stage: Stage, run: StageRun) -> str:
         """Why a stage would stop before it loads weights; empty where nothing was found."""

@@ -188,7 +188,7 @@ class RewardModelStage(
         self._refuse_layers(run, run.weights("start") if self.base is None else Weights("", base))
         encoder = load_row_encoder(base)
         if self.teacher is not None:
-            _refuse_unread(self, run)
+            _refuse_teacher(self, run)
             return
         rows = partial(self._rows, encoder=encoder, max_length=args.max_length)
         tried(run.data.train, rows)
@@ -201,13 +201,13 @@ class RewardModelStage(
         from rlhf_plugins.engine.weights.loading import load_config
         from rlhf_plugins.trainers.reward.trial import try_loss
 
-        def unread(prompt: Text, response: Text) -> tuple[list[int], list[int]]:
+        def numbered(prompt: Text, response: Text) -> tuple[list[int], list[int]]:
             return [0], [next(numbers)]
 
         numbers, parts = count(), (load_config(self.own_base(run)), self.pooling, self.head, self.loss)
         columns = self.loss.columns | self.head.columns
         try:
-            try_loss(ranked_rows(run.data.train, unread, None, self.loss.learns_from, columns), *parts)
+            try_loss(ranked_rows(run.data.train, numbered, None, self.loss.learns_from, columns), *parts)
         except RlhfError:  # maybe of a row that is left out, since it is too long
             try_loss(rows(run.data.train), *parts)
 
@@ -340,7 +340,7 @@ def taught(stage: RewardModelStage, run: Run) -> tuple[tuple[Group, ...], dict[s
 
     if stage.teacher is None:
         return run.data.train, {}
-    _refuse_unread(stage, run)
+    _refuse_teacher(stage, run)
     teacher = reward_handle(run.reward(stage.teacher))
     encoder = row_encoder_of(teacher, run.base)
     groups, unread = encodable(run.data.train, encoder)
@@ -351,7 +351,7 @@ def taught(stage: RewardModelStage, run: Run) -> tuple[tuple[Group, ...], dict[s
     return rated(groups, teacher.predict, encoder), counted
 
 
-def _refuse_unread(stage: RewardModelStage, run: Run) -> None:
+def _refuse_teacher(stage: RewardModelStage, run: Run) -> None:
     """Raises RunError where the loss reads no ratings, which a teacher's rewards become."""
     if "ratings" not in stage.loss.needs_of():
         name = run.spec(stage.loss)["use"]

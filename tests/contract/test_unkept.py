@@ -116,3 +116,21 @@ def test_circles_end() -> None:
     built.acts.held = {"me": built.acts, "built": built}
     assert list(stateless([built, built])) == [built]
     assert digest(built.acts) == digest(built.acts)
+
+
+class Odd:
+    """What no digest can take as it is: a sparse tensor, and a method of a well-known name."""
+
+    def __init__(self) -> None:
+        self.sparse = torch.eye(2).to_sparse()
+
+    def getstate(self, needed: int) -> int:
+        return needed
+
+
+def test_a_look_at_odd_objects_ends_no_training() -> None:
+    odd = Odd()
+    before = digest(odd)
+    assert digest(odd) == before
+    odd.sparse = torch.zeros(2, 2).to_sparse()
+    assert digest(odd) != before

@@ -285,7 +285,7 @@ def _refuse_quantized(base: Base) -> None:
     """Raises RunError where its weights are stored quantized already: transformers would keep them as they are."""
     if base.quantization is None:
         return
-    config = AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
+    config = load_config(base)
     if own := getattr(config, "quantization_config", None):
         how = own.get("quant_method", "quantized") if isinstance(own, dict) else own
         raise RunError(f"base {base.path}: is stored quantized ({how}), so leave `quantization` out")
