@@ -48,7 +48,7 @@ class Summary:
     votes: int  # on whole items
     labels: Mapping[str, int]  # of the majority; `undecided` too
     changed: int  # to which Dawid and Skene give another label than the majority
-    agreement: Mapping[str, Interval]  # by the name of the coefficient
+    agreement: Mapping[str, Interval]  # by the name of the coefficient; of the votes that every item gets
     shift: Mapping[str, hints.Shift]  # by arm: shown, control
     verified: tuple[int, int]  # answers with a label shown, and how many confirm it
     people: tuple[Worker, ...]
@@ -75,7 +75,7 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
             len({(vote.item, vote.person) for vote in said}),
             Counter(verdict.label or "undecided" for verdict in first.values()),
             sum(verdict.label != second[question].label for question, verdict in first.items()),
-            _agreement(groups, study.kind.voted, samples),
+            _agreement(by_question([vote for vote in said if not vote.further]), study.kind.voted, samples),
             hints.shift(connection, study.kind),
             hints.verified(connection, study.kind),
             _people(connection, said, study.kind.voted),
@@ -87,7 +87,9 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
 def _agreement(groups: Mapping[Question, list[Vote]], voted: bool, samples: int) -> dict[str, Interval]:
     """Alpha and AC1 of all parts with two votes or more, kappa of those with the most frequent number.
 
-    Of ratings, alpha with the distance of numbers alone. The parts of an item are drawn together.
+    The votes are those that every item gets. Further ones come where people are divided alone: with them, kappa would
+    be of the items on which people agree, and alpha would count the others more often. Of ratings, alpha with the
+    distance of numbers alone. The parts of an item are drawn together.
     """
     if not voted:
         return _of_ratings(groups, samples)

@@ -13,7 +13,11 @@ import pytest
 from rlhf_collect.agreement.coefficients import cohen, fleiss, gwet, krippendorff
 from rlhf_collect.agreement.counts import Counts, confusion, count
 from rlhf_collect.agreement.intervals import bootstrap
+from rlhf_collect.simulate import join
+from rlhf_collect.store.desk import Desk
+from rlhf_collect.summary import summarise
 from sklearn.metrics import cohen_kappa_score
+from studies import Never, pair, study
 
 SHARED = Path(__file__).parents[4] / "shared"
 WIKIPEDIA = [
@@ -125,3 +129,20 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 def test_no_agreement_can_be_computed_of_one_category() -> None:
     assert np.isnan([fleiss(count([("a", "a")])), krippendorff(count([("a", "a")])), gwet(count([("a", "a")]))]).all()
+
+
+def test_agreement_is_not_of_items_that_people_agree_on(tmp_path: Path) -> None:
+    """Three people agree on three items, and two of them on the last, which then gets a further vote."""
+    made = study(tmp_path, [pair(number) for number in range(4)], votes=3, most_votes=4)
+    desk, said = Desk(made, Never()), {"Ada": [1, 1, -1, 1], "Ben": [1, 1, -1, 1], "Cai": [1, 1, -1, -1], "Dan": [1]}
+    for name, choices in said.items():
+        person = join(made, name)
+        for number, choice in enumerate(choices):
+            task = desk.claim(person)
+            assert task
+            left = choice if task.answers[0].startswith("<p>good") else -choice
+            desk.submit(person, {"token": task.token, "key": f"{number}", "choice": str(left)})
+    found = summarise(made, 10)
+    assert found.votes == 13
+    # pairs that agree: (1 + 1 + 1 + 1/3) / 4; labels: 8 of 12 a, 4 of 12 b
+    assert found.agreement["kappa"].value == pytest.approx((10 / 12 - 5 / 9) / (1 - 5 / 9))

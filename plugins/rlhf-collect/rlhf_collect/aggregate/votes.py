@@ -22,6 +22,7 @@ class Vote:
     version: int = 1
     part: str = ""  # such as two answers of a ranking
     verified: bool = False  # given with a label shown, and so not independent of it
+    further: bool = False  # asked for since the votes before it were divided
 
     @property
     def question(self) -> Question:

@@ -53,11 +53,21 @@ def votes(
     newest = select(func.max(annotation.c.id)).where(annotation.c.id <= until, true() if among is None else among)
     last = newest.where(annotation.c.surplus == 0).group_by(annotation.c.item, annotation.c.person)
     wanted = (annotation.c.act == "answered") & (slot.c.purpose == purpose)
-    rows = select(annotation).join(slot, annotation.c.slot == slot.c.id)
+    rows = select(annotation, slot.c.divided).join(slot, annotation.c.slot == slot.c.id)
     rows = rows.where(annotation.c.id.in_(last), wanted)
     found = connection.execute(rows.order_by(annotation.c.item, annotation.c.person))
     return [
-        Vote(row.item, row.person, label, row.value, row.seconds, row.version, part, bool(row.verified))
+        Vote(
+            row.item,
+            row.person,
+            label,
+            row.value,
+            row.seconds,
+            row.version,
+            part,
+            bool(row.verified),
+            bool(row.divided),
+        )
         for row in found
         if row.person not in without and (verified or not row.verified)
         for part, label in kind.parts(row.value).items()
