@@ -189,3 +189,19 @@ def test_no_step_of_a_claim_or_a_submission_reads_a_whole_table(tmp_path: Path, 
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given).all()
             scans = [row[3] for row in plan if row[3].startswith("SCAN") and "USING" not in row[3]]
             assert not scans or any(small in statement for small in SMALL), (scans, statement)
+
+
+def test_one_person_fills_one_place_of_an_item(tmp_path: Path) -> None:
+    """Ada's lease ends, Ben takes her place and skips it, while she was given another one of the same item."""
+    made = study(tmp_path, [pair(1)], votes=2, lease_seconds=60)
+    desk, ada, ben, cai = Desk(made), *(join(made, name) for name in ("Ada", "Ben", "Cai"))
+    first = form(desk.claim(ada), 1, "first")
+    made.now.tick(61)
+    skipped = form(desk.claim(ben), act="skipped")
+    second = form(desk.claim(ada), 1, "second")
+    desk.submit(ben, skipped)
+    assert not desk.submit(ada, first).surplus
+    assert desk.claim(ada) is None
+    assert desk.submit(ada, second).surplus
+    desk.submit(cai, form(desk.claim(cai)))
+    assert counted(made) == 2

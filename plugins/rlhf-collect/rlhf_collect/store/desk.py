@@ -92,7 +92,7 @@ class Desk:
     def _take(self, connection: Connection, person: Person, form: Mapping[str, str], now: float) -> Taken:
         given, place = _given(connection, person, form.get("token", ""))
         values = _read(self.study, form, place.sides)
-        mine = place.state == "free" or place.person == person.id
+        mine = _is_theirs(connection, place, person)
         verified = hints.label_of(connection, place) is not None
         values |= {"key": form["key"], "seconds": now - given.started, "at": now, "surplus": int(not mine)}
         values["verified"] = int(verified)
@@ -169,6 +169,14 @@ def _given(connection: Connection, person: Person, token: str) -> tuple[Row[Any]
     return given, connection.execute(select(slot).where(slot.c.id == given.slot)).one()
 
 
+def _is_theirs(connection: Connection, place: Row[Any], person: Person) -> bool:
+    """Whether an answer is a vote: a person fills one place of an item, though several may have been leased to them."""
+    if place.state != "free":
+        return bool(place.person == person.id)
+    others = (slot.c.item == place.item) & (slot.c.person == person.id) & (slot.c.state == "done")
+    return connection.execute(select(slot.c.id).where(others)).first() is None
+
+
 def _write(
     connection: Connection, place: Row[Any], person: Person, values: dict[str, Any]
 ) -> tuple[int, dict[str, Any]]:
@@ -188,6 +196,7 @@ def _close(connection: Connection, place: Row[Any], person: Person, act: str) ->
     if act == "answered" or place.purpose in ("gold", "training"):
         values = {"state": "done", "person": person.id, "until": None}
         connection.execute(update(slot).where(slot.c.id == place.id).values(values))
+        queue.give_back_others(connection, place.item, person.id)
     elif place.state != "free":
         queue.give_back(connection, place.id)
 

@@ -59,6 +59,12 @@ def give_back(connection: Connection, chosen: int) -> None:
     connection.execute(update(slot).where(slot.c.id == chosen).values(state="free", person=None, until=None))
 
 
+def give_back_others(connection: Connection, of: int, person: int) -> None:
+    """Frees the places of an item that are leased to a person who has just filled another one."""
+    held_still = (slot.c.item == of) & (slot.c.person == person) & (slot.c.state == "leased")
+    connection.execute(update(slot).where(held_still).values(state="free", person=None, until=None))
+
+
 def widen(
     connection: Connection, of: int, random: Random, priority: float, purpose: str = "judged", divided: int = 0
 ) -> int:
