@@ -156,3 +156,18 @@ def test_ac1_knows_of_ties_that_nobody_gave(tmp_path: Path) -> None:
     Browser(made, "Ben").work(lambda shown: 3 if shown[0] in ("good 0", "bad 1") else -3)
     # a a, a b: half agree; shares 3/4, 1/4 and 0 of three labels give (3/16 + 3/16) / 2 by chance
     assert summarise(made, 10).agreement["AC1"].value == pytest.approx((1 / 2 - 3 / 16) / (1 - 3 / 16))
+
+
+def test_whoever_ties_everything_misses_a_known_order() -> None:
+    known = [1, 2, 2]
+    assert not Ranking().agrees([1, 1, 1], known)
+    assert not Ranking().agrees([2, 1, 3], known)
+    assert Ranking().agrees([1, 2, 3], known)  # a known tie is any order
+    assert Ranking().agrees([1, 3, 2], known)
+
+
+@pytest.mark.parametrize(("kind", "gold"), [("ranking", [1, 1, 1]), ("rating", {})])
+def test_a_known_answer_that_nobody_can_miss_is_refused(tmp_path: Path, kind: str, gold: object) -> None:
+    row = Asked("rows:1", "p", tuple(Written(text, {}) for text in ANSWERS), purpose="gold", known=gold)
+    with pytest.raises(DataError, match="rows:1: gold .* fits every answer, so that it tells nothing of a person"):
+        study(tmp_path, [row], kind=kind)

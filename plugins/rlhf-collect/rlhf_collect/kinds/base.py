@@ -46,6 +46,10 @@ class Kind:
         """The value of a label of `count` responses, as a file gives it. Raises DataError with what it should be."""
         raise NotImplementedError
 
+    def can_be_missed(self, known: Any) -> bool:
+        """Whether some value is not as good as the known one: otherwise it tells nothing of a person."""
+        return True
+
     def agrees(self, value: Any, known: Any) -> bool:
         """Whether a value is as good as the known one."""
         return self.label(value) == self.label(known)

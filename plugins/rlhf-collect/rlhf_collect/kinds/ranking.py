@@ -41,10 +41,14 @@ class Ranking(Kind):
             raise DataError(f"should be a list with the place of each of {count} responses, got {word!r:.40}")
         return dense(word)
 
+    def can_be_missed(self, known: Any) -> bool:
+        """Unless all places are equal."""
+        return len(set(known)) > 1
+
     def agrees(self, value: Any, known: Any) -> bool:
-        """Whether no two answers are the other way round."""
+        """Whether any two answers that the known order tells apart are in that order; a tie of them is a miss."""
         pairs = combinations(range(len(known)), 2)
-        return all((value[i] - value[j]) * (known[i] - known[j]) >= 0 for i, j in pairs)
+        return all((value[i] - value[j]) * (known[i] - known[j]) > 0 for i, j in pairs if known[i] != known[j])
 
 
 def dense(places: Sequence[int]) -> list[int]:

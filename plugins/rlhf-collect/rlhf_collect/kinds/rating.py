@@ -51,6 +51,10 @@ class Rating(Kind):
                 raise DataError(f"should have {count} ratings of {name}, 1 to {HIGHEST}, got {rated!r:.40}")
         return word
 
+    def can_be_missed(self, known: Any) -> bool:
+        """Unless nothing is rated."""
+        return bool(known)
+
     def agrees(self, value: Any, known: Any) -> bool:
         """Whether no known rating is missed by more than 1."""
         return all(abs(one - value[name][n]) <= 1 for name, rated in known.items() for n, one in enumerate(rated))

@@ -132,9 +132,11 @@ def _check(where: str, kind: Kind, name: str, label: Any, different: int) -> Non
     if different > kind.most:
         raise DataError(f"{where}: {name} is of at most {kind.most} different responses, got {different}")
     try:
-        kind.known(label, different)
+        known = kind.known(label, different)
     except DataError as error:
         raise DataError(f"{where}: {name} {error}") from error
+    if name == "gold" and not kind.can_be_missed(known):
+        raise DataError(f"{where}: gold {label!r:.40} fits every answer, so that it tells nothing of a person")
 
 
 def sides(answers: int, random: Random) -> list[int]:
