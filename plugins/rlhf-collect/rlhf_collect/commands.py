@@ -44,7 +44,7 @@ def new(
 
     if policy and not prompts:
         raise DataError("--policy answers the prompts of --prompts FILE: give one")
-    text = guidelines.read_text(encoding="utf-8") if guidelines else GUIDELINES
+    text = _text_of(guidelines) if guidelines else GUIDELINES
     settings = Settings(kind, tuple(dimension or ()), votes, max(votes, Settings.most_votes))
     asked = kind_of(settings.kind, settings.dimensions)
     refuse_held(study)
@@ -90,7 +90,7 @@ def guide(study: Folder, guidelines: Annotated[Path, typer.Argument(help="A Mark
     """Give a study new guidelines; each judgement keeps the number of those that it was made under."""
     from rlhf_collect.study import open_study
 
-    version = open_study(study).guide(guidelines.read_text(encoding="utf-8"))
+    version = open_study(study).guide(_text_of(guidelines))
     typer.echo(f"{study}: guidelines {version}")
 
 
@@ -235,6 +235,14 @@ def demo(
     typer.echo(f"{folder}: {judged} judgements by three simulated annotators")
     if page:
         _serve(made, port)
+
+
+def _text_of(file: Path) -> str:
+    """Raises DataError where it is no text."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: cannot be read: {error}") from error
 
 
 def _read(files: list[Path], kind: Kind, unread: Counter[str], policies: Sequence[str] = ()) -> list[Asked]:

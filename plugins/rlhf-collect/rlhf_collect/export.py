@@ -11,7 +11,7 @@ from typing import Any
 from rlhf_collect.release import Release
 from rlhf_collect.shapes.every import SHAPES
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+FORMULA = (*"=+-@\uff1d\uff0b\uff0d\uff20", "\t", "\r", "\n")  # some spreadsheets read full-width signs too
 
 
 def write(release: Release, folder: Path, as_csv: bool = False) -> dict[str, int]:

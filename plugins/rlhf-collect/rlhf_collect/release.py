@@ -150,10 +150,10 @@ def _build(connection: Connection, study: Study, number: int, until: int, record
             left_out[f"agreement below {parameters.min_agreement:g}"] += 1
         else:
             rows.append(labelled)
-    return Release(number, study.kind.name, tuple(rows), dict(left_out), chain.digest(*map(_told, rows)))
+    return Release(number, study.kind.name, tuple(rows), dict(left_out), chain.digest(*map(_repeated, rows)))
 
 
-def _told(one: Labelled) -> list[Any]:
+def _repeated(one: Labelled) -> list[Any]:
     """What a release has to say again of an item, without numbers that another library may round otherwise."""
     labels = {part: verdict.label for part, verdict in one.verdicts.items()}
     return [one.item.digest, one.split, labels, one.provenance()["votes"]]

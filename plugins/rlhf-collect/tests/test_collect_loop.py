@@ -18,7 +18,7 @@ from rlhf_collect.store.rows import read_rows
 from studies import Browser, pair, prefers_good, study
 from typer.testing import CliRunner
 
-from rlhf_plugins import Base, check_recipe, component
+from rlhf_plugins import Base, DataError, check_recipe, component
 
 
 def rows_of(file: Path) -> list[dict[str, object]]:
@@ -180,3 +180,13 @@ def test_votes_are_compared_while_people_go_on(tmp_path: Path) -> None:
     assert (
         "model-g is better than model-b: it is preferred on 100.0% of 20 prompts, by all evidence of 2 looks" in said[1]
     )
+
+
+def test_what_is_no_text_is_said_in_a_line(tmp_path: Path) -> None:
+    made, odd = study(tmp_path, [pair(0)]), tmp_path / "odd.md"
+    odd.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"odd.md: cannot be read: 'utf-8' codec"):
+        CliRunner().invoke(collect, ["guide", str(made.folder), str(odd)], catch_exceptions=False)
+    odd.write_text('{"prompt": "p", "responses": [{"text": "a", "score": NaN}, "b"]}')
+    with pytest.raises(DataError, match="odd.md:1: is not JSON: NaN is no number of JSON"):
+        CliRunner().invoke(collect, ["add", str(made.folder), "--prompts", str(odd)], catch_exceptions=False)

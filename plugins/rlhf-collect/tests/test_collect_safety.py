@@ -186,3 +186,17 @@ def test_sessions_of_two_studies_have_cookies_of_their_own(tmp_path: Path) -> No
     """Ports of one host share their cookies: entering a second study would end the session of the first."""
     one, other = (Browser(study(tmp_path / name, []), "Ada").http for name in "ab")
     assert not set(one.cookies) & set(other.cookies)
+
+
+@pytest.mark.parametrize("headers", [{"host": "[::1"}, {"origin": "http://[::1"}])
+def test_an_address_that_is_none_is_refused(tmp_path: Path, headers: dict[str, str]) -> None:
+    browser = Browser(study(tmp_path, [pair(1)]), "Ada")
+    assert browser.http.post("/judge", data=browser.hidden(), headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("sign", "\uff1d\uff0b\uff0d\uff20")
+def test_a_full_width_sign_begins_no_cell(tmp_path: Path, sign: str) -> None:
+    made = study(tmp_path, [Asked("", f"{sign}1+1", (Written("good", {}), Written("bad", {})))], votes=1)
+    Browser(made, "Ada").work(prefers_good)
+    write(releases.make(made, releases.Parameters(test_fraction=0.0)), tmp_path, as_csv=True)
+    assert f"'{sign}1+1" in (tmp_path / "train.csv").read_text()

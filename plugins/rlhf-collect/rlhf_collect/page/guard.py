@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -45,13 +45,22 @@ class Guard:
         await answer(scope, receive, _with_headers(send, scope["path"].startswith("/static/")))
 
     def _refusal(self, request: Request) -> str:
-        if urlsplit(f"//{request.headers.get('host', '')}").hostname not in self.hosts:
+        host = _parts(f"//{request.headers.get('host', '')}")
+        if host is None or host.hostname not in self.hosts:
             return "this address is not served here"
         if request.method not in ("GET", "HEAD"):
-            origin = urlsplit(request.headers.get("origin", ""))
-            if origin.netloc != request.headers["host"]:
+            origin = _parts(request.headers.get("origin", ""))
+            if origin is None or origin.netloc != request.headers["host"]:
                 return "a change has to be asked for by this site's own pages"
         return ""
+
+
+def _parts(address: str) -> SplitResult | None:
+    """None for what is no address, such as `//[`."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return None
 
 
 def _with_headers(send: Send, kept: bool) -> Send:

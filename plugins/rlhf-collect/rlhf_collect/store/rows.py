@@ -72,7 +72,7 @@ def write_rows(file: Path, rows: Iterable[Asked]) -> int:
 
 def _row(where: str, line: str, left_out: Counter[str]) -> Asked | None:
     try:
-        fields = json.loads(line)
+        fields = json.loads(line, parse_constant=_refuse)
     except ValueError as error:
         raise DataError(f"{where}: is not JSON: {error}") from error
     if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
@@ -91,6 +91,10 @@ def _row(where: str, line: str, left_out: Counter[str]) -> Asked | None:
     more = {name: _text(where, name, fields.get(name, "")) for name in ("domain", "cluster", "explanation")}
     known, verify = fields.get("gold"), fields.get("verify")
     return Asked(where, fields["prompt"], answers, purpose=purpose, known=known, verify=verify, **more)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _answers(where: str, fields: Mapping[str, Any]) -> tuple[Written, ...]:
