@@ -93,6 +93,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (_fsdp_param_group.FSDPParamGroup, "_reshard_after_forward", "`gathered` sets it back"),
     (BaseTunerLayer, "_active_adapter", "`active_adapter` sets it"),
     (BaseTunerLayer, "_disable_adapters", "`active_adapter` sets it"),
+    (peft.tuners.lora.variants, "DoraLinearVariant", "an adapter is folded into a weight by it"),
     (GenerationMixin, "_update_model_kwargs_for_generation", "our decoding loop calls it after each token"),
     (StoppingCriteriaList, "max_length", "our decoding loop allocates the cache for as many tokens"),
     (GenerationMixin, "_sample", "the loop over a static cache calls it where it cannot help"),
@@ -240,6 +241,8 @@ IN_THE_SOURCE: list[tuple[Any, str, str]] = [
         "ours joins the means of a batch's parts",
     ),
     (lora.Linear.merge, "base_layer.weight.data", "folding restores the weight by its `data`"),
+    (peft.utils.other.AuxiliaryTrainingWrapper.__init__, "self._active_adapter =", "`active_adapter` sets it"),
+    (peft.utils.other.AuxiliaryTrainingWrapper.__init__, "self._disable_adapters =", "`active_adapter` sets it"),
     (transformers.PreTrainedModel.from_pretrained, "output_loading_info", "`loading` refuses missing weights by it"),
 ]
 

@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -311,12 +312,12 @@ def _model_key(key: str, prefix: str, name: str) -> str:
     return f"{SAVED}{prefix}{module}.{matrix}.{name}.{ending}"
 
 
-def _tuned(model: nn.Module) -> list[BaseTunerLayer]:
-    """The layers that have adapters."""
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+def _tuned(model: nn.Module) -> list[Any]:
+    """The layers that have adapters, and the modules that an adapter trains whole (`modules_to_save`)."""
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
 
 
-def _activate(layer: BaseTunerLayer, adapters: str | list[str], disabled: bool) -> None:
+def _activate(layer: Any, adapters: str | list[str], disabled: bool) -> None:
     """As PEFT's `set_adapter` and `enable_adapters`, which would also change gradient flags."""
     layer._active_adapter = adapters
     layer._disable_adapters = disabled

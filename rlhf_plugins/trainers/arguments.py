@@ -269,6 +269,15 @@ def unusual_launch(trainer: Any) -> Iterator[str]:
         yield f"include_for_metrics={args.include_for_metrics!r}"
 
 
+def unusual_adapter(model: nn.Module) -> Iterator[str]:
+    """What of a model's adapters reads or writes whole rows of tokens, which ours share between responses, in words."""
+    for config in getattr(model, "peft_config", {}).values():
+        if config.is_prompt_learning:
+            yield "an adapter that learns a prompt"
+        if getattr(config, "alora_invocation_tokens", None):
+            yield "an adapter that begins at alora_invocation_tokens"
+
+
 def check_rows(trainer: Any) -> None:
     """Raises RunError if a trainer has too few rows for one batch; rows that are streamed cannot be counted."""
     if not hasattr(trainer.train_dataset, "__len__"):

@@ -14,6 +14,7 @@ import torch
 import trl
 from datasets import Dataset
 from marks import slow
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback, set_seed
 
 import rlhf_plugins
@@ -90,6 +91,12 @@ def test_the_constructor_is_trls_with_keywords_more() -> None:
 def test_a_script_trains_and_logs_as_with_trl(bases: Bases, tmp_path: Path, adapter: Adapter | None) -> None:
     given = {"peft_config": lora_config(adapter, "CAUSAL_LM") if adapter else None}
     assert_alike(bases(), tmp_path, {}, **given)
+
+
+@pytest.mark.parametrize("own", [{"modules_to_save": ["lm_head"]}, *slow({"lora_bias": True}, {"use_dora": True})])
+def test_the_reference_is_without_all_that_an_adapter_trains(bases: Bases, tmp_path: Path, own: dict[str, Any]) -> None:
+    given = LoraConfig(r=4, task_type="CAUSAL_LM", target_modules="all-linear", **own)
+    assert_alike(bases(), tmp_path, {"beta": 0.3}, peft_config=given)
 
 
 OF_THE_LOSS: list[dict[str, Any]] = [

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trl
 from marks import slow
-from peft import PromptTuningConfig
+from peft import LoraConfig, PeftConfig, PromptTuningConfig
 from transformers import TrainingArguments
 
 from rlhf_plugins.contract.run import Base
@@ -100,11 +100,18 @@ def test_a_collator_of_the_scripts_is_used(bases: Bases, tmp_path: Path, caplog:
     assert logged(found) == logged(expected)
 
 
-@pytest.mark.slow
-def test_an_adapter_that_learns_a_prompt_is_trls(bases: Bases, tmp_path: Path) -> None:
-    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
-    found, expected = (script(cls, bases(), tmp_path, {}, peft_config=prompt) for cls in (OURS, STOCK))
-    assert found.obstacle == "an adapter that learns a prompt"
+OF_TOKENS = [
+    (LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=[15]), "begins at alora_invocation_tokens"),
+    *slow((PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "learns a prompt")),
+]
+
+
+@pytest.mark.parametrize(("adapter", "what"), OF_TOKENS)
+def test_an_adapter_that_reads_or_writes_tokens_is_trls(
+    bases: Bases, tmp_path: Path, adapter: PeftConfig, what: str
+) -> None:
+    found, expected = (script(cls, bases(), tmp_path, {}, peft_config=adapter) for cls in (OURS, STOCK))
+    assert found.obstacle == f"an adapter that {what}"
     assert logged(found) == logged(expected)
 
 

@@ -13,7 +13,7 @@ from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reductio
 from rlhf_plugins.contract.run_kinds import Environment, EnvironmentFunction, Reward
 from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.arguments import acting, unusual_launch
+from rlhf_plugins.trainers.arguments import acting, unusual_adapter, unusual_launch
 from rlhf_plugins.trainers.ppo.dropout import dropout
 from rlhf_plugins.trainers.ppo.importance import Correction
 from rlhf_plugins.trainers.ppo.options import (
@@ -172,8 +172,7 @@ def _obstacles(trainer: Any, given: Mapping[str, Any], own: OnlineOptions) -> It
         yield "a processor of images"
     if any(getattr(trainer._tokenizer, name, None) for name in ("response_template", "response_schema")):
         yield "a tokenizer that parses responses"
-    if any(config.is_prompt_learning for config in getattr(trainer.model, "peft_config", {}).values()):
-        yield "an adapter that learns a prompt"
+    yield from unusual_adapter(trainer.model)
     if trainer.aux_loss_enabled:
         yield "the auxiliary loss of a mixture of experts"
     yield from _of_the_loss(args, own)

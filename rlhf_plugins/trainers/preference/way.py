@@ -13,7 +13,7 @@ import trl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.arguments import unusual_launch
+from rlhf_plugins.trainers.arguments import unusual_adapter, unusual_launch
 from rlhf_plugins.trainers.given_rows import Rows
 from rlhf_plugins.trainers.preference.batch import OF_PAIRS, REFERENCE
 
@@ -110,8 +110,7 @@ def _obstacles(trainer: Any, given: Mapping[str, Any]) -> Iterator[str]:
         yield "data_collator="
     if trainer._is_vlm:
         yield "a processor of images"
-    if getattr(getattr(trainer.model, "active_peft_config", None), "is_prompt_learning", False):
-        yield "an adapter that learns a prompt"
+    yield from unusual_adapter(trainer.model)
     if trainer.aux_loss_enabled:
         yield "the auxiliary loss of a mixture of experts"
     if args.ld_alpha is not None:

@@ -19,7 +19,7 @@ from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.engine.forward import inner_of, is_causal, trunk_of
 from rlhf_plugins.engine.weights.loading import use_fast_paths
 from rlhf_plugins.reward_models.reward_model import RewardModel
-from rlhf_plugins.trainers.arguments import unusual_launch
+from rlhf_plugins.trainers.arguments import unusual_adapter, unusual_launch
 
 logger = logging.getLogger(__name__)
 HEADS = {"score", "classifier"}  # names of the head of a classifier in PEFT
@@ -102,8 +102,7 @@ def _obstacles(trainer: Any, own_collator: bool) -> Iterator[str]:
     yield from unusual_launch(trainer)
     if args.pad_to_multiple_of is not None:
         yield f"pad_to_multiple_of={args.pad_to_multiple_of}"
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
-        yield "an adapter that learns a prompt"
+    yield from unusual_adapter(model)
     inner = inner_of(model)
     if not isinstance(getattr(inner, "score", None), nn.Module) or trunk_of(model) is inner:
         yield f"{type(inner).__name__}, which is no decoder with a score"

@@ -87,6 +87,17 @@ def test_quantized_and_tied_layers_stay_as_they_are(tmp_path: Path) -> None:
             assert not any(layer.merged for layer in model.modules() if hasattr(layer, "lora_A"))
 
 
+@pytest.mark.parametrize("own", [{"lora_bias": True}, {"alora_invocation_tokens": [3]}], ids=["lora_bias", "alora"])
+def test_an_adapter_that_changes_more_than_a_weight_stays_beside_it(tmp_path: Path, own: dict[str, Any]) -> None:
+    """A folded bias would stay in the base's, and its reference would move with every rollout."""
+    given = LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False, **own)
+    model = get_peft_model(load_causal(tiny_base(tmp_path, "qwen2")), given).eval()
+    before, beside = bits(model), logits(model)
+    with folded(model):
+        assert torch.equal(logits(model), beside)
+    assert bits(model) == before
+
+
 def test_a_plain_model_has_nothing_to_fold(tmp_path: Path) -> None:
     model = load_causal(tiny_base(tmp_path))
     before = logits(model)
