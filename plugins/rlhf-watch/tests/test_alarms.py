@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -251,3 +252,40 @@ def test_a_monitor_with_other_options_in_another_stage_is_not_calibrated() -> No
     record: Any = SimpleNamespace(folder="runs/a", recipe={"stages": stages})
     with pytest.raises(RunError, match="runs/a: stages give length_drift other options"):
         calibration._options(record)
+
+
+def test_a_monitor_that_starts_late_is_not_trusted_beyond_its_own_rollouts(tmp_path: Path) -> None:
+    """Of the calibrated runs' 40 rollouts the statistic had 4 alone."""
+    options, file = {"warm_up": 2}, tmp_path / "thresholds.json"
+    Limits(0.01, 300, 40, {"watched": {"threshold": 0.5, "options": options, "rollouts": 4}}).write(file)
+    made = component("monitor", "length_drift", **options, thresholds=str(file)).build(run([]))
+    good, bad = CASES["length_drift"]
+    (alarm,) = [found for one in [good] * 4 + [bad] * 9 if (found := made(one))]
+    assert alarm.false_alarm_rate is None
+    assert "runs with 4 rollouts, and nothing is known of longer ones" in alarm.message
+
+
+def test_the_rollouts_of_a_monitor_are_those_of_its_longest_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"stage": stage, "step": at, "watch/length_drift": 1.0} for stage, n in (("a", 3), ("b", 5)) for at in range(n)
+    ]
+    rows += [{"stage": "b", "step": 4, "watch/reward_gap": 2.0}]
+    record: Any = SimpleNamespace(folder="r", status="finished", recipe={"stages": []}, metrics=lambda: rows)
+    monkeypatch.setattr(calibration, "open_run", lambda folder: record)
+    monkeypatch.setattr(calibration, "_runs", lambda folders: folders)
+    found = calibration.calibrate([Path("r")] * 3, 0.5)
+    assert {name: one["rollouts"] for name, one in found.monitors.items()} == {"length_drift": 5, "reward_gap": 1}
+    assert found.rollouts == 5
+
+
+@pytest.mark.parametrize("name", ["feature_drift", "disagreement"])
+def test_a_response_without_a_finite_number_makes_no_monitor_blind(name: str) -> None:
+    logged: list[Any] = []
+    made = component("monitor", name, warm_up=2).build(run(logged))
+    for one in [CASES[name][0]] * 4 + [CASES[name][1]] * 6:
+        assert one.prediction is not None
+        assert one.prediction.members is not None
+        members = one.prediction.members.clone()
+        members[0] = math.nan
+        made(replace(one, prediction=replace(one.prediction, members=members, features=members)))
+    assert logged[-1][1]["watch/watched"] > 0.5

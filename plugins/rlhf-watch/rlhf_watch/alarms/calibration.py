@@ -39,8 +39,12 @@ def calibrate(folders: Sequence[Path], rate: float) -> Limits:
         if _options(record) != options:
             raise RunError(f"{record.folder}: its monitors have other options than those of {records[0].folder}")
     thresholds = joint_thresholds({name: [one[name] for one, _ in found] for name in found[0][0]}, rate)
-    monitors = {name: {"threshold": limit, "options": options.get(name, {})} for name, limit in thresholds.items()}
-    return Limits(rate, len(records), min(rollouts for _, rollouts in found), monitors)
+    rollouts = {name: min(seen[name] for _, seen in found) for name in thresholds}
+    monitors = {
+        name: {"threshold": limit, "options": options.get(name, {}), "rollouts": rollouts[name]}
+        for name, limit in thresholds.items()
+    }
+    return Limits(rate, len(records), max(rollouts.values()), monitors)
 
 
 def _runs(folders: Iterable[Path]) -> Iterator[Path]:
@@ -53,19 +57,19 @@ def _runs(folders: Iterable[Path]) -> Iterator[Path]:
             yield from sorted(file.parent for file in folder.glob("*/status.json"))
 
 
-def _maxima(record: RunRecord) -> tuple[Maxima, int]:
-    """The largest value of each statistic, and how many rollouts have one."""
+def _maxima(record: RunRecord) -> tuple[Maxima, dict[str, int]]:
+    """The largest value of each statistic, and how many rollouts have one in a stage; the most of them."""
     largest: Maxima = {}
-    steps = set()
+    steps: dict[str, dict[str, set[int]]] = {}
     for row in record.metrics():
         for name, value in row.items():
             if name.startswith(CURVE):
                 monitor = name.removeprefix(CURVE)
                 largest[monitor] = max(largest.get(monitor, 0.0), value)
-                steps.add((row["stage"], row["step"]))
+                steps.setdefault(monitor, {}).setdefault(row["stage"], set()).add(row["step"])
     if not largest:
         raise RunError(f"{record.folder}: no curve `{CURVE}...`; train it with monitors of rlhf-watch")
-    return largest, len(steps)
+    return largest, {monitor: max(map(len, of.values())) for monitor, of in steps.items()}
 
 
 def _options(record: RunRecord) -> Mapping[str, Any]:

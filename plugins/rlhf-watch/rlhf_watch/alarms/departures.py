@@ -84,7 +84,13 @@ class Away(Level):
     first: tuple[list[float], list[float]] | None = None  # mean and variance of the first rollout
 
     def distance(self, features: NDArray[np.float64]) -> float | None:
-        """Of a rollout's features (B, width) from the first rollout's; None for that one itself."""
+        """Of a rollout's features (B, width) from the first rollout's; None for that one itself, and without any.
+
+        Rows that are not finite are left out: one of the first rollout would make every later distance NaN.
+        """
+        features = features[np.isfinite(features).all(1)]
+        if not len(features):
+            return None
         if self.first is None:
             self.first = features.mean(0).tolist(), np.maximum(features.var(0), 1e-12).tolist()
             return None

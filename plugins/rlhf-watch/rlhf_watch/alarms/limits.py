@@ -23,7 +23,7 @@ class Limit:
         options: of the monitor, for which it holds.
         rate: of clean runs in which any monitor of the file alarms.
         runs: clean runs that it was fitted on.
-        rollouts: of the shortest of them; nothing is known of longer runs.
+        rollouts: of the shortest of them that had the statistic, which may start late; nothing is known of more.
         fitted: on which runs and machine, by what, where the thresholds are shipped.
     """
 
@@ -42,7 +42,7 @@ class Limits:
     rate: float
     runs: int
     rollouts: int
-    monitors: Mapping[str, Mapping[str, Any]]  # name -> threshold and options
+    monitors: Mapping[str, Mapping[str, Any]]  # name -> threshold, options and rollouts
     fitted: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, file: Path) -> None:
@@ -64,7 +64,8 @@ def read_limit(file: str, monitor: str, options: Mapping[str, Any]) -> Limit:
         was, now = found["options"][other[0]], options.get(other[0])
         raise RunError(f"{file}: {monitor} was calibrated with {other[0]} {was}, not {now}; calibrate again")
     threshold = float(found["threshold"])
-    return Limit(threshold, found["options"], limits.rate, limits.runs, limits.rollouts, limits.fitted)
+    rollouts = int(found.get("rollouts", limits.rollouts))  # of the whole run in files of older versions
+    return Limit(threshold, found["options"], limits.rate, limits.runs, rollouts, limits.fitted)
 
 
 def shipped_limit(monitor: str, options: Mapping[str, Any], run: Run) -> Limit:

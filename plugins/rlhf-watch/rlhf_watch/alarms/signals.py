@@ -32,10 +32,10 @@ def reward_deviation(step: Step) -> float | None:
 
 
 def disagreement(step: Step) -> float | None:
-    """The deviation of an ensemble's members on a response, the mean over responses."""
+    """The deviation of an ensemble's members on a response, the mean over responses on which all are finite."""
     if step.prediction is None or step.prediction.members is None:
         return None
-    return float(step.prediction.members.float().std(1).mean())  # (B, M)
+    return _mean(step.prediction.members.float().std(1).tolist())  # (B, M)
 
 
 def repetition(step: Step) -> float | None:
