@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rlhf_watch.commands import register_commands
+from rlhf_watch.probe import wording
 from rlhf_watch.probe.effects import caused, observed
 from rlhf_watch.probe.interventions import interventions, plain, words
 from rlhf_watch.probe.probing import Effect, Score, probe
@@ -120,7 +121,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (found / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     trainer = {"max_steps": 25, "learning_rate": 3e-3, "per_device_train_batch_size": 32}
     recipe = {"base": tiny_base(found / "base").path, "adapter": "none", "output_dir": str(found / "run")}
-    recipe["data"] = {"format": "preference", "source": str(found / "pairs.jsonl")}
+    recipe["data"] = {"format": "preference", "source": str(found / "pairs.jsonl"), "test_fraction": 0.5}  # 12 prompts
     probing = {"stage": "probe", "fillers": ["bee cat"], "openers": ["the"], "rows": 24}
     run_recipe({**recipe, "stages": [{"stage": "reward_model", "trainer": trainer}, probing]}, say=lambda _: None)
     return found
@@ -156,3 +157,32 @@ def test_a_reward_that_is_one_number_but_for_rounding_goes_with_nothing() -> Non
     reward = np.array([0.3, 0.1 * 3, 0.3, 0.1 * 3])
     found = observed(reward, np.array([1.0, 2.0, 3.0, 4.0]), np.arange(4))
     assert np.isnan([found.slope.value, found.correlation.value]).all()
+
+
+def test_one_prompt_shows_no_effect() -> None:
+    """Only p0 has two sentences to be put in another order: each resample of prompts is the same."""
+    asked = [Group("p0", ("it is red. it digs.", "it digs. it is red.")), Group("p1", ("no.",))]
+    found = probe(asked, each(lambda _, text: float(text.startswith("it is"))), interventions())
+    order = {one.name: one for one in found.effects}["order"]
+    assert (order.effect.value, order.effect.shown, order.responses) == (0, False, 2)
+    length = caused(np.array([3.0, 5.0]), np.array([1.0, 1.0]), np.array([0, 0]))
+    assert (length.value, length.shown) == (4, False)
+    assert np.isnan(length.interval).all()
+    assert np.isnan(observed(np.array([1.0, 2.0]), np.array([1.0, 3.0]), np.array([0, 0])).slope.interval).all()
+    assert "order: +0 (of one prompt)" in "\n".join(wording.lines(found))
+    assert json.loads(json.dumps(wording.record(found), allow_nan=False))["effects"]["order"]["effect_interval"] is None
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_an_effect_on_few_prompts_is_shown_as_rarely_as_it_says(count: int) -> None:
+    rng = np.random.default_rng(0)
+    shown = [caused(rng.normal(size=count), np.full(count, 7.0), np.arange(count)).shown for _ in range(200)]
+    assert sum(shown) / 200 <= 0.085  # 0.05 and two standard errors; a bootstrap alone is wrong in 0.3 and 0.15
+
+
+def test_rounding_is_no_effect_of_position() -> None:
+    def last_rounds_up(prompts: Sequence[Any], texts: Sequence[Any]) -> Any:
+        return np.array([1 + 1e-7 * (i > 0 and prompts[i] == prompts[i - 1]) for i in range(len(texts))])
+
+    found = effects(PAIRS, last_rounds_up)["position"]
+    assert (found.effect.value, found.effect.shown) == (0, False)

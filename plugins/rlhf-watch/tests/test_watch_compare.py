@@ -44,7 +44,11 @@ def test_ties_make_a_win_rate_easier_to_tell_from_a_half() -> None:
 
 
 def test_too_few_prompts_show_no_win_rate(tmp_path: Path) -> None:
-    assert list(plan(None, 3, 0.8)) == ["3 prompts show no win rate with power 0.8"]
+    assert list(plan(None, 5, 0.8)) == ["5 prompts show no win rate with power 0.8"]  # 5 of 5 have p 1 / 16
+    assert list(plan(1.0, 5, 0.8))[::2] == [
+        "a win rate of 1 against 0.5 needs 6 prompts for power 0.8",
+        "5 prompts tell a win rate of 1 from 0.5 with power 0.000",
+    ]
     tied = [write(tmp_path, name, [1.0] * 50) for name in ("a", "b")]
     assert "So few decided prompts can show no win rate" in next(lines(compare(tied)))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlhf_plugins import DataError, RunError
 from rlhf_watch.ab import paired, power, sequential
@@ -39,6 +39,7 @@ class Comparison:
     closed_evidence: float  # the same, corrected for all policies that are compared at once
     anytime_p: float  # of the corrected e-values
     decided_after: int | None  # prompts, had one looked at the corrected e-value after each
+    decided_for: bool | None  # whether the policy had won more of these
     at_every_look: paired.Interval  # of the win rate without ties, 95% at all looks together
     smallest: float  # win rate that this many prompts would show with power 0.8
     length: LengthControlled | None
@@ -49,11 +50,11 @@ class Comparison:
     def better(self) -> bool | None:
         """Whether the policy won; None where that is not shown at 5%, after the correction.
 
-        The sequential test decides while people go on judging, else the sign test.
+        The sequential test decides while people go on judging, as the prompts were when it did, else the sign test.
         """
-        if (self.anytime_p if self.looks else self.holm_p) > 0.05:
-            return None
-        return self.counts.won > self.counts.lost
+        if self.looks:
+            return self.decided_for
+        return None if self.holm_p > 0.05 else self.counts.won > self.counts.lost
 
 
 def compare(sources: Sequence[str], seed: int = 0, by: str = "") -> list[Comparison]:
@@ -82,32 +83,32 @@ def compare(sources: Sequence[str], seed: int = 0, by: str = "") -> list[Compari
             one,
             holm_p=holm[str(place)],
             permutation_holm_p=of_means[str(place)],
-            **_looks(values, _answered(scored[0], other)),
+            **_looks(values, scored[0], other),
         )
         for place, (one, other, values) in enumerate(zip(found, scored[1:], closed, strict=True))
     ]
 
 
-def _answered(base: Scored, other: Scored) -> NDArray[np.bool_]:
-    """Of the baseline's prompts, in their order, whether the other policy has a score too."""
-    return np.array([prompt in other.scores for prompt in base.scores])
+def _beside_each(base: Scored, other: Scored) -> tuple[paired.Numbers, paired.Numbers]:
+    """The scores of both on each prompt of the baseline; equal where the other has none, which decides nothing."""
+    ours = np.array([other.scores.get(prompt, score) for prompt, score in base.scores.items()])
+    return ours, np.array([*base.scores.values()])
 
 
 def _wealths(base: Scored, other: Scored) -> paired.Numbers:
-    """The e-value after each prompt of the baseline; one that the other has no score of changes nothing."""
-    theirs = np.array([*base.scores.values()])
-    ours = np.array([other.scores.get(prompt, score) for prompt, score in base.scores.items()])
-    return sequential.wealths(ours, theirs)
+    """The e-value after each prompt of the baseline."""
+    return sequential.wealths(*_beside_each(base, other))
 
 
-def _looks(values: paired.Numbers, answered: NDArray[np.bool_]) -> dict[str, Any]:
+def _looks(values: paired.Numbers, base: Scored, other: Scored) -> dict[str, Any]:
     """What the corrected e-values after each prompt of the baseline decide."""
     after = sequential.stops_at(values)
-    return {
-        "closed_evidence": float(values[-1]),
-        "anytime_p": sequential.anytime_p(values),
-        "decided_after": None if after is None else int(answered[:after].sum()),
-    }
+    found = {"closed_evidence": float(values[-1]), "anytime_p": sequential.anytime_p(values)}
+    if after is None:
+        return found
+    ours, theirs = _beside_each(base, other)
+    answered = sum(prompt in other.scores for prompt in islice(base.scores, after))
+    return {**found, "decided_after": answered, "decided_for": bool(np.sign(ours - theirs)[:after].sum() > 0)}
 
 
 def _one(source: str, by: str) -> Scored:
@@ -149,6 +150,7 @@ def _beside(base: Scored, other: Scored, seed: int) -> Comparison:
         closed_evidence=evidence,
         anytime_p=1.0,
         decided_after=None,
+        decided_for=None,
         at_every_look=sequential.sequential_interval(counts),
         smallest=power.smallest_win_rate(counts.prompts, ties=counts.tied / counts.prompts),
         length=_length(base, other, prompts, ours, theirs),

@@ -12,6 +12,7 @@ from scipy import optimize, stats
 Numbers = NDArray[np.float64]
 RESAMPLES = 9999
 NUMBERS_AT_ONCE = 1_000_000  # of all resamples that are in memory together
+ROUNDING = 1e-12  # relative to the numbers
 
 
 class Counts(NamedTuple):
@@ -37,6 +38,9 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+UNKNOWN = Interval(float("nan"), float("nan"))
 
 
 def counts(ours: Numbers, theirs: Numbers) -> Counts:
@@ -78,7 +82,7 @@ def sign_test(found: Counts) -> float:
 def permutation_test(ours: Numbers, theirs: Numbers, seed: int = 0) -> float:
     """Two-sided p of the mean difference: each prompt's two scores are swapped at random (Pitman 1937)."""
     differences = ours - theirs
-    if not differences.any():
+    if len(differences) < 2 or not differences.any():  # of one prompt the swap is as far from 0
         return 1.0
     found: Any = stats.permutation_test(
         (differences,),
@@ -98,19 +102,42 @@ def at_once(size: int) -> int:
 
 
 def mean_interval(differences: Numbers, seed: int = 0) -> Interval:
-    """Of the mean difference, by the bias-corrected bootstrap (Efron 1987); one point where all are equal."""
-    if len(differences) < 2 or np.ptp(differences) == 0:
+    """Of the mean difference: the wider of the bias-corrected bootstrap's (Efron 1987) and Student's.
+
+    The bootstrap alone is too narrow for few numbers: of three it holds the truth in 69%. One point where all are
+    equal; NaN for a single number, which says nothing of how much they differ.
+    """
+    if len(differences) < 2:
+        return UNKNOWN
+    if np.ptp(differences) == 0:
         return Interval(*[float(differences.mean())] * 2)
     options: dict[str, Any] = {"n_resamples": 2000, "batch": at_once(len(differences))}
     found: Any = stats.bootstrap((differences,), np.mean, rng=np.random.default_rng(seed), **options)
-    return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
+    by_resampling = Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
+    return wider(by_resampling, students(float(differences.mean()), float(stats.sem(differences)), len(differences)))
+
+
+def students(mean: float, error: float, count: int) -> Interval:
+    """The 95% interval of a mean of so many numbers with a standard error (Student 1908)."""
+    wide = float(stats.t.ppf(0.975, count - 1)) * error
+    return Interval(mean - wide, mean + wide)
+
+
+def wider(one: Interval, other: Interval) -> Interval:
+    """From the lower of two lower ends to the higher of the upper ones."""
+    return Interval(min(one.low, other.low), max(one.high, other.high))
 
 
 def effect_size(differences: Numbers) -> float:
-    """The mean difference in standard deviations of the differences, Cohen's d_z (1988); 0 where all are 0."""
+    """The mean difference in standard deviations of the differences, Cohen's d_z (1988); 0 where all are 0.
+
+    Infinite where all are equal, but for rounding.
+    """
     mean = float(differences.mean())
     spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    return mean / spread if spread else float(np.copysign(np.inf, mean)) if mean else 0.0
+    if spread > ROUNDING * np.abs(differences).max():
+        return mean / spread
+    return float(np.copysign(np.inf, mean)) if mean else 0.0
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import ceil, log2, sqrt
 
 from scipy.stats import norm
 
@@ -30,16 +30,25 @@ def size_for_win_rate(rate: float, power: float = 0.8, alpha: float = 0.05, ties
     """Prompts needed to tell a win rate from 1/2, not rounded; infinite at 1/2 itself.
 
     ((z_{alpha/2} sqrt(1 - t) + z_power sqrt(1 - t - d^2)) / d)^2 with d = 2 rate - 1 and a share t of ties, the
-    paired form of Connor (1987).
+    paired form of Connor (1987), and at least `least_prompts`.
     """
+    return max(_normal_size(rate, power, alpha, ties), least_prompts(alpha, ties)) if rate != 0.5 else float("inf")
+
+
+def least_prompts(alpha: float, ties: float = 0.0) -> float:
+    """With fewer no sign test is below alpha: of k prompts that are not tied its p-value is at least 2 / 2^k."""
+    return ceil(log2(2 / alpha)) / (1 - ties) if ties < 1 else float("inf")
+
+
+def _normal_size(rate: float, power: float, alpha: float, ties: float) -> float:
     d, decided = abs(2 * rate - 1), 1 - ties
-    if d == 0:
-        return float("inf")
     return float(((_z(alpha) * sqrt(decided) + norm.ppf(power) * sqrt(max(decided - d * d, 0.0))) / d) ** 2)
 
 
 def power_for_win_rate(n: float, rate: float, alpha: float = 0.05, ties: float = 0.0) -> float:
     """The inverse: the chance that n prompts tell a win rate from 1/2."""
+    if n < least_prompts(alpha, ties):
+        return 0.0
     d, decided = abs(2 * rate - 1), 1 - ties
     spread = sqrt(max(decided - d * d, 1e-12))
     return float(norm.cdf((d * sqrt(n) - _z(alpha) * sqrt(decided)) / spread))
@@ -52,4 +61,4 @@ def smallest_win_rate(n: float, power: float = 0.8, alpha: float = 0.05, ties: f
     highest = 1 - ties / 2
     if n < size_for_win_rate(highest, power, alpha, ties):
         return highest
-    return float(brentq(lambda rate: size_for_win_rate(rate, power, alpha, ties) - n, 0.5 + 1e-6, highest))
+    return float(brentq(lambda rate: _normal_size(rate, power, alpha, ties) - n, 0.5 + 1e-6, highest))

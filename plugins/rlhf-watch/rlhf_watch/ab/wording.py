@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 from rlhf_watch.ab.comparison import Comparison
@@ -54,7 +54,8 @@ def _numbers(one: Comparison, compared: int) -> Iterator[str]:
     )
     yield f"sign test p {one.sign_p:.2g}{sign}; permutation test of the mean p {one.permutation_p:.2g}{mean}"
     low, high = one.difference_interval
-    yield f"mean difference {one.difference:+.3g} [{low:.3g}, {high:.3g}], {one.effect:+.2f} deviations"
+    within = f"[{low:.3g}, {high:.3g}], {one.effect:+.2f} deviations" if low == low else "of one prompt"
+    yield f"mean difference {one.difference:+.3g} {within}"
     when = f"decided after {one.decided_after} prompts" if one.decided_after else "not decided"
     closed = f", {one.closed_evidence:.3g} by closed means of {compared} comparisons" if compared > 1 else ""
     yield f"sequential test: e-value {one.evidence:.3g}{closed}; p {one.anytime_p:.2g} at any look, {when}"
@@ -96,7 +97,17 @@ def _rounded(number: float) -> str:
 
 
 def record(one: Comparison) -> dict[str, Any]:
-    """As JSON."""
+    """As JSON; null for a number that is not finite, which JSON cannot hold."""
     parts = ("counts", "win_rate", "difference_interval", "at_every_look", "length")
     named = {name: value._asdict() for name in parts if (value := getattr(one, name)) is not None}
-    return {**asdict(one), **named, "rate": one.counts.win_rate, "better": one.better, "sentence": sentence(one)}
+    whole = {**asdict(one), **named, "rate": one.counts.win_rate, "better": one.better, "sentence": sentence(one)}
+    found: dict[str, Any] = _finite(whole)
+    return found
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

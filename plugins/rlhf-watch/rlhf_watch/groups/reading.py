@@ -73,8 +73,9 @@ def table(title: str, found: Groups, counted: str) -> Iterator[str]:
     total = sum(one.rows for one in found.groups)
     for one in found.groups:
         low, high = one.interval
+        within = f"[{low:.3f}, {high:.3f}]" if low == low else "(no interval)"
         share = f"{one.rows} {counted} ({one.rows / total:.1%})"
-        yield f"  {one.name}: {one.mean:.3f} [{low:.3f}, {high:.3f}], {one.gap:+.3f} to the others, {share}"
+        yield f"  {one.name}: {one.mean:.3f} {within}, {one.gap:+.3f} to the others, {share}"
 
 
 NONE = {

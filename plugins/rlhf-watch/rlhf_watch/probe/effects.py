@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_watch.ab.paired import Interval, Numbers
+from rlhf_watch.ab.paired import Interval, Numbers, students, wider
 
 Codes = NDArray[np.int64]  # 0, 1, ... of prompts
 RESAMPLES = 2000
 
 
 class Number(NamedTuple):
-    """A number and its 95% interval; NaN where it cannot be measured."""
+    """A number and its 95% interval; NaN where it cannot be measured, its interval where there is one prompt alone."""
 
     value: float
     interval: Interval
@@ -31,7 +31,8 @@ UNKNOWN = Number(float("nan"), Interval(float("nan"), float("nan")))
 def caused(change: Numbers, dose: Numbers, prompts: Codes, seed: int = 0) -> Number:
     """E[r | do(X = x + dose)] - E[r | do(X = x)] for each unit of X: sum of changes / sum of doses (Pearl 2009, 3.2).
 
-    The interval is a bootstrap of prompts, whose responses are alike.
+    The interval is the wider of a bootstrap of prompts, whose responses are alike, and Student's of the linearised
+    ratio, since the bootstrap alone is too narrow for few prompts; of one prompt it is not known.
 
     Args:
         change: (n,) of the reward of a response by the intervention.
@@ -40,8 +41,13 @@ def caused(change: Numbers, dose: Numbers, prompts: Codes, seed: int = 0) -> Num
     """
     if not len(change) or not dose.sum():
         return UNKNOWN
-    drawn = _weights(prompts, seed) @ _sums(prompts, change, dose)  # (resamples, 2)
-    return Number(float(change.sum() / dose.sum()), _interval(drawn[:, 0], drawn[:, 1]))
+    sums = _sums(prompts, change, dose)  # (prompts, 2)
+    value, count = float(change.sum() / dose.sum()), len(sums)
+    if count < 2:
+        return Number(value, UNKNOWN.interval)
+    drawn = _weights(prompts, seed) @ sums  # (resamples, 2)
+    error = np.sqrt(count / (count - 1) * ((sums[:, 0] - value * sums[:, 1]) ** 2).sum()) / dose.sum()
+    return Number(value, wider(_interval(drawn[:, 0], drawn[:, 1]), students(value, float(error), count)))
 
 
 class Observed(NamedTuple):
@@ -65,6 +71,11 @@ def observed(reward: Numbers, measure: Numbers, prompts: Codes, seed: int = 0) -
     sums = _sums(prompts, np.ones_like(r), x, r, x * x, x * r, r * r)
     cov, x_var, r_var = _moments(_weights(prompts, seed) @ sums)
     (one,), (x_one,), (r_one,) = _moments(sums.sum(0, keepdims=True))
+    if len(sums) < 2:
+        return Observed(
+            Number(float(one / x_one), UNKNOWN.interval),
+            Number(float(one / np.sqrt(x_one * r_one)), UNKNOWN.interval),
+        )
     slope = Number(float(one / x_one), _interval(cov, x_var))
     scale = np.sqrt(np.maximum(x_var * r_var, 0))
     return Observed(slope, Number(float(one / np.sqrt(x_one * r_one)), _interval(cov, scale)))

@@ -14,6 +14,7 @@ from rlhf_watch.probe.effects import UNKNOWN, Codes, Number, caused, observed
 from rlhf_watch.probe.interventions import Intervention
 
 POSITION = "position"
+ROUNDING = 1e-5  # of float32, relative to the rewards
 Score = Callable[[Sequence[Any], Sequence[Any]], Numbers]  # prompts and responses -> rewards, NaN where there is none
 
 
@@ -166,6 +167,7 @@ def _place(items: Sequence[_Item], rewards: Numbers, score: Score, seed: int) ->
         change[places[0]] = turned[places[0]] - rewards[places[0]]
         change[places[-1]] = rewards[places[-1]] - turned[places[-1]]
         place[places] = np.arange(len(places)) / (len(places) - 1)
+    change[np.abs(change) <= ROUNDING * np.nanmax(np.abs(rewards))] = 0  # one batch rounds otherwise than another
     moved, both = np.isfinite(change), np.isfinite(place) & np.isfinite(rewards)
     effect = caused(change[moved], np.ones(moved.sum()), _codes(items, moved), seed)
     slope, correlation = observed(rewards[both], place[both], _codes(items, both), seed)

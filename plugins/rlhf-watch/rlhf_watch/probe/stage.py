@@ -24,7 +24,7 @@ ABOUT = (
 class Probe(Stage):
     """The effect of length, politeness, markdown, order and position on a reward, beside their correlations with it.
 
-    Effects and slopes are per unit, with 95% intervals by a bootstrap of prompts (`rlhf_watch.probe`).
+    Effects and slopes are per unit, with 95% intervals over prompts (`rlhf_watch.probe`).
     """
 
     reward: Reward = uses("reward", "model")

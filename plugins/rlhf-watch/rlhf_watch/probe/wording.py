@@ -66,15 +66,16 @@ def _record(one: Effect) -> dict[str, Any]:
     numbers = {"effect": one.effect, "slope": one.slope, "correlation": one.correlation}
     found: dict[str, Any] = {"unit": one.unit, "responses": one.responses, "reason": one.reason}
     for name, number in numbers.items():
-        known = number.value == number.value
-        found[name] = number.value if known else None
-        found[f"{name}_interval"] = list(number.interval) if known else None
+        found[name] = number.value if number.value == number.value else None
+        found[f"{name}_interval"] = list(number.interval) if number.interval.low == number.interval.low else None
     return found
 
 
 def _signed(number: Number) -> str:
     if number.value != number.value:
         return "-"
+    if number.interval.low != number.interval.low:
+        return f"{number.value:+.3g} (of one prompt)"
     return f"{number.value:+.3g} [{number.interval.low:+.3g}, {number.interval.high:+.3g}]"
 
 
