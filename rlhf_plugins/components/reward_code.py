@@ -33,7 +33,7 @@ from rlhf_plugins.data.columns import of_prompts
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.rows import Samples
+    from rlhf_plugins.contract.rows import Group, Samples
     from rlhf_plugins.contract.run import Run
     from rlhf_plugins.contract.run_kinds import RewardFunction
 
@@ -87,6 +87,10 @@ class Code(Reward):
     def reads_columns(self) -> frozenset[str]:
         """The tests."""
         return frozenset({self.column})
+
+    def can_score(self, prompt: Group) -> bool:
+        """Whether the row has tests. Raises RunError where they are no text."""
+        return bool(_tests(prompt.columns.get(self.column), self.column))
 
     def build(self, run: Run) -> RewardFunction:
         """What it builds raises RunError where the prompts have no such column, or tests are no text."""

@@ -17,7 +17,7 @@ from rlhf_plugins.data.columns import of_prompts
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.rows import Samples
+    from rlhf_plugins.contract.rows import Group, Samples
     from rlhf_plugins.contract.run import Run
     from rlhf_plugins.contract.run_kinds import RewardFunction
 
@@ -68,6 +68,11 @@ class _Answered(Reward):
         """The answers."""
         return frozenset({self.column})
 
+    def can_score(self, prompt: Group) -> bool:
+        """Whether the row has an answer. Raises RunError for one that cannot be one."""
+        answer = prompt.columns.get(self.column)
+        return self._of_row(prompt.prompt, "", answer) is not None
+
     def build(self, run: Run) -> RewardFunction:
         """What it builds raises RunError where the prompts have no such column."""
 
@@ -93,7 +98,8 @@ class _Answered(Reward):
         if self.pattern is None:
             return float(self.right(response, answer))
         found = _compiled(self.pattern).search(response)
-        return float(found is not None and self.right(found[min(1, found.re.groups)] or "", answer))
+        given = "" if found is None else found[min(1, found.re.groups)] or ""
+        return float(self.right(given, answer) and found is not None)
 
 
 @dataclass(frozen=True)

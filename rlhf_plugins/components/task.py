@@ -17,7 +17,7 @@ from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.handles import Policy
-    from rlhf_plugins.contract.rows import Samples
+    from rlhf_plugins.contract.rows import Samples, Text
     from rlhf_plugins.contract.run import Run
 
 logger = logging.getLogger(__name__)
@@ -41,10 +41,14 @@ class Answers(Task):
         """An answer to each row."""
         return self.rows, self.max_new_tokens
 
+    def asked(self, run: Run) -> list[Group]:
+        """See `Task`."""
+        return _judged(self, _groups(self.data.load_in(run)), run)
+
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """Raises RunError where the rows or the reward cannot be had, or it abstains."""
         score = _scored(self.reward, run, self.name)
-        groups = _asked(self.name, _groups(self.data.load_in(run)), run, self.rows, self.max_new_tokens)
+        groups = _unseen(self.name, self.asked(run), run)
         return lambda policy: score(
             policy.sample(groups, temperature=self.temperature, max_new_tokens=self.max_new_tokens, seed=run.seed)
         )
@@ -64,11 +68,18 @@ class Choices(Task):
     rows: Rows = 200
     name: str = "choices"
 
+    def asked(self, run: Run) -> list[Group]:
+        """See `Task`. Raises RunError where a row lacks choices or the right one."""
+        groups = _with_room(_groups(self.data.load_in(run)), run, self.rows, 1)
+        for group in groups:
+            self.read(group)
+        return groups
+
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """Raises RunError where the rows cannot be had, or lack choices or the right one."""
         from rlhf_plugins.data.turns import as_response
 
-        groups = _asked(self.name, _groups(self.data.load_in(run)), run, self.rows, 1)
+        groups = _unseen(self.name, self.asked(run), run)
         rows = [(group.prompt, *self.read(group)) for group in groups]
 
         def right(policy: Policy) -> list[float]:
@@ -111,6 +122,10 @@ class Violations(Task, better="lower"):
         """An answer to each row."""
         return self.rows, self.max_new_tokens
 
+    def asked(self, run: Run) -> list[Group]:
+        """See `Task`."""
+        return _judged(self, _held_out(self.data, run), run)
+
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """The prompts are those that the run holds out, where no `data` is given. Raises RunError as `Answers` does."""
         scores = _scores_of(self, run)
@@ -135,6 +150,10 @@ class RewardWins(Task):
         """An answer to each row."""
         return self.rows, self.max_new_tokens
 
+    def asked(self, run: Run) -> list[Group]:
+        """See `Task`."""
+        return _judged(self, _held_out(self.data, run), run)
+
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """The prompts are those that the run holds out, where no `data` is given. Raises RunError as `Answers` does."""
         scores = _scores_of(self, run)
@@ -147,7 +166,7 @@ class RewardWins(Task):
 def _scores_of(task: Violations | RewardWins, run: Run) -> Callable[[Policy], list[float]]:
     """The reward's score of a policy's answer to each prompt."""
     score = _scored(task.reward, run, task.name)
-    groups = _asked(task.name, _held_out(task.data, run), run, task.rows, task.max_new_tokens)
+    groups = _unseen(task.name, task.asked(run), run)
     options: dict[str, Any] = {"temperature": task.temperature, "max_new_tokens": task.max_new_tokens}
     return lambda policy: score(policy.sample(groups, seed=run.seed, **options))
 
@@ -163,12 +182,33 @@ def _groups(data: Any) -> list[Group]:
     return sorted(groups, key=lambda group: (group.origin and group.origin.row) or 0)
 
 
-def _asked(name: str, groups: Sequence[Group], run: Run, most: int, room: int) -> list[Group]:
-    """The first of them that leave the model room for a response; warns of those that the run trains on."""
+def _with_room(groups: Sequence[Group], run: Run, most: int, room: int) -> list[Group]:
+    """The first of them that leave the model room for a response."""
     from rlhf_plugins.data.batches.tokenized import prompts_with_room
     from rlhf_plugins.engine.weights.loading import load_row_encoder
 
-    asked = prompts_with_room(groups, load_row_encoder(run.base), room)[0][:most]
+    return prompts_with_room(groups, load_row_encoder(run.base), room)[0][:most]
+
+
+def _judged(task: Answers | Violations | RewardWins, groups: Sequence[Group], run: Run) -> list[Group]:
+    """The first rows that leave room for an answer. Raises RunError where the reward abstains from all answers to one.
+
+    Where no row has the column that it reads, it says so itself.
+    """
+    asked = _with_room(groups, run, task.rows, task.max_new_tokens)
+    if task.reward.reads_columns() <= {name for group in asked for name in group.columns}:
+        for group in asked:
+            if not task.reward.can_score(group):
+                raise RunError(_abstains(task.name, group.prompt))
+    return asked
+
+
+def _abstains(name: str, prompt: Text) -> str:
+    return f"task {name}: the reward abstains on the answer to {str(prompt)[:60]!r}"
+
+
+def _unseen(name: str, asked: list[Group], run: Run) -> list[Group]:
+    """The rows of a task; warns of those that the run trains on."""
     trained = {str(group.prompt) for group in (*run.data.train, *run.data.prompts.get("train", ()))}
     if seen := sum(str(group.prompt) in trained for group in asked):
         logger.warning("task %s: %d of its %d rows have prompts that the run trains on", name, seen, len(asked))
@@ -185,7 +225,7 @@ def _scored(reward: Reward, run: Run, name: str) -> Callable[[Samples], list[flo
         found = handle(samples)
         if found.abstained is not None and bool(found.abstained.any()):
             row = int(found.abstained.int().argmax())
-            raise RunError(f"task {name}: the reward abstains on the answer to {str(samples.prompts[row])[:60]!r}")
+            raise RunError(_abstains(name, samples.prompts[row]))
         values: list[float] = found.reward.tolist()
         return values
 

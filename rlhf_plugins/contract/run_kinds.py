@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rlhf_plugins.contract.handles import Policy
     from rlhf_plugins.contract.records import Prediction, Verdict
-    from rlhf_plugins.contract.rows import Data, Samples, Text
+    from rlhf_plugins.contract.rows import Data, Group, Samples, Text
     from rlhf_plugins.contract.run import Adapter, Alarm, Base, Run, StageResult, Step, Weights
     from rlhf_plugins.contract.selection import Choice, Situation
     from rlhf_plugins.contract.workload import Course, Known, Workload
@@ -33,6 +33,13 @@ class Reward(Component, kind="reward"):
     def reads_columns(self) -> frozenset[str]:
         """Columns of the prompts' rows without which it scores none, but for those that its parts read."""
         return frozenset()
+
+    def can_score(self, prompt: Group) -> bool:
+        """Whether it scores responses to a prompt with these columns; else it abstains from all of them.
+
+        `rlhf check` asks it, before it is built. Raises RunError where it would raise that of all of them.
+        """
+        return True
 
     def build(self, run: Run) -> RewardFunction:
         """A function from B samples to a `Prediction`, or to B numbers, None where it abstains.
@@ -146,6 +153,13 @@ class Task(Component, kind="task"):
     def sampled(self) -> tuple[int, int]:
         """Answers that it samples of a policy, and tokens of each, at most; for the forecast of memory and length."""
         return 0, 0
+
+    def asked(self, run: Run) -> Sequence[Group] | None:
+        """The rows that it measures on, for `rlhf check`; None is unknown. It raises what `build` raises of them.
+
+        Of the base it opens the tokenizer and the configuration alone.
+        """
+        return None
 
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """A function of a policy to a number from 0 to 1 for each row; the rows are the same for every policy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from rlhf_plugins.recipe.options import parts_of
 from rlhf_plugins.recipe.source import Keys
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.run_kinds import Stage
+    from rlhf_plugins.contract.run_kinds import Reward, Stage
 
 IGNORES = (
     "ignores soft labels, which the column 'probability' gives: use a loss that reads them, such as bradley_terry or "
@@ -38,12 +39,28 @@ def lacking_columns(stage: Component, columns: frozenset[str]) -> Iterator[tuple
 
     A `fallback` may never be asked, and a task has rows of its own.
     """
-    for keys, part in parts_of(stage):
+    for keys, reward in _rewards(stage):
+        yield from ((keys, no_column(column, columns)) for column in sorted(reward.reads_columns() - columns))
+
+
+def unscorable(stage: Component, prompts: Iterable[Group]) -> Iterator[tuple[Keys, str]]:
+    """The rewards of a stage or a task that fail on all responses to a prompt: where each is, and a message."""
+    asked = list(prompts)
+    for keys, reward in _rewards(stage):
+        try:
+            deque(map(reward.can_score, asked), maxlen=0)
+        except RunError as error:
+            yield keys, str(error)
+
+
+def _rewards(component: Component) -> Iterator[tuple[Keys, Reward]]:
+    """The rewards that score responses to the prompts of a component's own rows, and where each is."""
+    for keys, part in parts_of(component):
         if part.kind in ("stage", "task", "data_format") or keys[0] == "fallback":
             continue
-        read = part.reads_columns() if part.kind == "reward" else frozenset()
-        yield from ((keys, no_column(column, columns)) for column in sorted(read - columns))
-        yield from (((*keys, *below), message) for below, message in lacking_columns(part, columns))
+        if part.kind == "reward":
+            yield keys, part
+        yield from (((*keys, *below), found) for below, found in _rewards(part))
 
 
 def refuse_unmet(stage: Component, groups: Iterable[Group], name: Name) -> None:

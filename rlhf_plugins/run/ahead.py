@@ -5,8 +5,9 @@ It reads local files as far as a check of a recipe has time for, and says what i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.rows import Data
@@ -14,18 +15,19 @@ from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.data.columns import columns_of, of_rows
 from rlhf_plugins.data.looking import looking
-from rlhf_plugins.errors import ComponentError, DataError, NotLookedAtError, RlhfError
-from rlhf_plugins.recipe.needs import lacking_columns, unmet
+from rlhf_plugins.errors import ComponentError, DataError, NotLookedAtError, RlhfError, RunError
+from rlhf_plugins.recipe.needs import lacking_columns, unmet, unscorable
 from rlhf_plugins.recipe.options import all_parts, parts_of
 from rlhf_plugins.recipe.order import too_early
 from rlhf_plugins.recipe.source import Keys
 from rlhf_plugins.run.rows import read
 from rlhf_plugins.run.stage.own_rows import refuse_unfit, without_held_out_of
 from rlhf_plugins.run.stage.stage_run import Services, StageRun
-from rlhf_plugins.run.stage.starts import BASE, at
+from rlhf_plugins.run.stage.starts import BASE, PREVIOUS, at
+from rlhf_plugins.trainers.optimizer_state import refuse_none_kept
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.run_kinds import DataFormat, Stage
+    from rlhf_plugins.contract.run_kinds import DataFormat, Stage, Task
     from rlhf_plugins.recipe.assemble import Assembled
 
 Fault = tuple[Keys, str]
@@ -78,7 +80,8 @@ class Ahead:
                 if isinstance(own, Data) and isinstance(rows, Data) and own is not rows:
                     own = without_held_out_of(stage, own, rows)
                 if own is not None:
-                    faults += [((*keys, *below), message) for below, message in self._refused(assembled, stage, own)]
+                    found = [*_unkept(assembled, index), *self._refused(assembled, stage, own)]
+                    faults += [((*keys, *below), message) for below, message in found]
         return faults, look.partly
 
     def _rows(self, assembled: Assembled, source: DataFormat, keys: Keys, faults: list[Fault]) -> Data | _Unread | None:
@@ -115,8 +118,19 @@ class Ahead:
         folder, begins = assembled.output_dir / stage.name, at(Weights(BASE, assembled.base, assembled.adapter))
         rows: Any = data
         run = StageRun(assembled.base, rows, assembled.seed, folder, (), stage.name, services, begins=begins)
-        message = self._rehearsed(stage, run)
-        return [((), message)] if message else []
+        message = self._rehearsed(f"stage {stage.name}", partial(stage.rehearse, run))
+        return [((), message)] if message else list(self._of_tasks(stage, run))
+
+    def _of_tasks(self, stage: Stage, run: StageRun) -> Iterator[Fault]:
+        """What the tasks of a stage refuse of their rows, each with its place within the stage."""
+        for keys, task in all_parts(stage):
+            if task.kind != "task":
+                continue
+            if far := [part for _, part in parts_of(task) if part.kind == "data_format" and not part.at_hand()]:
+                self._unread(f"rows of the format {run.services.registry.find(type(far[0])).name}")
+                continue
+            if message := self._rehearsed(f"task {task.name}", partial(_refuse_asked, task, run)):
+                yield keys, message
 
     def _unfit(self, assembled: Assembled, stage: Stage, data: Data) -> list[Fault]:
         """What a stage and its parts have against rows, before they are tokens."""
@@ -129,15 +143,37 @@ class Ahead:
         lacking = [] if nested else unmet(stage, columns_of(data.train), lambda part: registry.find(type(part)).name)
         return [*lacking, *(lacking_columns(stage, of_rows(data)) if stage.scores_prompts else ())]
 
-    def _rehearsed(self, stage: Stage, run: StageRun) -> str:
-        """Why a stage would stop before it loads weights; empty where nothing was found."""
+    def _rehearsed(self, what: str, rehearse: Callable[[], None]) -> str:
+        """Why a stage or a task would stop before weights are loaded; empty where nothing was found."""
         try:
-            stage.rehearse(run)
+            rehearse()
         except NotLookedAtError as error:
             self.unseen[str(error)] = None
         except Exception as error:
             if isinstance(error, RlhfError) and not isinstance(error, ComponentError):
                 return str(error)
             failed = f"{type(error).__name__}: {error}"  # maybe of what the rehearsal has in the place of weights
-            self.unseen[f"what stage {stage.name} refuses, since that failed ({failed})"] = None
+            self.unseen[f"what {what} refuses, since that failed ({failed})"] = None
         return ""
+
+
+def _unkept(assembled: Assembled, index: int) -> Iterator[Fault]:
+    """That a stage goes on with the optimizer of a base that none was kept for."""
+    stage, earlier = assembled.stages[index], assembled.stages[:index]
+    made = frozenset[str]().union(*(each.makes for each in earlier))
+    at_base = stage.from_ == BASE or (stage.from_ == PREVIOUS and "policy" not in made)
+    if stage.optimizer == "start" and at_base and "base" not in made:
+        try:
+            refuse_none_kept(Weights(BASE, assembled.base, assembled.adapter))
+        except RunError as error:
+            yield ("optimizer",), str(error).removeprefix("optimizer: ")
+
+
+def _refuse_asked(task: Task, run: StageRun) -> None:
+    """Raises RlhfError where a task cannot have its rows, or its reward cannot score answers to them."""
+    asked = task.asked(run)
+    if asked is None:
+        return
+    columns = frozenset(name for group in asked for name in group.columns)
+    for _, message in (*lacking_columns(task, columns), *unscorable(task, asked)):
+        raise RunError(message)

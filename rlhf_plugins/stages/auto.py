@@ -13,7 +13,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run import Run, Section, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Selector, Stage
 from rlhf_plugins.contract.selection import Choice, Resources, Situation
-from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.errors import ComponentError, NotLookedAtError, PluginError, RlhfError, RunError
 from rlhf_plugins.stages._training import From
 
 if TYPE_CHECKING:
@@ -67,6 +67,19 @@ class Auto(Stage, makes={"policy"}, processes="several"):
         found = candidates(self.algorithms, self.own)
         return {name: with_trainer(stages, self.trainer) for name, stages in found.items()}
 
+    def rehearse(self, run: Run) -> None:
+        """Rehearses the stages of every algorithm. Raises RunError where none could train.
+
+        Raises NotLookedAtError where some could: which of them is chosen is not known.
+        """
+        failed = {name: why for name, stages in self.stages().items() if (why := _refused(stages, run))}
+        if not failed:
+            return
+        said = "; ".join(f"{name} would fail, {why}" for name, why in failed.items())
+        if len(failed) == len(self.algorithms):
+            raise RunError(f"{self.name}: no algorithm can train: {said}")
+        raise NotLookedAtError(f"what stage {self.name} chooses, of which {said}")
+
     def run(self, run: Run) -> StageResult:
         """Leaves each part in a folder of its own; the choice is made once, also where the run is killed."""
         from rlhf_plugins.recipe.candidates import makes_policy, within
@@ -115,6 +128,22 @@ class Auto(Stage, makes={"policy"}, processes="several"):
         mean, card = mean_tokens(run.data, load_row_encoder(run.base)), card_of(self.resources.vram) or present()
         own = {name: [made(words) for words in stages] for name, stages in self.stages().items()}
         return {name: costs(stages, run.base, run.data, card, mean) for name, stages in own.items()}
+
+
+def _refused(stages: Sequence[Mapping[str, Any]], run: Run) -> str:
+    """Which stage of an algorithm would stop before it loads weights, and why; empty where none was found."""
+    from rlhf_plugins.recipe.candidates import made
+    from rlhf_plugins.recipe.needs import refuse_unmet
+
+    for stage in map(made, stages):
+        try:
+            refuse_unmet(stage, run.data.train, lambda part: str(run.spec(part)["use"]))
+            stage.rehearse(run)
+        except (NotLookedAtError, ComponentError):
+            raise
+        except RlhfError as error:
+            return f"{stage.name}: {error}"
+    return ""
 
 
 def table(ranked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_plugins.contract.component import uses
@@ -118,18 +119,21 @@ class Preference(
     def rehearse(self, run: Run) -> None:
         """See `Stage`."""
         from rlhf_plugins.engine.weights.loading import load_row_encoder
-        from rlhf_plugins.trainers.arguments import building
+        from rlhf_plugins.trainers.arguments import building, refuse_few_rows
         from rlhf_plugins.trainers.preference.batch import with_room
         from rlhf_plugins.trainers.watching.held_out import held_out
 
         args, encoder = self._arguments(run), load_row_encoder(run.base)
 
         def rows(groups: Sequence[Group]) -> Any:
-            return tried(groups, lambda some: with_room(self._rows(some, encoder).dataset, args))
+            return with_room(self._rows(groups, encoder).dataset, args)
+
+        def learned(groups: Sequence[Group]) -> None:
+            refuse_few_rows(args, "PreferenceTrainer", len(rows(groups)))
 
         with building(len(run.data.train)):
-            rows(run.data.train)
-            held_out(args, run.data.test, rows)
+            tried(run.data.train, learned)
+            held_out(args, run.data.test, partial(tried, make=rows))
 
     def _rows(self, groups: Sequence[Group], encoder: RowEncoder) -> Tokenized:
         """What the loss reads of them. Raises DataError where that is nothing."""

@@ -118,10 +118,14 @@ class SFT(
 
 
 def _refuse(args: Any, train: Dataset) -> None:
-    """Raises RunError for weights that a training would not read, and where TRL's cut leaves nothing to imitate."""
-    from rlhf_plugins.trainers.sft import refuse_weights
+    """Raises RunError for what TRL refuses of the options or a training would not read, and where no row is left."""
+    from rlhf_plugins.trainers.arguments import refuse_few_rows
+    from rlhf_plugins.trainers.sft import refuse_layout, refuse_weights
 
+    refuse_layout(args)
     refuse_weights(args, train)
+    if not args.packing:
+        refuse_few_rows(args, "SFTTrainer", len(train))
     limit = args.max_length
     if limit is None or args.packing or args.truncation_mode != "keep_start":
         return

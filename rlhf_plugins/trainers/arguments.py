@@ -287,6 +287,12 @@ def check_rows(trainer: Any) -> None:
         raise RunError(_too_few(trainer.args, type(trainer).__name__, rows))
 
 
+def refuse_few_rows(args: Any, name: str, rows: int) -> None:
+    """Raises RunError where a trainer of this name, which drops a last batch that is not full, has no full one."""
+    if args.dataloader_drop_last and rows < args.train_batch_size:
+        raise RunError(_too_few(args, name, rows))
+
+
 def refuse_few_prompts(args: Any, name: str, prompts: int) -> None:
     """Raises RunError where a trainer of this name has fewer prompts than a rollout takes."""
     if prompts < args.generation_batch_size // args.num_generations:

@@ -53,11 +53,8 @@ def hand_on(trainer: Any, stage: Any, run: Run, critic: Named = NONE) -> None:
     if begins:
         start = run.weights("start")
         asked = files if "value" in run.carry else {OPTIMIZER: files[OPTIMIZER]}
+        refuse_none_kept(start, asked)
         found = {stage_of(start) / name: weights for name, weights in asked.items()}
-        if not all(file.is_file() for file in found):
-            raise RunError(
-                f"optimizer: {start.name} kept no optimizer: write `keep_optimizer: true` where it is trained"
-            )
         trainer.add_callback(_Begins(trainer, found))
     if stage.keep_optimizer:
         trainer.add_callback(_Keeps({Path(run.folder) / name: weights for name, weights in files.items()}))
@@ -66,6 +63,12 @@ def hand_on(trainer: Any, stage: Any, run: Run, critic: Named = NONE) -> None:
 def stage_of(start: Weights) -> Path:
     """The folder of the stage that saved these weights, in which it left what a later one may go on with."""
     return (start.folder or Path(start.base.path)).parent
+
+
+def refuse_none_kept(start: Weights, names: Iterable[str] = (OPTIMIZER,)) -> None:
+    """Raises RunError where the stage that saved these weights left no file of one of these names."""
+    if not all((stage_of(start) / name).is_file() for name in names):
+        raise RunError(f"optimizer: {start.name} kept no optimizer: write `keep_optimizer: true` where it is trained")
 
 
 class AllocatesState(TrainerCallback):

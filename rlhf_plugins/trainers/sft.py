@@ -17,7 +17,7 @@ from torch import Tensor
 from rlhf_plugins.contract import processes
 from rlhf_plugins.engine.weights.loading import use_fast_paths
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.arguments import train_in_float32
+from rlhf_plugins.trainers.arguments import check_rows, train_in_float32
 from rlhf_plugins.trainers.optimizer_state import AllocatesState
 from rlhf_plugins.trainers.steps.micro_batches import TrainsInMicroBatches, steps_in_backward
 from rlhf_plugins.trainers.steps.recovery import KEPT, SHARE, Cutting, Kept, Opaque
@@ -73,6 +73,7 @@ class SFTTrainer(TrainsInMicroBatches, SharesBatches, trl.SFTTrainer):
             self.data_collator = Keeping(self.data_collator)
         else:  # it would leave out some processes' numbers of a last batch that is small
             self.accelerator.gather_for_metrics = self.accelerator.gather
+        check_rows(self)
         use_fast_paths(self.model)
         train_in_float32(self.model)
         self.add_callback(AllocatesState())
@@ -147,6 +148,14 @@ def _weighed(model: Any, weights: Tensor) -> Callable[..., Any]:  # (B,)
         return outputs
 
     return forward
+
+
+def refuse_layout(args: Any) -> None:
+    """Raises RunError for what TRL refuses of `packing`, `padding_free` and `max_length` together."""
+    if args.packing and args.max_length is None:
+        raise RunError("packing: rows are packed up to `max_length` tokens: write one")
+    if args.padding_free and not args.packing and args.max_length is not None:
+        raise RunError("padding_free: cuts no row at `max_length`: write `max_length: null`, or pack them")
 
 
 def refuse_weights(args: Any, rows: Any) -> None:

@@ -307,33 +307,38 @@ def test_a_stage_that_only_hands_a_reward_on_needs_none_of_its_columns() -> None
 GUEST = """
 from dataclasses import dataclass
 
-import torch
+from torch import nn
 
-from rlhf_plugins import RewardLoss, hookimpl
+from rlhf_plugins import RewardHead, hookimpl
+
+
+class Learning(nn.Linear):
+    def forward(self, features):
+        if not self.training:
+            raise RuntimeError("no training here")
+        return super().forward(features).flatten()
 
 
 @dataclass(frozen=True)
-class Learned(RewardLoss):
-    def __call__(self, scores):
-        if not torch.is_grad_enabled():
-            raise RuntimeError("no gradient here")
-        return scores.rejected - scores.chosen
+class Learned(RewardHead):
+    def build(self, width):
+        return Learning(width, 1)
 
 
 @hookimpl
-def register_reward_loss():
+def register_reward_head():
     return {"learned": Learned}
 """
 
 
 def test_what_fails_in_a_rehearsal_alone_is_no_fault() -> None:
     Path("guest.py").write_text(GUEST)
-    stage = {"stage": "reward_model", "loss": "learned"}
+    stage = {"stage": "reward_model", "head": "learned"}
     written = recipe(PAIRS, "preference", {"plugins": ["guest.py"]}, {}, stage)
     assert not faults(written, ahead := Ahead())
     (said,) = ahead.sentences()
     assert said.startswith("not looked at: what stage reward_model refuses, since that failed (ComponentError: ")
-    assert "failed: RuntimeError: no gradient here (" in said
+    assert "failed: RuntimeError: no training here (" in said
     assert run_recipe(written, say=lambda _: None).folder == Path("run")
 
 

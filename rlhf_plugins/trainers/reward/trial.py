@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from rlhf_plugins.arithmetic.ranking import per_group
+from rlhf_plugins.contract.guards import maker
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss
 from rlhf_plugins.data.batches.branches import Layout
 from rlhf_plugins.data.batches.numeric import in_batch
 from rlhf_plugins.data.batches.ranked import Collator, RankedRows, judged
+from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
 
 GROUPS = 64  # of a batch
@@ -29,9 +31,9 @@ def try_loss(rows: RankedRows, config: Any, pooling: Pooling, head: RewardHead, 
 
     Raises:
         DataError: the loss refuses a judgement, such as a tie.
-        RunError: the head does not predict what the loss reads.
+        RunError: the head does not predict what the loss reads, or the loss itself fails.
     """
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.enable_grad():
         model = RewardModel(SimpleNamespace(config=config, device="cpu"), pooling, head).eval()
         computed, width = loss.acting(), config.get_text_config().hidden_size
         for start in range(0, len(rows.dataset), GROUPS):
@@ -41,4 +43,9 @@ def try_loss(rows: RankedRows, config: Any, pooling: Pooling, head: RewardHead, 
             inputs = Collator(0, Layout.SEPARATE, torch.randn(count, width))(placed)
             columns = {name: values[inputs["group"]] for name, values in in_batch(inputs).items()}
             prediction = model(inputs["features"], columns)
-            per_group(computed, judged(prediction, inputs, rows.dimensions))
+            try:
+                per_group(computed, judged(prediction, inputs, rows.dimensions))
+            except ComponentError as error:
+                if isinstance(maker(error.call.component), RewardLoss):
+                    raise RunError(str(error)) from error
+                raise  # of a part of the model: maybe of what is in the place of the trunk

@@ -1,0 +1,181 @@
+"""`rlhf check` refuses what a run refuses of batches, optimizers, tasks, the stages of `auto` and a guest's loss."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import run_recipe
+from rlhf_plugins.errors import RecipeError, RlhfError
+from rlhf_plugins.recipe.check import load_recipe
+from rlhf_plugins.run.ahead import Ahead
+from rlhf_plugins.testing import tiny_base
+
+ASKED = [f"who is {'the ' * place}ant " for place in range(12)]
+PAIRS = [{"prompt": asked, "chosen": "bee", "rejected": "cat"} for asked in ASKED]
+RATED = [{"prompt": asked, "response": word, "score": s} for asked in ASKED for word, s in (("bee", 3), ("cat", 1))]
+ANSWERED = [{"prompt": asked, "completion": "bee"} for asked in ASKED]
+DROPS = {"dataloader_drop_last": True, "per_device_train_batch_size": 11}
+OF_TASK = {"format": "prompts", "source": "asked.jsonl"}
+
+Rows = list[dict[str, Any]]
+
+
+def put(name: str, rows: Rows) -> None:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_base(tmp_path / "base")
+    good = {"prompt": "why", "answer": "3", "choices": ["3", "ant"]}
+    put("asked.jsonl", [{"prompt": "how", "answer": "ant"}, good])
+    put("unanswered.jsonl", [{"prompt": "how", "answer": ""}, good])
+
+
+def recipe(rows: Rows, form: str, stage: dict[str, Any], **own: Any) -> dict[str, Any]:
+    put("rows.jsonl", rows)
+    short = {} if stage["stage"] == "evaluate" else {"trainer": {"max_steps": 1, **stage.get("trainer", {})}}
+    data = {"format": form, "source": "rows.jsonl"}
+    return {"base": "base", "data": data, "stages": [{**stage, **short}], "output_dir": "run", **own}
+
+
+def measured(**task: Any) -> dict[str, Any]:
+    return {"stage": "evaluate", "reward": "length", "max_new_tokens": 4, "tasks": [{"data": OF_TASK, **task}]}
+
+
+# rows, their format, the stage, where the fault is, and what it says
+KINDS: dict[str, tuple[Rows, str, dict[str, Any], str, str]] = {
+    "pairs for less than a batch": (
+        PAIRS, "preference", {"stage": "preference", "trainer": DROPS},
+        "stages.0", "PreferenceTrainer has 10 rows, too few for one batch",
+    ),
+    "answers for less than a batch": (
+        PAIRS, "preference", {"stage": "sft", "trainer": DROPS},
+        "stages.0", "SFTTrainer has 10 rows, too few for one batch",
+    ),
+    "logged prompts for less than a batch": (
+        RATED, "ratings", {"stage": "offline", "trainer": DROPS},
+        "stages.0", "OfflineTrainer has 10 rows, too few for one batch",
+    ),
+    "rows without padding that are to be cut": (
+        PAIRS, "preference", {"stage": "sft", "trainer": {"padding_free": True}},
+        "stages.0", "padding_free: cuts no row at `max_length`: write `max_length: null`",
+    ),
+    "packing without an end": (
+        PAIRS, "preference", {"stage": "sft", "trainer": {"packing": True, "max_length": None}},
+        "stages.0", "packing: rows are packed up to `max_length` tokens: write one",
+    ),
+    "no optimizer beside a base": (
+        PAIRS, "preference", {"stage": "sft", "optimizer": "start"},
+        "stages.0.optimizer", "base kept no optimizer: write `keep_optimizer: true` where it is trained",
+    ),
+    "an answer that is no number": (
+        PAIRS, "preference", measured(use="answers", reward="number_match"),
+        "stages.0.tasks.0", "reward: the answer to the prompt 'how' is 'ant', which has no number",
+    ),
+    "an answer that no pattern finds": (
+        PAIRS, "preference", measured(use="answers", reward={"use": "number_match", "pattern": "<(.*)>"}),
+        "stages.0.tasks.0", "reward: the answer to the prompt 'how' is 'ant', which has no number",
+    ),
+    "no answer": (
+        PAIRS, "preference", measured(use="answers", data={**OF_TASK, "source": "unanswered.jsonl"}),
+        "stages.0.tasks.0", "task answers: the reward abstains on the answer to 'how'",
+    ),
+    "no column of answers": (
+        PAIRS, "preference", measured(use="violations", reward={"use": "exact_match", "column": "answr"}),
+        "stages.0.tasks.0", "reward: the prompts have no column 'answr' (did you mean answer?",
+    ),
+    "no tests of code": (
+        PAIRS, "preference", measured(use="violations", reward={"use": "code", "column": "choices"}),
+        "stages.0.tasks.0", "task violations: the reward abstains on the answer to 'how'",
+    ),
+    "no choices": (
+        PAIRS, "preference", measured(use="choices"),
+        "stages.0.tasks.0", "task choices: the row 'how' has no list of two or more texts in the column 'choices'",
+    ),
+    "no room for an answer to a task": (
+        PAIRS, "preference", measured(use="answers", max_new_tokens=500),
+        "stages.0.tasks.0", "2 x prompt that leaves no room for 500 tokens",
+    ),
+}  # fmt: skip
+
+
+def faults(written: dict[str, Any], ahead: Ahead | None = None) -> list[tuple[str, str]]:
+    try:
+        load_recipe(written, ahead=ahead or Ahead())
+    except RecipeError as error:
+        return [(fault.path, fault.message) for fault in error.faults]
+    return []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_check_refuses_what_a_run_refuses(kind: str) -> None:
+    rows, form, stage, place, said = KINDS[kind]
+    written = recipe(rows, form, stage)
+    ((path, message),) = faults(written)
+    assert path == place
+    assert said in message
+    with pytest.raises(RlhfError) as refused:
+        run_recipe(written, say=lambda _: None)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "form", "algorithms", "refused", "unseen"),
+    [
+        (ANSWERED, "supervised", ["dpo"], 1, []),
+        (ANSWERED, "supervised", ["dpo", "ppo"], 1, []),
+        (ANSWERED, "supervised", ["dpo", "sft"], 0, ["what stage auto chooses, of which dpo would fail, dpo: no pair"]),
+        (PAIRS, "preference", ["dpo", "ipo"], 0, []),
+    ],
+)
+def test_the_algorithms_of_auto_are_rehearsed(
+    rows: Rows, form: str, algorithms: list[str], refused: int, unseen: list[str]
+) -> None:
+    stage = {"stage": "auto", "algorithms": algorithms, "own": {"sft": [{"stage": "sft"}]}}
+    written = recipe(rows, form, stage)
+    found = faults(written, ahead := Ahead())
+    assert ["no algorithm can train: dpo would fail, dpo: no pair" in message for _, message in found] == refused * [1]
+    assert [said in whole for whole, said in zip(ahead.unseen, unseen, strict=True)] == [True] * len(unseen)
+
+
+def test_a_kept_optimizer_beside_a_base_is_no_fault() -> None:
+    first = recipe(PAIRS, "preference", {"stage": "sft", "keep_optimizer": True})
+    kept = run_recipe(first, say=lambda _: None).folder / "01-sft" / "model"
+    again = recipe(PAIRS, "preference", {"stage": "sft", "optimizer": "start"}, base=str(kept), output_dir="again")
+    assert not faults(again)
+    assert run_recipe(again, say=lambda _: None).folder == Path("again")
+
+
+GUEST = """
+from dataclasses import dataclass
+
+from rlhf_plugins import RewardLoss, hookimpl
+
+
+@dataclass(frozen=True)
+class Learned(RewardLoss):
+    def __call__(self, scores):
+        return scores.rejected - scores.chosn
+
+
+@hookimpl
+def register_reward_loss():
+    return {"learned": Learned}
+"""
+
+
+def test_a_loss_of_a_guest_that_fails_is_a_fault() -> None:
+    Path("guest.py").write_text(GUEST)
+    written = recipe(PAIRS, "preference", {"stage": "reward_model", "loss": "learned"}, plugins=["guest.py"])
+    ((path, message),) = faults(written)
+    assert path == "stages.0"
+    assert "AttributeError: 'RankedScores' object has no attribute 'chosn'" in message
+    with pytest.raises(RlhfError) as refused:
+        run_recipe(written, say=lambda _: None)
+    assert message in str(refused.value)
