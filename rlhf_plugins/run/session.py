@@ -163,7 +163,7 @@ def _spec(data: Mapping[str, Any] | str | Path, registry: Registry) -> str | dic
 def recognised(file: str, registry: Registry, advice: str, split: str = "train") -> str:
     """The one format that recognises the first row of a file. Raises DataError, with advice.
 
-    A line of the log names a pair's counted votes, as a study's release has them: `preference` does not read these.
+    A line of the log says what a training reads of a pair's counted votes, as a study's release has them.
     """
     from rlhf_plugins.data.dropped import Dropped
     from rlhf_plugins.data.rows import read_rows
@@ -183,7 +183,7 @@ def recognised(file: str, registry: Registry, advice: str, split: str = "train")
         )
         raise DataError(f"{where}: {which}: {', '.join(fields)}; {advice} {nearest('', formats)}{pairs}")
     if found == ["preference"] and isinstance(fields.get("votes"), Mapping):
-        unread = ", ".join(name for name in ("votes", "agreement") if name in fields)
-        own = "; of a study's release, `--format collected votes=apart` with the study's folder reads each vote"
-        logger.warning("%s: the format preference does not read %s%s", where, unread, own * ("collected" in formats))
+        read = "losses read of them the column weight alone" if "weight" in fields else "no loss reads them"
+        own = "; `--format collected votes=apart` with the folder of a study gives them each vote"
+        logger.warning("%s: a column counts votes: %s%s", where, read, own * ("collected" in formats))
     return found[0]

@@ -54,6 +54,22 @@ def test_votes_are_judgements_too() -> None:
     assert found.noise == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize(
+    ("votes", "agreement"),
+    [
+        ({"a": 3, "b": 1}, (3 + 0) / 6),  # of six pairs of votes three agree
+        ({"b": 2, "tie": 5}, 1.0),
+        ({"a": 1, "tie": 1}, None),
+        ({"helpful": {"a": 2}}, None),
+        ({"a": None, "b": None}, None),
+        (["a", "b"], None),
+    ],
+)
+def test_votes_that_a_column_counts_are_judgements_too(votes: object, agreement: float | None) -> None:
+    found = features(Data((pair("x", columns={"votes": votes}),)))
+    assert found.agreement == (agreement if agreement is None else pytest.approx(agreement))
+
+
 def test_an_error_rate_is_the_inverse_of_how_often_two_disagree() -> None:
     for e in (0.0, 0.1, 0.3, 0.5):
         assert error_rate(2 * e * (1 - e)) == pytest.approx(e)

@@ -18,7 +18,7 @@ from rlhf_collect.store.rows import read_rows
 from studies import Browser, pair, prefers_good, study
 from typer.testing import CliRunner
 
-from rlhf_plugins import Base, DataError, check_recipe, component
+from rlhf_plugins import Base, DataError, check_recipe, component, features
 
 
 def rows_of(file: Path) -> list[dict[str, object]]:
@@ -79,8 +79,22 @@ def test_a_file_of_a_release_says_which_format_reads_its_votes(tmp_path: Path) -
     write(releases.make(made, releases.Parameters(test_fraction=0.0)), tmp_path)
     asked = [sys.executable, "-m", "rlhf_plugins.cli", "data", "check", str(tmp_path / "train.jsonl")]
     said = subprocess.run(asked, capture_output=True, text=True, check=False).stderr
-    assert "train.jsonl:1: the format preference does not read votes, agreement; of a study's release" in said
+    assert "train.jsonl:1: a column counts votes: losses read of them the column weight alone; `--format" in said
     assert "`--format collected votes=apart`" in said
+
+
+def test_a_file_of_a_release_shows_how_often_people_agree_as_the_study_does(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(n) for n in range(4)], votes=3)
+    Browser(made, "Ada").work(prefers_good)
+    Browser(made, "Ben").work(prefers_good)
+    Browser(made, "Cem").work(lambda shown: -3 if shown[0].startswith("good") else 3)
+    write(releases.make(made, releases.Parameters(test_fraction=0.0)), tmp_path)
+    sources = {"preference": {"source": str(tmp_path / "train.jsonl")}}
+    sources["collected"] = {"source": str(made.folder), "votes": "apart"}
+    made_of = (component("data_format", name, **options) for name, options in sources.items())
+    of_file, of_study = (features(one.load(Base("sandbox"), 0)) for one in made_of)
+    assert of_file.agreement == of_study.agreement == pytest.approx(1 / 3)  # one of three pairs of votes
+    assert of_file.judged_again == of_study.judged_again == 4
 
 
 def test_a_release_stays_as_it_was_made(tmp_path: Path) -> None:

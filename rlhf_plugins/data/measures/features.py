@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import log, sqrt
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,8 @@ from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import content, key
 from rlhf_plugins.data.measures.audit import Share, audit
 from rlhf_plugins.errors import DataError
+
+VOTES = "votes"  # a column with the number of votes for either response, `{a: 2, b: 1}`
 
 
 def features(data: Data) -> Features:
@@ -96,10 +98,16 @@ def _strength(strict: Iterable[tuple[Group, Comparison]]) -> float | None:
 
 
 def _agreed(groups: Iterable[Group]) -> list[float]:
-    """How often two judgements of one pair agree, of each pair with several and of those with a share of votes."""
+    """How often two judgements of one pair agree, of each pair with several and of those with a share of votes.
+
+    A row may count its votes in a column, as a release of a study has them: `votes: {a: 2, b: 1}`.
+    """
     votes: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
     agreed = []
     for group in groups:
+        if (counts := _counted(group)) is not None:
+            agreed += [_agreeing(counts)] if sum(counts) > 1 else []
+            continue
         for c in group.comparisons:
             if c.probability is not None:
                 agreed.append(1 - 2 * c.probability * (1 - c.probability))
@@ -108,6 +116,16 @@ def _agreed(groups: Iterable[Group]) -> list[float]:
                 votes[key(group.prompt), min(better, worse), max(better, worse)].append(better < worse)
     several = (said for said in votes.values() if len(said) > 1)
     return agreed + [_agreeing((sum(said), len(said) - sum(said))) for said in several]
+
+
+def _counted(group: Group) -> list[int] | None:
+    """The votes for either response of a row with one comparison, without ties, where a column counts them."""
+    votes = group.columns.get(VOTES)
+    if not isinstance(votes, Mapping) or len(group.comparisons) != 1 or group.comparisons[0].probability is not None:
+        return None
+    counts = [votes.get(side) or 0 for side in ("a", "b")]
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts)
+    return counts if whole and any(counts) else None
 
 
 def _agreeing(counts: Sequence[int]) -> float:
