@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +103,10 @@ class Group:
 
     @property
     def prompt_words(self) -> str:
-        """The prompt without case and with single spaces: prompts with the same words are held out together."""
+        """The prompt without case and with single spaces: prompts with the same words are held out together.
+
+        Letters that Unicode can spell in two ways (NFC, NFD) are the same.
+        """
         plain = _plain(self.prompt)
         return plain if isinstance(plain, str) else json.dumps(plain)
 
@@ -110,7 +114,7 @@ class Group:
 def _plain(value: Any) -> Any:
     """Every text in it without case and with single spaces."""
     if isinstance(value, str):
-        return " ".join(value.split()).casefold()
+        return normalize("NFC", " ".join(value.split()).casefold())
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

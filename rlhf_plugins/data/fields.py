@@ -210,9 +210,21 @@ def joined(origins: Sequence[Origin | None]) -> Origin | None:
 def _further(where: str, fields: Mapping[str, Any], columns: Columns, read: Iterable[str]) -> dict[str, Any]:
     """The columns that the format does not read, or those of them that are to be kept."""
     if columns.keep is not None:
-        return {name: required(where, name, fields) for name in columns.keep}
-    names = {value for name, value in vars(columns).items() if isinstance(value, str) and name not in INNER}
-    return {name: value for name, value in fields.items() if name not in names and name not in read}
+        found = {name: required(where, name, fields) for name in columns.keep}
+    else:
+        names = {value for name, value in vars(columns).items() if isinstance(value, str) and name not in INNER}
+        found = {name: value for name, value in fields.items() if name not in names and name not in read}
+    for name, value in found.items():
+        _unicode(where, name, [name, value])
+    return found
+
+
+def _unicode(where: str, column: str, value: Any) -> None:
+    """Raises DataError where a text in a value has half a character, which no file and no tokenizer takes."""
+    if isinstance(value, str) and not value.isascii():
+        whole(where, repr(column), value)
+    for each in (*value, *value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        _unicode(where, column, each)
 
 
 def _topic(where: str, column: str, value: Any) -> str | None:

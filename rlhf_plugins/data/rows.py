@@ -11,7 +11,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +209,12 @@ def _repeated(names: Iterable[str]) -> str:
     return Counter(names).most_common(1)[0][0]
 
 
+def _refuse_twice(where: object, names: Sequence[str]) -> None:
+    """Raises DataError where two columns have one name."""
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: two columns are named {_repeated(names)!r}")
+
+
 def _record(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected an object with named fields, found {type(value).__name__}")
@@ -234,8 +240,7 @@ def _csv(path: Path, dropped: Dropped) -> Iterator[Row]:
         wanted, other = ("tabs", ",") if tabs else ("commas", "\t")
         if len(names) == 1 and any(mark in names[0] for mark in (other, ";", "|")):
             raise DataError(f"{path}:1: has one column, {names[0]!r}: separate its parts with {wanted}")
-        if len(set(names)) < len(names):
-            raise DataError(f"{path}:1: two columns are named {_repeated(names)!r}")
+        _refuse_twice(f"{path}:1", names)
         rows = []
         for fields in reader:
             where = f"{path}:{reader.line_num}"
@@ -319,6 +324,7 @@ def _arrow(path: Path, _: Dropped) -> Iterator[Row]:
             except pyarrow.ArrowInvalid:
                 file.seek(0)
                 table = pyarrow.ipc.open_stream(file).read_all()
+            _refuse_twice(path, table.column_names)
             rows = table.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         first = str(error).partition("\n")[0]

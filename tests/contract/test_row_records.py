@@ -29,6 +29,7 @@ def test_prompts_have_the_same_words_whatever_their_case_and_space() -> None:
     assert one == other != third
     assert Group(parts[0]).prompt_words == Group(parts[1]).prompt_words
     assert Group([said[0], said[0]]).prompt_words != one
+    assert Group("caf\u00e9").prompt_words == Group("CAFE\u0301").prompt_words == "caf\u00e9"
 
 
 @pytest.mark.parametrize(("fields", "message"), BAD)

@@ -72,6 +72,16 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
         second(chosen="a\ud83d"),
         "a.jsonl:2: chosen is not Unicode text: half a character",
     ),
+    "half a character in a column that is kept": (
+        "a.jsonl",
+        second(meta={"notes": ["good", "\ud83d"]}),
+        "a.jsonl:2: 'meta' is not Unicode text: half a character",
+    ),
+    "an implicit prompt's user at the end": (
+        "a.jsonl",
+        lines({"chosen": ASKED + ANSWER + ASKED, "rejected": [*ASKED, {**ANSWER[0], "content": "y"}]}),
+        "a.jsonl:1: chosen begins or ends with a turn of the role 'user', not the assistant's",
+    ),
     "not UTF-8": ("a.jsonl", lines(GOOD).encode() + b"\n{\xff}", "a.jsonl:2: is not UTF-8 (byte"),
     "UTF-16": ("a.csv", HEADER.encode("utf-16"), "a.csv:1: is not UTF-8 (byte 0)"),
     "archive cut short": ("a.jsonl.gz", SQUEEZED[:-12], "a.jsonl.gz: cannot be read: Compressed file ended"),
@@ -149,3 +159,13 @@ def test_columns_twice_in_parquet(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table([["a"], ["b"]], names=["chosen", "chosen"]), path)
     with pytest.raises(DataError, match=r"a\.parquet: cannot be read as Parquet: Multiple matches"):
         load(path)
+
+
+def test_columns_twice_in_arrow(tmp_path: Path) -> None:
+    import pyarrow
+
+    table = pyarrow.table([["p"], ["a"], ["b"], ["c"]], names=["prompt", "chosen", "rejected", "chosen"])
+    with pyarrow.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match=r"a\.arrow: two columns are named 'chosen'"):
+        load(tmp_path / "a.arrow")

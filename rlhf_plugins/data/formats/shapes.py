@@ -219,8 +219,9 @@ def _texts(where: str, fields: Mapping[str, Any], columns: PairColumns, given: S
     if form(chosen) != form(rejected):
         raise DataError(f"{where}: {sides[0]} is {form(chosen)}, {sides[1]} is {form(rejected)}")
     if prompt is None:
-        return _implicit(where, fields, chosen, rejected), ""
-    found, more = _one_form(where, prompt, chosen, rejected)
+        found, more = _implicit(where, fields, chosen, rejected), ""
+    else:
+        found, more = _one_form(where, prompt, chosen, rejected)
     for name, response in zip(sides, found[1:] if found[0] is not None else (), strict=False):
         check_answer(where, name, response)
     return found, more
