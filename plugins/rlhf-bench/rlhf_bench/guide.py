@@ -171,7 +171,8 @@ def below(own: Mapping[int, Sequence[float]], best: Mapping[int, Sequence[float]
     shared = [seed for seed in own if seed in best]
     if len(shared) < 2:
         return True
-    return estimate([np.subtract(own[seed], best[seed]) for seed in shared]).clear
+    highest = estimate([np.subtract(own[seed], best[seed]) for seed in shared]).high
+    return highest is not None and highest < 0
 
 
 if __name__ == "__main__":

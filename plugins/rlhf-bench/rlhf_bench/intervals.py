@@ -46,25 +46,32 @@ def estimate(scores: Any, seed: int = 0) -> Estimate:
     by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds  # (resamples, seeds)
     by_prompt = rng.multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES) / prompts
     means = np.einsum("bs,sp,bp->b", by_seed, scores, by_prompt, optimize=True)
-    low, high = np.quantile(means, (0.025, 0.975))
-    p = _p(means)
-    of_seeds = scores.mean(1)
-    if np.ptp(of_seeds) > 1e-12:
-        student = stats.ttest_1samp(of_seeds, 0.0)
-        interval = student.confidence_interval(0.95)
-        low, high, p = min(low, interval.low), max(high, interval.high), max(p, student.pvalue)
-    return Estimate(mean, float(low), float(high), float(p))
+    return _wider(mean, means, scores.mean(1))
 
 
 def resampled(values: Any, seed: int = 0) -> Estimate:
-    """The mean of independent values with its 95% percentile interval and p-value, by resampling them; not of one."""
+    """The mean of independent values with the wider of two intervals and the larger p-value, as `estimate`; not of one.
+
+    One is the percentile interval by resampling the values, which is too narrow for a dozen of them; the other is
+    Student's.
+    """
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return Estimate(float(values.mean()))
     rng = np.random.default_rng(seed)
     means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+    return _wider(float(values.mean()), means, values)
+
+
+def _wider(mean: float, means: NDArray[np.float64], values: NDArray[np.float64]) -> Estimate:
+    """By resampled means, and by Student's test of the values, of which the more careful one counts."""
     low, high = np.quantile(means, (0.025, 0.975))
-    return Estimate(float(values.mean()), float(low), float(high), _p(means))
+    p = _p(means)
+    if np.ptp(values) > 1e-12:
+        student = stats.ttest_1samp(values, 0.0)
+        interval = student.confidence_interval(0.95)
+        low, high, p = min(low, interval.low), max(high, interval.high), max(p, student.pvalue)
+    return Estimate(mean, float(low), float(high), float(p))
 
 
 def _p(means: NDArray[np.float64]) -> float:

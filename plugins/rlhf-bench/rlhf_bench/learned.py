@@ -105,7 +105,9 @@ class Learned(Selector):
         never = [name for name in self.wanted if name not in used]
         reasons += [f"left out, since not every run of the history has it: {', '.join(never)}"] * bool(never)
         at = zip(self.wanted, vector, x.T, seen, strict=True)
-        far = [name for name, value, of, known in at if known and value and not of.min() <= value <= of.max()]
+        far = [
+            name for name, value, of, known in at if known and value is not None and not of.min() <= value <= of.max()
+        ]
         reasons += [f"beyond what the history has: {', '.join(far)}"] * bool(far)
         deviation = NORMAL * expected.deviation
         mean = expected.mean

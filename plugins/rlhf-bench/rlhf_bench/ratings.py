@@ -22,7 +22,12 @@ def read(folder: Path) -> Ratings:
     """
     found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for file in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        lines = file.read_text(encoding="utf-8").split(
+            "\n"
+        )  # splitlines would cut at U+2028, which JSON strings may hold
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             for policy, prompt, rating in _of_row(line, f"{file}:{number}"):
                 run, _, stage = policy.partition("#")
                 found[Path(run).name, stage][prompt].append(rating)

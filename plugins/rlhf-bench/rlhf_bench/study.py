@@ -162,7 +162,8 @@ def text(
         f"seeds {', '.join(map(str, suite.seeds))}, {amount:.3g} {unit} for all trainings of an algorithm. `learned` "
         f"was fitted on {learned_from} other tasks of the suite; which tasks are held out was "
         "committed before the first run. Regret is the distance in gold reward from the best algorithm of a task, "
-        "which is the best of means that are themselves noisy; intervals are 95%, by resampling tasks."
+        "which is the best of means that are themselves noisy; intervals are 95% over tasks, the wider "
+        "of a bootstrap's and of Student's."
     )
     for note in (*notes, *[f"Left out, since not every algorithm ran on it: {', '.join(missing)}."] * bool(missing)):
         yield from ("", note)

@@ -158,7 +158,7 @@ def notes(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[str]
             said.append(f"{task}, {name}, seed {seed}: no gain, other prompts have a score than those of the baseline.")
     said += [*_unequal(by_run), *_counted(list(by_run.values()))]
     if any(line.rating for line in found):
-        said.append("Human ratings are means over prompts, with intervals by resampling prompts.")
+        said.append("Human ratings are means over prompts, with the wider interval of a bootstrap and of Student's.")
     said += [*judges.notes(list(by_run.values())), *judges.over_optimised(found, TASK + judges.WINS)]
     return [*said, *_versions(list(by_run.values()))]
 

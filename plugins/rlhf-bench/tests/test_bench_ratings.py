@@ -23,7 +23,9 @@ ROW = {
 
 
 def test_the_dimensions_of_a_policys_response_are_averaged(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text(json.dumps(ROW) + "\n")
+    responses = [{**ROW["responses"][0], "text": "a\u2028b"}, *ROW["responses"][1:]]  # a line of JSON may hold it
+    text = json.dumps({**ROW, "responses": responses}, ensure_ascii=False)
+    (tmp_path / "train.jsonl").write_text(text + "\n", encoding="utf-8")
     assert read(tmp_path) == {("x", "dpo"): {"p": 5.0}}
 
 
@@ -54,4 +56,4 @@ def test_a_rated_algorithm_has_a_column_of_its_mean_over_prompts() -> None:
     found = lines(SUITE, rows)
     table = of_lines("", "", list(quality(SUITE, found)), found)
     cell = table.rows[1][list(table.header).index("human rating")]
-    assert cell == "4.25 [3.00, 5.50]"  # p has 5.5 over its two runs
+    assert cell == "4.25 [-11.63, 20.13]"  # p has 5.5 over its two runs; 12.706 standard errors of 1.25

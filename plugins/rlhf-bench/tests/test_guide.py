@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from rlhf_bench import guide
-from rlhf_bench.guide import leading, read, text
+from rlhf_bench.guide import below, leading, read, text
 from rlhf_bench.properties import of_knobs, properties
 
 from rlhf_plugins import RunError
@@ -119,3 +119,9 @@ def test_tables_that_are_not_there_or_too_old(tmp_path: Path) -> None:
     (tmp_path / "three_ways" / "bench.json").write_text(json.dumps({"suite": "three_ways"}))
     with pytest.raises(RunError, match="`rlhf bench three_ways --table"):
         read(tmp_path)
+
+
+def test_what_is_above_the_best_where_both_ran_is_not_below_it() -> None:
+    best = {1: [1.0, 1.0], 2: [1.0, 1.1], 3: [9.0, 9.0]}
+    assert not below({1: [3.0, 3.0], 2: [3.0, 3.1]}, best)
+    assert below({1: [0.0, 0.0], 2: [0.0, 0.1]}, best)

@@ -196,3 +196,13 @@ def test_a_bandit_needs_to_be_told_what_to_train() -> None:
     selector = component("selector", "bandit", flops=1.0)
     with pytest.raises(RunError, match="use it in the stage `auto`"):
         selector.choose(None, Situation(Features(1, 1), Resources(), ("dpo",)))
+
+
+def test_a_feature_of_0_below_all_that_were_seen_is_named(tmp_path: Path) -> None:
+    rows = [
+        {"task": f"t{n}", "algorithm": "dpo", "score": 1.0 * n, "features": {"pairs": 100, "circles": 0.1 * n + 0.1}}
+        for n in range(4)
+    ]
+    (tmp_path / "history.json").write_text(json.dumps(rows))
+    first = ranked(str(tmp_path / "history.json"), circles=0.0)[0]
+    assert "beyond what the history has: circles" in first.reasons
