@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Numbers = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -35,27 +36,43 @@ class Agreement:
         }
 
 
-def agreement(judged: Numbers, gold: Numbers, gap: float = 0.0) -> Agreement:
-    """Of two judgements of the same pairs, as differences s_a - s_b; a pair is kept where |judged| > gap."""
+def agreement(judged: Numbers, gold: Numbers, gap: float = 0.0, prompts: Codes | None = None) -> Agreement:
+    """Of two judgements of the same pairs, as differences s_a - s_b; a pair is kept where |judged| > gap.
+
+    Pairs of one prompt, whose codes 0, 1, ... `prompts` has, depend on each other: then the error is that of the sums
+    over prompts (Liang and Zeger 1986), else each pair is its own.
+    """
     kept = (np.abs(judged) > gap) & (gold != 0)
     a, b = judged[kept] > 0, gold[kept] > 0
     if not len(a):
         return Agreement(0, 0.0, math.nan, math.nan, math.nan)
     observed = float((a == b).mean())
     chance = float(a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean()))
-    kappa = (observed - chance) / (1 - chance) if chance < 1 else math.nan
-    error = math.sqrt(observed * (1 - observed) / len(a)) / (1 - chance) if chance < 1 else math.nan
-    return Agreement(len(a), float(kept.mean()), observed, kappa, error)
+    if chance == 1:
+        return Agreement(len(a), float(kept.mean()), observed, math.nan, math.nan)
+    error = _error(a == b, np.arange(len(a)) if prompts is None else prompts[kept]) / (1 - chance)
+    return Agreement(len(a), float(kept.mean()), observed, (observed - chance) / (1 - chance), error)
 
 
-def by_length(judged: Numbers, gold: Numbers, words: Numbers) -> Iterator[tuple[str, Agreement]]:
+def _error(same: npt.NDArray[np.bool_], prompts: Codes) -> float:
+    """Of the share of pairs that are the same; NaN of one prompt with several pairs."""
+    codes = np.unique(prompts, return_inverse=True)[1]
+    count = int(codes.max()) + 1
+    sums = np.bincount(codes, same - same.mean())
+    if count == len(same):
+        return math.sqrt(float((sums**2).sum())) / len(same)
+    return math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(same) if count > 1 else math.nan
+
+
+def by_length(judged: Numbers, gold: Numbers, words: Numbers, prompts: Codes) -> Iterator[tuple[str, Agreement]]:
     """Agreement by quartile of the pairs' difference in length, `words` being n_a - n_b."""
     size = np.abs(words)
     cuts = np.quantile(size, [0.25, 0.5, 0.75]) if len(size) else np.zeros(3)
     quartile = np.searchsorted(cuts, size, side="left")
     for place in range(4):
         chosen = quartile == place
-        yield f"quartile {place + 1} of the difference in length", agreement(judged[chosen], gold[chosen])
+        own = agreement(judged[chosen], gold[chosen], prompts=prompts[chosen])
+        yield f"quartile {place + 1} of the difference in length", own
 
 
 def length_controlled(judged: Numbers, gold: Numbers, words: Numbers) -> float:

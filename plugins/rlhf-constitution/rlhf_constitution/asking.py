@@ -46,7 +46,11 @@ class Asker:
         """Reads what was reserved and answered before; a line that was torn by a kill is left out."""
         if self.file is None or not self.file.exists():
             return
-        for line in self.file.read_text(encoding="utf-8").splitlines():
+        text = self.file.read_text(encoding="utf-8")
+        if text and not text.endswith("\n"):
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write("\n")  # or the next row would be part of the torn one
+        for line in text.splitlines():
             try:
                 row = json.loads(line)
             except ValueError:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_constitution.agreement import agreement, by_length, length_controlled
+from rlhf_constitution.agreement import Codes, agreement, by_length, length_controlled
 from rlhf_constitution.constitution import Scored
 from rlhf_constitution.feedback import Labels, Pair, pairs
 from rlhf_constitution.outcome import Ok
@@ -45,15 +45,23 @@ def with_people(run: Run, score: Scorer, most: int) -> list[Section]:
         return []
     texts = [(g.prompt, g.responses[p.better], g.responses[p.worse]) for g, p in ordered]
     prompts, better, worse = map(list, zip(*texts, strict=True))
-    good, bad = score(prompts, better), score(prompts, worse)
-    keys = [(a.key, b.key) for a, b in zip(good, bad, strict=True) if None not in (a.satisfaction, b.satisfaction)]
+    scored = list(zip(prompts, score(prompts, better), score(prompts, worse), strict=True))
+    known = [(prompt, a.key, b.key) for prompt, a, b in scored if None not in (a.satisfaction, b.satisfaction)]
+    keys = [(a, b) for _, a, b in known]
     draw = random.Random(0)
     turned = [draw.choice((1.0, -1.0)) for _ in keys]  # kappa needs pairs in an order that has nothing to do with them
     judged = [side * ((a > b) - (a < b)) for side, (a, b) in zip(turned, keys, strict=True)]
-    found = agreement(np.array(judged, dtype=float), np.array(turned))
+    codes = _codes([plain(prompt) for prompt, *_ in known])
+    found = agreement(np.array(judged, dtype=float), np.array(turned), prompts=codes)
     tied = sum(a == b for a, b in keys)
     row = {**found.row(), "ties of the judge": tied, "not scored": len(ordered) - len(keys)}
     return [Section("Agreement with people", f"On {len(ordered)} held-out pairs that people ordered.", [row])]
+
+
+def _codes(names: Sequence[str]) -> Codes:
+    """0, 1, ... by name."""
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return np.array([places[name] for name in names], dtype=np.int64)
 
 
 class _Differences:
@@ -72,16 +80,17 @@ class _Differences:
         better = {(row, one.better, one.worse) for row, of_prompt in enumerate(found) for one in of_prompt}
         self.judged = np.array([1.0 if place in better else -1.0 for place in self.places])
         self.gold = np.array([truth[row][a] - truth[row][b] for row, a, b in self.places])
+        self.prompts = _codes([plain(rows[row]["prompt"]) for row, *_ in self.places])
         counts = [[float(len(text.split())) for text in row["responses"]] for row in rows]
         self.words = np.array([counts[row][a] - counts[row][b] for row, a, b in self.places])
 
     def all(self) -> Any:
         """Of every pair."""
-        return agreement(self.judged, self.gold)
+        return agreement(self.judged, self.gold, prompts=self.prompts)
 
     def by_length(self) -> Iterator[tuple[str, Any]]:
         """Of each quartile."""
-        return by_length(self.judged, self.gold, self.words)
+        return by_length(self.judged, self.gold, self.words, self.prompts)
 
     def length_controlled(self) -> float:
         """See `agreement.length_controlled`."""
@@ -94,7 +103,7 @@ class _Differences:
                 (self.scored[row][a].outcomes[name], self.scored[row][b].outcomes[name]) for row, a, b in self.places
             ]
             judged = [a.value - b.value if isinstance(a, Ok) and isinstance(b, Ok) else 0.0 for a, b in values]
-            yield name, agreement(np.array(judged), self.gold)
+            yield name, agreement(np.array(judged), self.gold, prompts=self.prompts)
 
 
 def for_people(chosen: Sequence[Sequence[Pair]], share: float, seed: int) -> set[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +22,13 @@ from rlhf_plugins import Run, RunError, hookimpl
 
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
 PROBE = 10.0  # seconds in which a server has to name its models
+FIRST = re.compile(r"\W*(\w+)[ \t]*(?![ \t\w])")  # a word that no other follows: "A clear case" is no answer A
 LIKELY = 0.5  # the least probability of all choices together that makes an answer of them
 
 
 @dataclass(frozen=True)
 class ByServer(Assistant):
-    """Choices by the log-probabilities of the first token where they are given, else by the answer's first word."""
+    """Choices by the log-probabilities of the first token where they are given, else by an answer of one word."""
 
     url: Annotated[str, Field(pattern="^https?://", description="such as http://127.0.0.1:8000/v1")]
     model: Annotated[str, Field(min_length=1, description="its name on the server")]
@@ -140,10 +142,10 @@ def chosen(answer: Mapping[str, Any] | Failed, choices: Sequence[str]) -> Chosen
     text = words(answer)
     if isinstance(text, Failed):
         return text
-    first = text.strip().split()[0].strip(".,:;()*\"'")
-    if first not in choices:
+    first = FIRST.match(text)
+    if first is None or first[1] not in choices:
         return Failed(f"answered {text[:40]!r}, none of {', '.join(choices)}")
-    return tuple(float(choice == first) for choice in choices)
+    return tuple(float(choice == first[1]) for choice in choices)
 
 
 def likely(answer: Mapping[str, Any], choices: Sequence[str]) -> tuple[float, ...] | None:
@@ -152,7 +154,7 @@ def likely(answer: Mapping[str, Any], choices: Sequence[str]) -> tuple[float, ..
     try:
         for each in answer["logprobs"]["content"][0]["top_logprobs"]:
             if (token := str(each["token"]).strip()) in found:
-                found[token] += math.exp(min(0.0, float(each["logprob"])))
+                found[token] += math.exp(min(float(each["logprob"]), 0.0))  # NaN stays so, and no choice is likely
     except (KeyError, IndexError, TypeError, ValueError):
         return None
     total = sum(found.values())

@@ -200,3 +200,15 @@ def test_the_simulated_judge_has_the_noise_that_is_asked_for(run: Run, tmp_path:
     errors = [simulated.value(*row) - run.data.gold(*row)["harmless"] for row in zip(prompts, responses, strict=True)]
     assert fmean(errors) == pytest.approx(0, abs=0.03)
     assert fmean(error**2 for error in errors) ** 0.5 == pytest.approx(0.1, rel=0.2)
+
+
+def test_a_row_that_a_kill_tore_takes_no_other_along(tmp_path: Path) -> None:
+    asked, file = Fixed((0.9, 0.1), (0.2, 0.8)), tmp_path / "cache.jsonl"
+    file.write_text('{"tokens": 9, "second": 0.0}\n{"tok')
+    for text in "ab":
+        asker = Asker(asked, Ledger(Budget(), file=file), file)
+        asker.remember()
+        asker.choose([text], ["A", "B"])
+    last = Asker(asked, Ledger(Budget(), file=file), file)
+    last.remember()
+    assert (last.ledger.calls, len(last.known)) == (3, 2)

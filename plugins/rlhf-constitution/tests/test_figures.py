@@ -59,3 +59,15 @@ def test_a_winner_seems_to_gain_twice_what_it_gains(n: int) -> None:
     found = gains(gold + one, gold + other, gold)
     assert found.judged / found.true == pytest.approx(2, abs=0.02)
     assert found.rescored == pytest.approx(found.true, abs=0.02)
+
+
+def test_pairs_of_one_prompt_count_as_one_where_all_are_alike() -> None:
+    """Four prompts of five pairs each, of which the judge is right on all of three and on none of the last."""
+    judged, prompts = np.array([1.0, -1, 1, -1, 1] * 4), np.repeat(np.arange(4), 5)
+    gold = judged * np.repeat([1, 1, 1, -1], 5)
+    found = agreement(judged, gold, prompts=prompts)
+    # sums of right - 3/4 over prompts: 5/4 three times, -15/4 once; 4 / 3 of their squares over 20^2
+    error = (4 / 3 * (3 * 1.25**2 + 3.75**2)) ** 0.5 / 20
+    chance = 0.6 * 0.55 + 0.4 * 0.45  # 12 of 20 are judged positive, 9 + 2 are
+    assert found.error == pytest.approx(error / (1 - chance))
+    assert found.error > 2 * agreement(judged, gold).error
