@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import isfinite
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -66,6 +67,8 @@ def app(batches: Batches, name: str, token: str) -> Starlette:
             return _error(422, str(error))
         except Exception as error:  # of the model: the client must not take it for a reward
             return _error(500, f"{type(error).__name__}: {error}")
+        if wrong := [reward for reward in rewards if reward is not None and not isfinite(reward)]:
+            return _error(500, f"the model gave a reward of {wrong[0]}, which is no number")
         return JSONResponse({"model": name, "rewards": rewards})
 
     async def health(request: Request) -> JSONResponse:

@@ -195,3 +195,9 @@ def test_a_request_that_was_given_up_ends_no_other() -> None:
     held.set()
     assert (first.result(10), last.result(10)) == ([1.0], [1.0])
     batches.close()
+
+
+def test_a_reward_that_is_not_finite_is_said_to_be(serve: Serve) -> None:
+    url = serve(lambda prompts, responses, cut: [1.0, float("nan")])
+    found = post(url, {"prompts": ["a", "b"], "responses": ["c", "d"]})
+    assert (found.status_code, found.json()) == (500, {"error": "the model gave a reward of nan, which is no number"})
