@@ -35,12 +35,14 @@ def noted_log_probs(model: Any, temperature: float) -> Iterator[list[list[float]
     """For the block, what `model.generate` samples is noted: a list of nats for each row, in the order of the calls.
 
     They are of the logits at the temperature, before `top_p` and the like, and go on behind a response's end. Hooks
-    that change the logits and were there before are heard. A call that fails leaves nothing.
+    that change the logits and were there before are heard. A call that fails, or searches with beams, leaves nothing.
     """
     inner = inner_of(model)
     own, before, found = model.generate, vars(model).get("generate"), list[list[float]]()
 
     def generate(*args: Any, stopping_criteria: Any = None, **options: Any) -> Any:
+        if getattr(options.get("generation_config"), "num_beams", None) not in (None, 1):
+            return own(*args, stopping_criteria=stopping_criteria, **options)
         noted = Noted(temperature)
         hook = inner.register_forward_hook(noted.hear)
         try:

@@ -155,6 +155,7 @@ def test_rewards_by_a_component_train_as_those_by_functions(bases: Bases, tmp_pa
         ({"beta": 0.1}, {"kl": component("kl", "in_loss")}, r"^both kl= and args.beta=0.1 say the same"),
         ({"loss_type": "grpo"}, {"reduction": component("reduction", "tokens")}, "args.loss_type='grpo' say the same"),
         ({"epsilon": 0.1}, {"policy_loss": component("policy_loss", "clip")}, "args.epsilon=0.1 say the same"),
+        ({"generation_kwargs": {"temperature": 0.5}}, {}, "a temperature of 0.5 would sample from another policy"),
         ({"scale_rewards": "none"}, {"advantage": component("advantage", "grpo")}, "args.scale_rewards='none' say"),
         ({}, {"reward": by_length}, "both reward= and reward_funcs give rewards"),
         ({}, {"kl": component("kl", "in_loss")}, "kl= needs reference=, the frozen model"),

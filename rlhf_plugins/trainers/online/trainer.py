@@ -42,7 +42,7 @@ from rlhf_plugins.trainers.online.learning import LearnsInParts, recovering
 from rlhf_plugins.trainers.online.metrics import Updates, note_completions, of_conversations, spread, take_logged
 from rlhf_plugins.trainers.online.rewards import ForTRL, OneReward, RewardFunctions, columns_of, name_of
 from rlhf_plugins.trainers.online.state import KeepsRollout
-from rlhf_plugins.trainers.online.way import OnlineOptions, check, objective_of, obstacle_of
+from rlhf_plugins.trainers.online.way import OnlineOptions, check, ends_asked, objective_of, obstacle_of
 from rlhf_plugins.trainers.ppo import importance, oversight, step
 from rlhf_plugins.trainers.ppo.constraint import constrain
 from rlhf_plugins.trainers.ppo.critic import Critic, without_critic
@@ -158,16 +158,15 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         self._skips: list[float] = []  # of each optimizer step so far: 1 where it was skipped
 
     def _end_turns(self) -> None:
-        """Ends responses also with what closes a turn in the chat template; the policy is saved with all ends."""
+        """Ends responses also with what closes a turn in the chat template, or is asked for; all are saved as ends."""
         own, end = self.eos_token_ids, turn_end(self._tokenizer)
         if end is not None and end not in own:
             name = self._tokenizer.convert_ids_to_tokens(end)
             logger.warning("responses also end with %s, which closes a turn in the chat template", name)
-        ends = sorted({*own, *end_tokens(self.model, self._tokenizer)})
+        ends = sorted({*own, *ends_asked(self.args), *end_tokens(self.model, self._tokenizer)})
         self.eos_token_ids = self.model.generation_config.eos_token_id = ends
         if self.use_vllm:  # whose server knows the ends of the model that it was started with
-            asked = self.vllm_generation.generation_kwargs
-            self.vllm_generation.generation_kwargs = {"stop_token_ids": ends, **asked}
+            self.vllm_generation.generation_kwargs = {**self.vllm_generation.generation_kwargs, "stop_token_ids": ends}
         else:
             self.generation_config.eos_token_id = ends
 

@@ -115,6 +115,12 @@ def _check_sampling(own: OnlineOptions, args: trl.GRPOConfig) -> None:
             f"{named(own.advantage) if own.advantage else 'grpo'} compares the responses to a prompt: "
             f"num_generations is {args.num_generations}, and it needs {fewest} or more"
         )
+    asked = (args.generation_kwargs or {}).get("temperature", args.temperature)
+    if asked != args.temperature:
+        raise RunError(
+            f"generation_kwargs: a temperature of {asked} would sample from another policy than the one that learns, "
+            "at args.temperature; write it there"
+        )
     if own.environment is not None and (reason := no_conversations(own.advantage, args.use_vllm)):
         raise RunError(f"environment= {reason}")
     cut = [name for name, value in PLAIN.items() if getattr(args, name) != value]
@@ -122,6 +128,12 @@ def _check_sampling(own: OnlineOptions, args: trl.GRPOConfig) -> None:
         raise RunError(
             f"exploration: with {cut[0]} responses would not be sampled from the mixture; leave {cut[0]} out"
         )
+
+
+def ends_asked(args: trl.GRPOConfig) -> list[int]:
+    """The tokens that end a response by `generation_kwargs`."""
+    found = (args.generation_kwargs or {}).get("stop_token_ids" if args.use_vllm else "eos_token_id")
+    return list(found) if isinstance(found, list | tuple) else [] if found is None else [found]
 
 
 def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback: Any) -> Objective:
