@@ -39,7 +39,7 @@ class GAE(Advantage, reads_values=True, whitens=True):
         """Both results are (B, T), 0 outside the mask."""
         values = _values(rollout)
         advantages = _to_go(_errors(rollout, self.gamma), rollout.mask, self.gamma * self.lam)
-        return Advantages(advantages, (advantages + values).masked_fill(~rollout.mask, 0.0))
+        return Advantages(advantages, advantages + values)
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,10 @@ def _values(rollout: Rollout) -> Tensor:
 
 
 def _errors(rollout: Rollout, gamma: float) -> Tensor:
-    """r_t + gamma V_{t+1} - V_t, (B, T)."""
+    """r_t + gamma V_{t+1} - V_t, (B, T); outside the mask it means nothing."""
     values = _values(rollout)
     after = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)  # V_{t+1}
-    return rollout.rewards.masked_fill(~rollout.mask, 0.0) + gamma * after - values
+    return rollout.rewards + gamma * after - values
 
 
 def _to_go(rewards: Tensor, mask: Tensor, discount: float = 1.0) -> Tensor:

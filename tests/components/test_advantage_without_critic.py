@@ -69,6 +69,27 @@ def test_the_weighted_rloo_by_hand() -> None:
     assert found.tolist() == pytest.approx([1 - 3.8, 2 - 2.5 / 0.8125, 4 - 1.2])
 
 
+def test_grpo_divides_by_the_deviation_of_a_sample_of_three() -> None:
+    """Rewards 1, 2, 6 have mean 3 and variance (4 + 1 + 9) / 2."""
+    found = estimate("grpo", rollout([[1], [2], [6]], [0, 0, 0])).squeeze(1)
+    assert found.tolist() == pytest.approx([x / (7**0.5 + 1e-4) for x in (-2, -1, 3)])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("rloo", [-1.5, -4.5, 6]),  # rewards 2, 0, 7
+        ("dr_grpo", [-1, -3, 4]),
+        ("weighted_rloo", [2 - 2 * 7 / 3, -(2 + 2 * 7) / 3, 7 - 2 / 2]),  # equal tokens: one of two weighs twice
+        ("reinforce_baseline", [-1, -3, 4]),
+    ],
+)
+def test_padding_is_no_token_of_a_response_that_is_shorter(name: str, expected: list[float]) -> None:
+    short = rollout([[2, 9], [0, 9], [3, 4]], [0, 0, 0], log_probs=torch.full((3, 2), log(0.5), dtype=torch.float64))
+    found = estimate(name, replace(short, mask=tensor([[True, False], [True, False], [True, True]])))
+    assert found[:, 0].tolist() == pytest.approx(expected)
+
+
 def true_gradient(logits: Tensor, rewards: Tensor) -> Tensor:
     logits = logits.clone().requires_grad_()
     (logits.softmax(0) @ rewards).backward()
@@ -183,6 +204,7 @@ def test_equal_rewards_give_no_advantage(name: str) -> None:
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo"])
 @pytest.mark.parametrize(("size", "reward"), [(3, 100.3), (6, 1000.1), (7, 9.7), (7, 1e5 + 0.1)])
 def test_equal_rewards_say_nothing_whatever_their_mean_rounds_to(name: str, size: int, reward: float) -> None:
-    equal = torch.full((size, 1), reward)
-    rollout = Rollout(equal.squeeze(1), equal, None, torch.ones(size, 1, dtype=torch.bool), torch.zeros(size))
+    rewards = tensor([[0.3]] * size + [[reward]] * size)
+    group = torch.arange(2).repeat_interleave(size)
+    rollout = Rollout(rewards.squeeze(1), rewards, None, torch.ones(2 * size, 1, dtype=torch.bool), group)
     assert estimate(name, rollout).abs().max() == 0

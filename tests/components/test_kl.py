@@ -71,6 +71,18 @@ def test_in_the_reward_it_is_taken_off_and_in_the_loss_added() -> None:
     assert in_loss(x).off_reward is None
 
 
+def test_no_gradient_flows_through_a_reward() -> None:
+    x = (LOGP - REF).requires_grad_()
+    assert not component("kl", "in_reward")(x).off_reward.requires_grad
+    assert component("kl", "in_loss")(x).on_loss.requires_grad
+
+
+def test_a_constraint_accepts_what_is_within_its_limit_or_no_farther_than_it_was() -> None:
+    alone = component("kl", {"use": "constraint", "coef": 0.0, "limit": 0.1})
+    assert [alone.accepts(kl, 0.05) for kl in (0.1, 0.11)] == [True, False]
+    assert [alone.accepts(kl, 0.3) for kl in (0.3, 0.31)] == [True, False]
+
+
 def test_rewards_of_a_worked_case() -> None:
     """Stiennon et al. 2020: each token costs -0.5 * -0.1 = 0.05 and the score 1 falls on the last."""
     x, mask = tensor([[0.1, 0.2, 0.3]]) - tensor([[0.2, 0.3, 0.4]]), torch.ones(1, 3, dtype=torch.bool)
