@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import log, nan
+from math import e, log, nan
 from typing import Any
 
 import pytest
@@ -66,9 +66,10 @@ def test_by_hand(loss: Any, expected: float) -> None:
     assert_close(per_group(loss.build(), PAIR), tensor([expected]))
 
 
-def test_a_row_without_a_margin_has_the_weight_one() -> None:
-    found = Weighted(loss=BradleyTerry(), by="margin")(replace(PAIR, margin=tensor([0.0])))
-    assert_close(found, tensor([BT]))
+@pytest.mark.parametrize(("margin", "weight"), [(0.0, 1.0), (0.5, 0.5)])
+def test_a_row_without_a_margin_has_the_weight_one(margin: float, weight: float) -> None:
+    found = Weighted(loss=BradleyTerry(), by="margin")(replace(PAIR, margin=tensor([margin])))
+    assert_close(found, tensor([weight * BT]))
 
 
 def test_pairs_of_a_group_keep_their_own_weights() -> None:
@@ -201,6 +202,21 @@ def test_a_loss_for_each_task() -> None:
     ranking = MultiTask(dimensions=["a"], losses=(PlackettLuce(),))
     assert_close(ranking(tasks([1.0, 5.0], [nan, nan])), tensor([TURNED]))
     assert_close(ranking(tasks([nan, nan], [1.0, 5.0])), tensor([BT]))
+
+
+@pytest.mark.parametrize("rated", [{}, {"ranks": tensor([[0, 0]])}])
+def test_a_tie_of_a_task_is_known_to_a_loss_of_ties(rated: dict[str, Tensor]) -> None:
+    loss = MultiTask(dimensions=["a"], losses=(TiesDavidson(nu=1.0),))
+    rating = nan if rated else 3.0  # equal ratings, or none and a tie of the whole
+    assert_close(loss(tasks([rating, rating], [1.0, 5.0], **rated)), tensor([log(e + 1 / e + 1)]))
+
+
+def test_a_task_compares_the_features_that_the_head_read() -> None:
+    features = tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, -1.0]]])
+    prediction = Prediction(torch.zeros(2, 2), dimensions={"a": torch.zeros(2, 2)}, features=features)
+    plain = RankedScores.of(torch.zeros(2, 2), torch.zeros(2), ranks=tensor([[1, 0], [0, 1]]), prediction=prediction)
+    rated = replace(plain, ranks=tensor([[0, 1], [0, 1]]), ratings={"a": tensor([[1.0, 5.0], [2.0, 1.0]])})
+    assert_close(MultiTask(dimensions=["a"], losses=(Contrastive(),))(rated), Contrastive()(plain))
 
 
 def test_the_gap_of_the_ratings_is_the_margin() -> None:
