@@ -91,11 +91,11 @@ class Dynamic(Sampler, needs={"topic"}):
 
     def __call__(self, state: SamplerState) -> np.ndarray:  # (size,)
         """Without replacement within the batch: a topic of few examples fills only so many places of it."""
-        topic, topics = state.topic, state.topic.max() + 1
-        exhausted = np.bincount(topic, state.remaining, topics) == 0
+        topic = state.topic
+        exhausted = np.bincount(topic, state.remaining) == 0  # (topics,)
         allowed = state.remaining | exhausted[topic]
         hardness = _hardness(_topic_means(state.loss, topic), self.temperature)  # (topics,)
-        share = np.bincount(topic, allowed, topics)  # examples that a topic's probability is divided among
+        share = np.bincount(topic, allowed)  # examples that a topic's probability is divided among
         return _proportional(hardness[topic] - np.log(share[topic]), allowed, state)
 
 

@@ -182,8 +182,8 @@ def test_a_topic_without_a_loss_is_as_hard_as_the_hardest() -> None:
     assert fits(Dynamic(), draw, {(0,): 1 / 5, (1,): 2 / 5, (2,): 2 / 5})
 
 
-def test_a_topic_is_drawn_from_what_remains_of_it_and_then_anew() -> None:
-    draw = draw_of(4, topic=[0, 0, 1, 1], remaining=[True, False, False, False])
+def test_a_topic_is_drawn_from_what_remains_of_it_and_then_from_all_of_it() -> None:
+    draw = draw_of(4, topic=[1, 1, 0, 0], remaining=[True, False, False, False])
     assert fits(Dynamic(), draw, {(0,): 1 / 2, (2,): 1 / 4, (3,): 1 / 4})
 
 
