@@ -35,10 +35,9 @@ def by_potential(scores: Tensor, potentials: Tensor, mask: Tensor, discount: flo
         mask: (B, T) True at response tokens, which come first in each row.
         discount: of the return that is maximised.
     """
-    after = potentials.masked_fill(~mask, 0.0)
     last = at_the_end(torch.ones_like(scores), mask)
-    before = torch.nn.functional.pad(after[:, :-1], (1, 0))
-    change = discount * after * (1 - last) - before
+    before = torch.nn.functional.pad(potentials[:, :-1], (1, 0))
+    change = discount * potentials * (1 - last) - before
     return change.masked_fill(~mask, 0.0) + at_the_end(scores, mask)
 
 

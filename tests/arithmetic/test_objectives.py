@@ -34,7 +34,7 @@ def test_the_score_falls_on_each_rows_last_token() -> None:
 @pytest.mark.parametrize(
     ("value", "old", "target", "loss"),
     [
-        (1.0, 0.9, 2.0, 0.5),  # within epsilon: 1/2 (1 - 2)^2
+        (0.5, 0.4, 2.0, 1.125),  # within epsilon: 1/2 (0.5 - 2)^2
         (1.0, 0.0, 2.0, 1.62),  # held at 0.2: 1/2 (0.2 - 2)^2
         (1.0, 2.0, 0.0, 1.62),  # held at 1.8: 1/2 1.8^2
         (1.0, 0.0, 0.0, 0.5),  # held at 0.2 would cost less: the larger counts

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from math import exp, log
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +47,31 @@ def test_the_bound_holds_in_1000_draws_as_often_as_it_says() -> None:
         angle = np.arccos(drawn[:, 0] / np.linalg.norm(drawn, axis=1)) / np.pi
         held += (0.1 + 0.8 * angle).mean() <= found.bound
     assert held / 1000 >= 0.95
+
+
+def learnable() -> tuple[Any, Any]:
+    """A score that is right at random, and features that know the order, but for two rows without any."""
+    rng = np.random.default_rng(0)
+    gap, features = rng.normal(size=400), rng.normal(1.0, 1.0, size=(400, 3))
+    features[:2], gap[:2] = 0.0, (0.5, 0.0)
+    return gap, features
+
+
+def test_the_bound_is_of_the_posteriors_risk_and_kl() -> None:
+    gap, features = learnable()
+    found = certify(gap, features, 0.05, (0.5, 2.0))
+    margin, deviation = gap + features @ found.mean, found.sigma * np.linalg.norm(features, axis=1)
+    noisy = [NormalDist().cdf(-m / d) for m, d in zip(margin[2:], deviation[2:], strict=True)]
+    assert found.risk == pytest.approx((0 + 1 + sum(noisy)) / 400)  # a tie without noise is an error
+    assert found.kl == pytest.approx(found.mean @ found.mean / (2 * found.sigma**2))
+    assert found.bound == pytest.approx(pac_bayes_kl(found.risk, found.kl, 400, 0.05 / 2))
+
+
+def test_the_posterior_is_where_the_logistic_loss_plus_kl_is_least() -> None:
+    gap, features = learnable()
+    found = certify(gap, features, 0.05, (0.5,))
+    wrong = 1 / (1 + np.exp(gap + features @ found.mean))
+    assert found.mean / (0.5**2 * 400) == pytest.approx(features.T @ wrong / 400, abs=1e-9)
 
 
 def test_a_posterior_that_learns_has_the_better_bound() -> None:

@@ -55,6 +55,12 @@ def test_votes_are_calibrated_as_shares_by_hand() -> None:
     assert {**CrossEntropy()(pairs), **TemperatureScaling()(pairs)} == {}
 
 
+def test_equal_shares_of_votes_are_in_one_bin() -> None:
+    """p is 0.9, 0.1, 1 - 0.9 and 1 - 0.1, which rounds to less than 0.1; each is right half the time."""
+    found = Calibration()(scored([0.9, 0.1], [0.1, 0.9], probability=[0.9, 0.1]))
+    assert found["calibration_mce"] == pytest.approx(0.4)
+
+
 VARIANCES = ("chosen_variance", "rejected_variance", "chosen_epistemic", "rejected_epistemic")
 
 

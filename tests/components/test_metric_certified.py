@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,14 @@ def test_without_errors_the_bound_is_that_of_a_risk_of_0() -> None:
     assert found["pac_bayes_lower_bound_of_the_mean"] == pytest.approx(1 - 2 * bound, abs=1e-4)
 
 
+def test_what_it_learns_is_in_the_differences_of_features() -> None:
+    some, draw = pairs(200), np.random.default_rng(1)
+    assert some.rejected_features is not None
+    told = replace(some, chosen=draw.normal(size=200), chosen_features=some.rejected_features + 1)
+    found = component("metric", "pac_bayes")(told)
+    assert 0.8 < found["pac_bayes_lower_bound"] < found["pac_bayes_accuracy"] < 1
+
+
 def test_clopper_and_pearson_are_tighter_for_the_model_as_it_is() -> None:
     both = [component("metric", name)(pairs(200)) for name in ("pac_bayes", "certificate")]
     assert both[0]["pac_bayes_lower_bound"] < both[1]["certificate_lower_bound"] == pytest.approx(0.05 ** (1 / 200))
@@ -43,6 +52,7 @@ def test_one_pair_of_a_prompt_counts() -> None:
 def test_it_is_silent_where_it_knows_too_little() -> None:
     metric = component("metric", "pac_bayes")
     assert metric(pairs(7)) == {}
+    assert metric(pairs(8))["pac_bayes_pairs"] == 8
     assert metric(ScoredPairs(*np.ones((4, 30)))) == {}
 
 

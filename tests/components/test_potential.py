@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -99,17 +99,19 @@ def test_the_numbers_of_tokens_as_rewards_move_it() -> None:
 
 @dataclass(frozen=True)
 class Given(Reward):
-    """What a function says of token ids."""
+    """What a function says of token ids; it abstains on those that are listed."""
 
     says: Callable[..., Any]
+    silent: Sequence[list[int]] = ()
 
     def build(self, run: Any) -> Any:
         def score(samples: Samples) -> Any:
             found = [self.says(list(ids)) for ids in samples.response_ids]
+            silent = tensor([list(ids) in self.silent for ids in samples.response_ids])
             if not isinstance(found[0], list):
-                return found
+                return Prediction(tensor(found), abstained=silent)
             tokens = torch.nn.utils.rnn.pad_sequence([tensor(each) for each in found], batch_first=True)
-            return Prediction(tokens.sum(1), tokens=tokens)
+            return Prediction(tokens.sum(1), tokens=tokens, abstained=silent)
 
         return score
 
@@ -125,6 +127,12 @@ def test_a_guide_by_hand() -> None:
     assert found.tokens.tolist() == [[1.0, 2.0, 7.0], [10.0, 0.0, 0.0]]
     with pytest.raises(RlhfError, match="the guide should give each token a number"):
         Guided(reward=Given(lambda ids: 1.0), guide=Given(lambda ids: 1.0)).build(None)(samples([3]))
+
+
+def test_where_either_abstains_nothing_is_known() -> None:
+    guide = Given(lambda ids: [1.0], silent=([4],))
+    found = Guided(reward=Given(lambda ids: 10.0, silent=([3],)), guide=guide).build(None)(samples([3], [4], [5]))
+    assert found.abstained.tolist() == [True, True, False]
 
 
 def test_a_guide_leaves_the_optimum_and_an_added_reward_does_not() -> None:
@@ -168,3 +176,28 @@ def test_prefixes_by_hand(tmp_path: Path) -> None:
     found = Prefixes(reward=Given(lambda ids: float(sum(ids))), every=2).build(run)(samples([3, 4, 5, 6, 9], [7, 8]))
     assert found.reward.tolist() == [27.0, 15.0]
     assert found.tokens.tolist() == [[0.0, 7.0, 0.0, 11.0, 9.0], [0.0, 15.0, 0.0, 0.0, 0.0]]
+
+
+def test_a_prefix_on_which_the_reward_abstains_pays_nothing(tmp_path: Path) -> None:
+    run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run")
+    reward = Given(lambda ids: float(sum(ids)), silent=([3, 4],))
+    found = Prefixes(reward=reward, every=2).build(run)(samples([3, 4, 5, 6, 9], [7, 8, 9]))
+    assert found.tokens.tolist() == [[0.0, 0.0, 0.0, 18.0, 9.0], [0.0, 15.0, 9.0, 0.0, 0.0]]
+    assert not found.abstained.any()
+
+
+@dataclass(frozen=True)
+class Long(Reward):
+    """The characters of a response."""
+
+    def build(self, run: Any) -> Any:
+        return lambda samples: [float(len(text)) for text in samples.responses]
+
+
+def test_a_reward_of_texts_reads_the_text_of_a_prefix(tmp_path: Path) -> None:
+    run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run")
+    ant, bee, pad = 3, 4, 0
+    found = Prefixes(reward=Long(), every=2).build(run)(
+        Samples(["how"], ["ant ant bee"], [[15]], [[ant, pad, ant, bee]])
+    )
+    assert found.tokens.tolist() == [[0.0, 3.0, 0.0, 8.0]]  # special tokens are no text
