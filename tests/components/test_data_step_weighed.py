@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from math import exp
+from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import tensor
 
 from rlhf_plugins import DataError
 from rlhf_plugins.contract.rows import Comparison, Data, Group
 from rlhf_plugins.data.columns import columns_of
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_base, tiny_run
 
 A, B, TIE = Comparison(0, 1), Comparison(1, 0), Comparison(0, 1, tied=True)
 
@@ -112,3 +115,18 @@ def test_hard_rows_weigh_more_and_the_mean_stays() -> None:
     total = 4 * exp(1) + 4 * exp(-1) + 1  # the last row has the mean difficulty
     expected = [exp(1 if i % 2 else -1) * 9 / total for i in range(8)]
     assert [group.weight for group in found.train] == pytest.approx([*expected, 2 * 9 / total])
+
+
+def test_difficulty_by_loss_is_of_the_tokens_of_the_best_response(tmp_path: Path) -> None:
+    run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run")
+    policy = component("generator", "base").build(run)
+
+    def loss(prompt: str, response: str) -> float:
+        samples = policy.encode([prompt], [response])
+        before, ids = list(samples.prompt_ids[0]), list(samples.response_ids[0])
+        logits = [policy.next_logits(tensor([before + ids[:t]]))[0][0] for t in range(len(ids))]
+        return -sum(float(each.log_softmax(-1)[i]) for each, i in zip(logits, ids, strict=True)) / len(ids)
+
+    rows = [Group("how\n", ("ant", "bee cat dog"), (1, 0)), Group("who\n"), Group("is\n", ("elk",), difficulty=7.0)]
+    found = component("data_step", {"use": "difficulty_by_loss", "policy": "base"}).build(run)(Data(tuple(rows)), 0)
+    assert [group.difficulty for group in found.train] == [pytest.approx(loss("how\n", "bee cat dog")), None, 7.0]
