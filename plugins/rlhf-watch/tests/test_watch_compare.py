@@ -41,6 +41,9 @@ def test_power_and_sizes_are_those_of_the_textbooks() -> None:
 def test_ties_make_a_win_rate_easier_to_tell_from_a_half() -> None:
     # d = 0.1, t = 0.5: ((1.959964 sqrt(0.5) + 0.841621 sqrt(0.49)) / 0.1)^2
     assert power.size_for_win_rate(0.55, ties=0.5) == pytest.approx(390.1, abs=0.05)
+    for rate in (0.55, 0.45):
+        assert power.power_for_win_rate(390.1, rate, ties=0.5) == pytest.approx(0.8, abs=1e-4)
+        assert power.size_for_win_rate(rate) == pytest.approx(power.size_for_win_rate(1 - rate))
 
 
 def test_too_few_prompts_show_no_win_rate(tmp_path: Path) -> None:
@@ -88,6 +91,21 @@ def test_tests_and_effect_by_hand() -> None:
     assert paired.permutation_test(ours, theirs) == pytest.approx(0.375)
     assert paired.effect_size(ours - theirs) == pytest.approx(1.2 / np.sqrt(3.7))
     assert paired.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+
+
+def test_differences_without_spread_or_without_any() -> None:
+    assert paired.sign_test(paired.Counts(0, 5, 0)) == 1.0
+    effects = [paired.effect_size(np.full(3, each)) for each in (2.0, -2.0, 0.0)]
+    assert effects == [np.inf, -np.inf, 0.0]
+    assert paired.mean_interval(np.full(3, 2.0)) == (2.0, 2.0)
+    assert sequential.sequential_interval(paired.Counts(0, 5, 0)) == (0.0, 1.0)
+
+
+def test_the_interval_of_a_mean_is_nearly_that_of_a_normal() -> None:
+    differences = np.random.default_rng(0).normal(0.3, 2.0, 400)
+    low, high = paired.mean_interval(differences)
+    wide = 1.96 * differences.std(ddof=1) / 20
+    assert (low, high) == pytest.approx((differences.mean() - wide, differences.mean() + wide), abs=0.1 * wide)
 
 
 def test_the_wealth_by_hand() -> None:
