@@ -207,6 +207,7 @@ def test_win_rates_are_given_by_group_and_the_worst_is_named(tmp_path: Path) -> 
     [
         ([1.0, float("nan")], "finite number, got nan"),
         (["1"], "finite number, got '1'"),
+        ([10**400], "finite number, got 1000"),
         ([], "holds no row"),
     ],
 )

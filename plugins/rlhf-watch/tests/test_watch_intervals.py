@@ -11,8 +11,10 @@ from rlhf_watch.ab import paired, sequential
 from rlhf_watch.ab.comparison import compare
 from rlhf_watch.ab.wording import lines, record
 from rlhf_watch.groups.fairness import by_group
-from rlhf_watch.groups.reading import table
+from rlhf_watch.groups.reading import read, table
 from scipy import stats
+
+from rlhf_plugins import DataError
 
 
 def write(folder: Path, name: str, scores: list[float]) -> str:
@@ -61,3 +63,12 @@ def test_a_decision_is_for_whom_it_was_when_it_was_made(tmp_path: Path) -> None:
     (old,) = compare([str(tmp_path)])
     assert (old.counts, old.decided_after, old.decided_for, old.better) == ((13, 0, 12), 11, False, False)
     assert 1 / sequential.wealth(0, 11) < 0.05 < 1 / sequential.wealth(0, 10)
+
+
+def test_a_prompt_may_say_null_and_a_reward_may_be_too_large(tmp_path: Path) -> None:
+    rows = [{"prompt": prompt, "score": 1.0} for prompt in ("null", "other")]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert compare([str(tmp_path / "a.jsonl")] * 2)[0].counts.tied == 2
+    (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": "p", "rewards": [10**400, 0]}))
+    with pytest.raises(DataError, match="b.jsonl:1: a row needs `rewards`"):
+        read(tmp_path / "b.jsonl")

@@ -112,7 +112,7 @@ def _of_file(file: Path, by: str) -> Scored:
     for where, row in _rows(file):
         prompt = _key(row.get("prompt"))
         columns |= {name for name in SCORES if name in row}
-        if prompt == "null" or not columns & row.keys():
+        if row.get("prompt") is None or not columns & row.keys():
             raise DataError(f"{where}: a row needs `prompt` and one of {', '.join(SCORES)}; it has {', '.join(row)}")
         if len(columns) > 1:
             raise DataError(f"{where}: rows have both `score` and `reward`; leave out the one that is not compared")
@@ -149,6 +149,9 @@ def _key(prompt: Any) -> str:
 
 def _finite(value: Any, where: str) -> float:
     """A score as a number. Raises DataError for NaN, infinity and text: a comparison would hide them."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{where}: a score should be a finite number, got {value!r}")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number that no float holds
+        pass
+    raise DataError(f"{where}: a score should be a finite number, got {value!r:.40}")
