@@ -149,3 +149,13 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
     groups = [Group(g.prompt, g.responses, g.ranks) for g in tiny_pairs(8)]
     with pytest.raises(RunError, match="give a stage as `weak`"):
         component("stage", "weak_to_strong").run(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run", groups))
+
+
+def test_few_prompts_have_the_intervals_of_student() -> None:
+    """Four prompts with four pairs each, of which 3, 2, 2 and 3 are right: 10 of 16, deviations of 1/2 pair."""
+    student, prompts = np.repeat([1.0, 0.0] * 4, [3, 1, 2, 2, 2, 2, 3, 1]), np.repeat(np.arange(4), 4)
+    wide = 3.182446 * (4 / 3 * 4 / 4) ** 0.5 / 16
+    by_hand = pytest.approx((0.625, 0.625 - wide, 0.625 + wide), abs=1e-6)
+    assert accuracy(student, prompts) == by_hand
+    assert recovered(np.zeros(16), student, np.ones(16), prompts) == by_hand
+    assert np.isnan(accuracy(np.array([1.0, 0.0]), np.zeros(2, dtype=np.int64))[1:]).all()
