@@ -33,10 +33,12 @@ class WithAudio(WithMedia, like="rows"):
 
         try:
             rate, samples = wavfile.read(file)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # scipy raises what its lines happen to, such as UnboundLocalError
             raise DataError(f"with_audio: {file}: no WAV file that can be read ({error})") from error
         if not samples.size:
             raise DataError(f"with_audio: {file}: has no sample")
+        if not np.isfinite(samples).all():
+            raise DataError(f"with_audio: {file}: has a sample that is no number")
         unsigned = samples.dtype == np.uint8
         scale = 1.0 if samples.dtype.kind == "f" else 128.0 if unsigned else float(-np.iinfo(samples.dtype).min)
         waves = (samples.astype(np.float32) - (128.0 if unsigned else 0.0)) / scale

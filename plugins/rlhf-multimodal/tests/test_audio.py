@@ -125,12 +125,16 @@ def test_the_depth_and_channels_of_a_file_do_not_matter(kind: Any, tmp_path: Pat
     [
         ("gone.wav", "with_audio: .*gone.wav: No such file"),
         ("rows.jsonl", "rows.jsonl: no WAV file that can be read"),
+        ("torn.wav", "torn.wav: no WAV file that can be read"),
+        ("nan.wav", "nan.wav: has a sample that is no number"),
         ("", "names no recording in the column 'audio'"),
         ("empty.wav", "empty.wav: has no sample"),
     ],
 )
 def test_a_recording_that_cannot_be_read_is_one_error(name: str, message: str, tmp_path: Path) -> None:
     wavfile.write(tmp_path / "empty.wav", 8000, np.zeros(0, np.int16))
+    wavfile.write(tmp_path / "nan.wav", 8000, np.full(9, np.nan, np.float32))
+    (tmp_path / "torn.wav").write_bytes((tmp_path / "nan.wav").read_bytes()[:30])
     with pytest.raises(DataError, match=message):
         loaded(tmp_path, name)
 

@@ -25,8 +25,9 @@ def test_agreement_by_hand() -> None:
 
 
 def test_the_interval_draws_whole_images() -> None:
-    """Four pairs about one image are one draw; two images that differ are drawn as (0, 0), (0, 1), (1, 0), (1, 1)."""
-    assert estimate(np.array([1.0, 0.0, 0.0, 1.0]), np.zeros(4), 0) == (0.5, 0.5, 0.5)
+    """Four pairs about one image say nothing of others; two that differ are drawn as (0, 0), (0, 1), (1, 0), (1, 1)."""
+    alone = estimate(np.array([1.0, 0.0, 0.0, 1.0]), np.zeros(4), 0)
+    assert alone == pytest.approx((0.5, np.nan, np.nan), nan_ok=True)
     assert estimate(np.array([1.0, 1.0, 0.0, 0.0]), np.array([7, 7, 3, 3]), 0) == (0.5, 0.0, 1.0)
     assert estimate(np.ones(10), np.arange(10), 0) == pytest.approx((1.0, 10 / (10 + 1.959964**2), 1.0))  # Wilson's
 
@@ -74,3 +75,11 @@ def test_a_reward_is_asked_with_the_image_and_with_its_caption(tmp_path: Path) -
         component("stage", "consistency").run(later)
     with pytest.raises(RunError, match="no held-out pair is strictly ordered"):
         component("stage", "consistency").run(replace(later, data=replace(later.data, test=())))
+
+
+def test_the_interval_of_few_images_is_students() -> None:
+    """Four images with four pairs each, of which 3, 2, 2 and 3 agree: 10 of 16, deviations of 1/2 pair."""
+    values = np.repeat([1.0, 0.0] * 4, [3, 1, 2, 2, 2, 2, 3, 1])
+    wide = 3.182446 * (4 / 3 * 4 / 4) ** 0.5 / 16
+    found = estimate(values, np.repeat(np.arange(4), 4), 0)
+    assert found == pytest.approx((0.625, 0.625 - wide, 0.625 + wide), abs=1e-6)

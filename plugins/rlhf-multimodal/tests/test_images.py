@@ -91,9 +91,15 @@ def test_features_are_computed_once(vit: str, tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("gone.png", "gone.png: No such file"), ("rows.jsonl", "no image that can be read"), ("", "names no image in")],
+    [
+        ("gone.png", "gone.png: No such file"),
+        ("rows.jsonl", "no image that can be read"),
+        ("odd.ppm", "odd.ppm: no image that can be read"),
+        ("", "names no image in"),
+    ],
 )
 def test_an_image_that_cannot_be_read_is_one_error(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.ppm").write_bytes(b"P6 4\xff0 40 255 ")
     with pytest.raises(DataError, match=message):
         loaded(tmp_path, name)
 
