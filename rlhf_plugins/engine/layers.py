@@ -27,6 +27,12 @@ def attention_types(config: Any) -> list[str]:
     return [SLIDING if window else FULL] * config.num_hidden_layers
 
 
+def attention_windows(config: Any) -> dict[str, int | None]:
+    """The sliding window of each type of attention that a model's layers have, in tokens; None where all are seen."""
+    window = getattr(config.get_text_config(), "sliding_window", None)
+    return {kind: window if kind == SLIDING else None for kind in attention_types(config)}
+
+
 def checkpointing(model: nn.Module) -> list[nn.Module]:
     """The modules of a model that use gradient checkpointing."""
     return [module for module in model.modules() if vars(module).get(CHECKPOINTING)]

@@ -6,7 +6,7 @@ beside one another, and a slot whose row has ended takes another one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from rlhf_plugins.engine.attention import KNOWN_OPTIONS
 
-IGNORED = KNOWN_OPTIONS - {"sliding_window", "softcap"}  # by attention to all tokens before
+IGNORED = KNOWN_OPTIONS - {"softcap"}  # by attention of one token, whose mask knows the window
 
 
 class SlotLayer(CacheLayerMixin):
@@ -115,24 +115,33 @@ class SlotCache(Cache):
         slots: rows at once.
         capacity: tokens of a slot.
         places: (slots,) where each slot's next token is written.
+        windows: of each type of attention that the layers have, in tokens; None is none. All keep the whole capacity.
     """
 
     layers: list[Any]
 
-    def __init__(self, like: ShapeCache, slots: int, capacity: int, places: Tensor) -> None:
+    def __init__(
+        self, like: ShapeCache, slots: int, capacity: int, places: Tensor, windows: Mapping[str, int | None]
+    ) -> None:
         size = slots, capacity
         super().__init__([SlotLayer((one.keys, one.values), like.dtype, size, places) for one in like.layers])
         self._order = torch.arange(capacity, device=places.device)
-        self._places = places
+        self._places, self._windows = places, windows
 
-    def mask(self) -> Tensor:
+    def mask(self) -> Tensor | dict[str, Tensor]:
         """Which keys each slot's token attends to, its own and those before: 0 or -inf, (slots, 1, 1, capacity).
 
-        A decoder passes it on to its attention unchanged, which then is `one_token_attention`.
+        Where layers are of several types of attention, there is a mask for each. A decoder passes them on to its
+        attention unchanged, which then is `one_token_attention`.
         """
-        visible = self._order <= self._places.view(-1, 1, 1, 1)
-        mask = torch.zeros_like(visible, dtype=self.layers[0].keys.dtype).masked_fill(~visible, -torch.inf)
-        mask.attend = one_token_attention  # type: ignore[attr-defined]
+        masks = {kind: self._mask(window) for kind, window in self._windows.items()}
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _mask(self, window: int | None) -> Tensor:
+        behind = self._places.view(-1, 1, 1, 1) - self._order
+        hidden = behind < 0 if window is None else (behind < 0) | (behind >= window)
+        mask = torch.zeros_like(hidden, dtype=self.layers[0].keys.dtype).masked_fill(hidden, -torch.inf)
+        mask.attend, mask.window = one_token_attention, window  # type: ignore[attr-defined]
         return mask
 
     def of_prompts(self, slots: Tensor, rows: Tensor) -> Cache:
@@ -155,7 +164,7 @@ def one_token_attention(
         query: (slots, heads, 1, width).
         key: (slots, key heads, capacity, width).
         value: (slots, key heads, capacity, value width).
-        mask: (slots, 1, 1, capacity).
+        mask: (slots, 1, 1, capacity), made by `SlotCache`.
         scaling: of the products; None is one by the root of the width.
         options: that the layer passes besides.
 
@@ -163,11 +172,13 @@ def one_token_attention(
         (slots, 1, heads, value width).
 
     Raises:
-        ValueError: an option is not supported.
+        ValueError: an option is not supported, or the layer's sliding window is not that of the mask.
     """
     unknown = {name for name, option in options.items() if name not in IGNORED and not _is_nothing(option)}
     if unknown:
         raise ValueError(f"its attention has the options {', '.join(sorted(unknown))}")
+    if (asked := options.get("sliding_window")) not in (None, mask.window):  # type: ignore[attr-defined]
+        raise ValueError(f"a layer with a sliding window of {asked} tokens was given another mask")
     slots, heads, _, width = query.shape
     shared = query.reshape(slots, key.shape[1], heads // key.shape[1], width).to(key.dtype)
     output = scaled_dot_product_attention(shared, key, value, mask, scale=scaling)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_plugins.engine.layers import attention_windows
 from rlhf_plugins.engine.static.cache import ShapeCache, SlotCache
 from rlhf_plugins.engine.static.drawing import Drawing
 
@@ -39,7 +40,7 @@ class Slots:
         self._numbers = zeros(count, capacity, dtype=torch.float64)
         self._ids, self._nats = zeros(count, capacity), zeros(count, capacity, dtype=torch.float32)
         self._ends = torch.tensor(drawing.ends, dtype=torch.long, device=model.device)
-        self.cache = SlotCache(like, count, capacity, self._place)
+        self.cache = SlotCache(like, count, capacity, self._place, attention_windows(model.config))
 
     def step(self) -> Tensor:
         """Draws a token of each row that runs; returns the logits, (slots, vocabulary) in float32."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,7 +15,7 @@ from transformers import LogitsProcessorList
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.attention import NAME
 from rlhf_plugins.engine.forward import evaluating, probe_ids, trial_result, trunk_of
-from rlhf_plugins.engine.layers import FULL, attention_types, checkpointing
+from rlhf_plugins.engine.layers import FULL, SLIDING, attention_types, checkpointing
 from rlhf_plugins.engine.out_of_memory import inconclusive
 from rlhf_plugins.engine.probing import rounding
 from rlhf_plugins.engine.sampler_log_probs import Noted
@@ -25,6 +26,7 @@ from rlhf_plugins.engine.static.slots import Slots
 logger = logging.getLogger(__name__)
 GRADIENTS = "make_inputs_require_grad"  # a hook of transformers and PEFT for recomputed activations
 TOKENS = 6  # of each response of the trial
+WINDOW = 4  # tokens of a sliding window in the trial, which its rows pass
 _SAID: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
@@ -56,7 +58,7 @@ def obstacles(model: Any) -> Iterator[str]:
     config = model.config.get_text_config()
     if getattr(model.config, "is_encoder_decoder", False):
         yield "it is an encoder-decoder"
-    if others := set(attention_types(config)) - {FULL}:
+    if others := set(attention_types(config)) - {FULL, SLIDING}:
         yield f"it has layers of type {', '.join(sorted(others))}"
     if config._attn_implementation not in (NAME, "sdpa"):
         yield f"its attention is {config._attn_implementation}"
@@ -86,8 +88,9 @@ def _trial(model: Any) -> str | None:
     ids = probe_ids(trunk_of(model), 24)
     prompts = [tuple(ids[:8]), tuple(ids[3:8]), tuple(ids[:8]), tuple(ids[9:10])]
     try:
-        found, responses, cached = _over_slots(model, prompts)
-        expected = [_plain(model, [*prompt, *made]) for prompt, made in zip(prompts, responses, strict=True)]
+        with _short_windows(model):
+            found, responses, cached = _over_slots(model, prompts)
+            expected = [_plain(model, [*prompt, *made]) for prompt, made in zip(prompts, responses, strict=True)]
     except Exception as error:  # an architecture may refuse the cache or the mask with any exception
         if inconclusive(error):
             raise
@@ -95,6 +98,21 @@ def _trial(model: Any) -> str | None:
     changed = float((found - torch.stack(expected)).abs().max() / torch.stack(expected).abs().max())
     allowed = max(rounding(model), torch.finfo(cached).eps ** 0.5)  # autocast may be around its forward alone
     return None if changed < allowed else f"a static cache changes its logits by {changed:.2%}"
+
+
+@contextmanager
+def _short_windows(model: Any) -> Iterator[None]:
+    """For the block, the sliding windows of a model have `WINDOW` tokens, in its configuration and in its layers."""
+    configs = {id(one): one for one in (model.config, model.config.get_text_config())}.values()
+    windows = [(one, getattr(one, "sliding_window", None)) for one in (*configs, *model.modules())]
+    longer = [(one, window) for one, window in windows if isinstance(window, int) and window > WINDOW]
+    try:
+        for one, _ in longer:
+            one.sliding_window = WINDOW
+        yield
+    finally:
+        for one, window in longer:
+            one.sliding_window = window
 
 
 @torch.no_grad()

@@ -47,9 +47,14 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("asked", [greedy(), sampled(), sampled(temperature=0.7, top_p=0.9)])
-@pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])
-def test_a_graph_gives_the_same_tokens(causal: Causal, replays: list[int], architecture: str, asked: Any) -> None:
-    model, ids = causal(architecture), IDS.repeat(3, 1)
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [("qwen3", {}), ("gpt2", {}), ("gemma3_text", {"sliding_window": 5, "num_hidden_layers": 6})],
+)
+def test_a_graph_gives_the_same_tokens(
+    causal: Causal, replays: list[int], architecture: str, sizes: dict[str, int], asked: Any
+) -> None:
+    model, ids = causal(architecture, **sizes), IDS.repeat(3, 1)
     found = over_slots(model, asked, ids)
     assert len(replays) >= 16  # of the trial, and of the generation
     graph._EAGER.add(graph.trunk_of(model))

@@ -50,7 +50,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize(
     ("architecture", "options", "reason"),
     [
-        ("gemma2", {}, "layers of type sliding_attention"),
+        ("gemma2", {}, "its attention is eager"),
         ("bloom", {}, "its attention is eager"),
         ("llama", {"repetition_penalty": 1.5}, "it was asked for repetition_penalty"),
         ("llama", {"min_new_tokens": 4}, "it was asked for min_new_tokens"),

@@ -15,8 +15,9 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine import decoding, pretending
 from rlhf_plugins.engine.cpu.decoding import NOT_FINITE
 from rlhf_plugins.engine.decoding import own_decoding_loop
+from rlhf_plugins.engine.layers import attention_windows
 from rlhf_plugins.engine.sampler_log_probs import noted_log_probs
-from rlhf_plugins.engine.static import loop, trial
+from rlhf_plugins.engine.static import loop, slots, trial
 from rlhf_plugins.engine.weights.loading import load_causal, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.testing import tiny_base
@@ -26,6 +27,12 @@ from .conftest import IDS, greedy, over_slots, plainly, sampled
 
 Causal = Callable[..., Any]
 ARCHITECTURES = ["llama", "qwen3", "qwen2", "gpt2", "opt", "gemma", "phi3", "granite", "cohere", "gpt_neox", "mixtral"]
+WINDOWS: dict[str, dict[str, Any]] = {  # shorter than a prompt and its response
+    "gemma3_text": {"sliding_window": 5, "num_hidden_layers": 6},
+    "mistral": {"sliding_window": 5},
+    "qwen2": {"sliding_window": 5, "use_sliding_window": True, "max_window_layers": 1},
+    "cohere2": {"sliding_window": 5, "num_hidden_layers": 4},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +46,20 @@ def _only_slots(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(owner, "say", refuse)
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    ["llama", "qwen3", "qwen2", "gpt2", "opt", "gemma", "phi3", "granite", "cohere", "gpt_neox", "mixtral"],
-)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_greedy_tokens_are_transformers(causal: Causal, architecture: str) -> None:
     model = causal(architecture)
     assert torch.equal(over_slots(model, greedy()), plainly(model, greedy()))
+
+
+@pytest.mark.parametrize("architecture", WINDOWS)
+def test_a_sliding_window_hides_what_it_does_in_transformers(causal: Causal, architecture: str) -> None:
+    model = causal(architecture, **WINDOWS[architecture])
+    expected = plainly(model, greedy())
+    assert torch.equal(over_slots(model, greedy()), expected)
+    wide = causal(architecture, **{**WINDOWS[architecture], "sliding_window": 64})
+    assert not torch.equal(plainly(wide, greedy()), expected)
+    assert torch.equal(over_slots(wide, greedy()), plainly(wide, greedy()))
 
 
 def adapted(base: Base) -> Any:
@@ -171,6 +185,22 @@ def test_a_trial_sees_a_cache_that_is_wrong(causal: Causal, monkeypatch: pytest.
     assert trial.obstacle_of(causal()) is None
     monkeypatch.setattr(trial.Slots, "start", lambda self, *given: _shifted(self, *given))
     assert "changes its logits by" in str(trial.obstacle_of(causal()))
+
+
+@pytest.mark.parametrize("off", [1, 2])
+def test_a_trial_sees_a_window_that_is_wrong(causal: Causal, monkeypatch: pytest.MonkeyPatch, off: int) -> None:
+    """A layer that names its window refuses a mask with another one, and one that does not has other logits."""
+    named, unnamed = (causal("gemma3_text", num_hidden_layers=6) for _ in range(2))
+    for layer in unnamed.model.layers:
+        layer.self_attn.sliding_window = None
+    before = named.config.sliding_window
+    monkeypatch.setattr(
+        slots, "attention_windows", lambda config: {k: w and w - off for k, w in attention_windows(config).items()}
+    )
+    assert "was given another mask" in str(trial.obstacle_of(named))
+    assert "changes its logits by" in str(trial.obstacle_of(unnamed))
+    assert {named.config.sliding_window, named.model.layers[0].self_attn.sliding_window} == {before}
+    assert before > trial.WINDOW
 
 
 def _shifted(slots: Any, at: Any, last: Any, prompts: Any, numbers: Any) -> None:
