@@ -175,6 +175,8 @@ def options_of(words: Sequence[str]) -> dict[str, Any]:
             here = here.setdefault(name, {})
             if not isinstance(here, dict):
                 raise DataError(f"{word}: {name} has a value already and no options")
+        if last in here:
+            raise DataError(f"{word}: {'.'.join((*above, last))} is given twice")
         here[last] = value
     return options
 

@@ -12,13 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
 from rlhf_plugins.errors import Fault, RecipeError, nearest
 from rlhf_plugins.recipe.members import Written
 from rlhf_plugins.recipe.options import NONE, options
 from rlhf_plugins.recipe.schema import Recipe
-from rlhf_plugins.recipe.source import Keys, Place, Source, dotted
+from rlhf_plugins.recipe.source import Keys, Place, Source, dotted, value_of
 
 StageName = Callable[[Any], str | None]  # a stage's values -> what the run calls it, None while they are wrong
 
@@ -64,10 +62,7 @@ def parsed(text: str, what: str = "an override") -> tuple[list[str], Any]:
     keys = path.split(".")
     if not equals or not all(keys):
         raise ValueError(f"{what} is written key=value or a.b=value")
-    try:
-        return keys, yaml.safe_load(written)
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{written!r} is not a YAML value: {getattr(error, 'problem', error)}") from error
+    return keys, value_of(written)
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any, stage_name: StageName) -> tuple[dict[Keys, bool], Keys]:

@@ -1,12 +1,13 @@
 """YAML text -> plain values and the place of each; it knows YAML and no word of a recipe.
 
 Scalars resolve as `yaml.safe_load` resolves them. What could hide a mistake is refused: duplicate keys, merge
-keys, tags, several documents, aliases that recurse or explode.
+keys, tags, several documents, aliases that recurse or explode, and numbers that YAML reads to base 8 or 60.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from rlhf_plugins.errors import Fault, RecipeError
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 10_000  # counted after aliases are expanded
-MAP_TAG, SEQ_TAG, TEXT_TAG = (f"tag:yaml.org,2002:{tag}" for tag in ("map", "seq", "str"))
+MAP_TAG, SEQ_TAG, TEXT_TAG, MERGE_TAG = (f"tag:yaml.org,2002:{tag}" for tag in ("map", "seq", "str", "merge"))
+NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?)")  # 010 is 8, and 1:30 is 90
 
 Keys = tuple[str | int, ...]
 
@@ -120,6 +123,8 @@ class _Reader:
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         try:
+            if message := _other_base(self.loader, node):
+                raise self.error(node, message)
             return self.loader.construct_object(node)
         except yaml.constructor.ConstructorError as error:
             raise self.error(node, f"unknown tag {node.tag!r}; a recipe holds plain values only") from error
@@ -146,7 +151,7 @@ class _Reader:
         return values
 
     def key(self, node: yaml.Node) -> str:
-        if node.tag == "tag:yaml.org,2002:merge":
+        if node.tag == MERGE_TAG:
             raise self.error(node, "merge keys (<<) are not supported; write the options out")
         if node.tag != TEXT_TAG or not isinstance(node, yaml.ScalarNode):
             raise self.error(node, f"a key should be text, got {_shown(node)}; put it in quotes if it is a name")
@@ -158,6 +163,54 @@ class _Reader:
 
     def error(self, node: yaml.Node, message: str) -> RecipeError:
         return _error(self.file, _line(node), message)
+
+
+def value_of(text: str) -> Any:
+    """The YAML value of a line, such as an override's.
+
+    Raises:
+        ValueError: it is no YAML, or it holds a comment, a key twice, a merge key, or a number to base 8 or 60.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        rest = text if node is None else text[node.end_mark.index :]
+        hidden = next(_hidden(loader, node, rest.strip()), "")  # a merge is no longer seen once it is constructed
+        value = None if hidden or node is None else loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not a YAML value: {getattr(error, 'problem', error)}") from error
+    if hidden:
+        raise ValueError(hidden)
+    return value
+
+
+def _hidden(loader: yaml.SafeLoader, root: yaml.Node | None, rest: str) -> Iterator[str]:
+    """What in a value, and in the rest of its line, could hide a mistake."""
+    if rest:
+        yield f"YAML reads {rest!r} as a comment: write the whole value in quotes"
+    nodes, seen = [root] if root else [], set[int]()
+    for node in nodes:
+        if id(node) in seen:  # of an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            yield from (f"key {name!r} is written twice" for name in names if names.count(name) > 1)
+            if any(key.tag == MERGE_TAG for key, _ in node.value):
+                yield "merge keys (<<) are not supported; write the options out"
+            nodes += [value for _, value in node.value]
+        elif message := _other_base(loader, node):
+            yield message
+
+
+def _other_base(loader: yaml.SafeLoader, node: yaml.Node) -> str:
+    """A message where a number is written so that YAML reads it to another base than 10; else empty."""
+    if node.tag not in NUMBER_TAGS or not OTHER_BASE.fullmatch(node.value):
+        return ""
+    value = loader.construct_object(node)
+    return f"YAML reads {node.value} as {value}: write that, or put it in quotes if it is no number"
 
 
 def _line(node: yaml.Node) -> int:

@@ -193,6 +193,7 @@ def test_pairs_are_written_in_every_form(form: str, expected: list[dict[str, Any
         (["check", "a.jsonl", "gap=[1"], "'gap=[1': '[1' is not a YAML value"),
         (["check", "a.jsonl", "gap=2020-13-45"], "'2020-13-45' is not a YAML value"),
         (["check", "a.jsonl", "gap=1", "gap.of=2"], "gap.of=2: gap has a value already"),
+        (["check", "a.jsonl", "columns.prompt=a", "columns.prompt=b"], "columns.prompt is given twice"),
         (["check", "a.jsonl", "--max-length", "8"], "--max-length needs --tokenizer"),
         (["check", "nan.jsonl"], "nan.jsonl:1: score must be a finite number, found 'nan'"),
         (["stats", "a.jsonl", "dimensions=[scor]"], "a.jsonl:1: has no rating at 'scor' (did you mean score?"),

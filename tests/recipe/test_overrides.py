@@ -27,6 +27,10 @@ GOOD = [
     ("stages.first.trainer.max_steps=3", lambda r: r["stages"][0]["trainer"], {"max_steps": 3}),
     ("stages.make.flag=x", lambda r: r["stages"][1]["flag"], "x"),  # the computed name
     ("stages.judge.name=j", lambda r: r["stages"][2]["name"], "j"),
+    ("output_dir=runs/a#b", lambda r: r["output_dir"], "runs/a#b"),
+    ("output_dir='a #b' ", lambda r: r["output_dir"], "a #b"),
+    ("output_dir='010'", lambda r: r["output_dir"], "010"),
+    ("seed=0", lambda r: r["seed"], 0),
     ("output_dir=a=b", lambda r: r["output_dir"], "a=b"),
 ]
 
@@ -57,6 +61,13 @@ BAD = [
     ("stages.0.loss.steps.one=1", "stages.0.loss.steps: should be a valid tuple"),
     ("stages.make.flagg=1", "stages.1.flagg: unknown option"),
     ("adapter.rr=1", "adapter.rr: unknown option"),
+    ("base=You are #1", "base: YAML reads '#1' as a comment: write the whole value in quotes"),
+    ("base=#1", "base: YAML reads '#1' as a comment"),
+    ("adapter={r: 4, r: 8}", "adapter: key 'r' is written twice"),
+    ("data={format: rows, own: [{r: 4, r: 8}]}", "data: key 'r' is written twice"),
+    ("adapter={<<: {r: 4}}", "adapter: merge keys (<<) are not supported"),
+    ("seed=010", "seed: YAML reads 010 as 8"),
+    ("seed=-1:30", "seed: YAML reads -1:30 as -90"),
 ]
 
 

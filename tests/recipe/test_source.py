@@ -43,6 +43,8 @@ REFUSED = {
     "a bracket left open": (b"a: [1, 2\nb: 3\n", 2, "is not YAML"),
     "deep nesting": (b"a: " + b"[" * 5000 + b"]" * 5000, 1, "nested too deeply"),
     "a date that is none": (b"a: 2024-99-99\n", 1, "'2024-99-99' cannot be read"),
+    "a number to base 8": (b"a: 1\nseed: 010\n", 2, "YAML reads 010 as 8: write that, or put it in quotes"),
+    "a number to base 60": (b"a: {max_steps: 1:30}\n", 1, "YAML reads 1:30 as 90"),
     "a number too long": (b"a: " + b"9" * 5000, 1, "cannot be read"),
     "a file too big": (b"#" * (MAX_BYTES + 1), 1, "over 1 MB"),
 }
