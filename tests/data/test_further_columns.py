@@ -14,7 +14,7 @@ import pytest
 
 from rlhf_plugins import Base, Data, DataError, Group
 from rlhf_plugins.contract.rows import Origin
-from rlhf_plugins.data.batches.groups import batch_columns, prompt_dataset
+from rlhf_plugins.data.batches.groups import batch_columns, batch_prompts, prompt_dataset
 from rlhf_plugins.data.batches.ranked import part
 from rlhf_plugins.data.convert import pairs, preference_rows, ranking_rows, rating_rows
 from rlhf_plugins.data.fields import origin
@@ -90,6 +90,15 @@ def test_a_batch_has_a_value_for_each_row() -> None:
     columns = batch_columns(list(prompt_dataset(groups)))
     assert columns == {"user": [7, "x"], "tags": [MORE["tags"], None], "answer": [None, 1.5]}
     assert batch_columns(list(prompt_dataset([Group("p")]))) == {}
+
+
+def test_calls_of_tools_reach_a_batch_as_they_are() -> None:
+    calls = [[{"type": "function", "function": {"name": "f", "arguments": {"x": x}}}] for x in (1, "s", 1.5, [2])]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"x": {"default": 3}}}}]
+    said = {"role": "assistant", "content": ""}
+    asked = [[{"role": "user", "content": "q", "tools": tools}, {**said, "tool_calls": call}] for call in calls]
+    rows = list(prompt_dataset(map(Group, asked)))
+    assert [json.dumps(prompt) for prompt in batch_prompts(rows)] == [*map(json.dumps, asked)]
 
 
 def test_arrays_reach_a_batch_as_lists() -> None:

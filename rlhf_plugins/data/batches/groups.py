@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
 
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.convert import pairs
+from rlhf_plugins.data.turns import CALLS, TOOLS, without_nulls
 from rlhf_plugins.data.values import by_name, plain
 from rlhf_plugins.errors import DataError
 
 __all__ = [
     "batch_columns",
+    "batch_prompts",
     "best_response",
     "labels",
     "pair_rows",
@@ -57,7 +59,8 @@ def labels(group: Group) -> list[tuple[Text, bool]]:
 def prompt_dataset(prompts: Iterable[Group]) -> Dataset:
     """Prompts with TRL's column `prompt`, and where any has columns, these as JSON in `COLUMNS`.
 
-    A table would need one type for each column; `batch_columns` reads them.
+    A table would need one type for each column, and for each argument of the tools in messages, which are JSON too;
+    `batch_columns` and `batch_prompts` read them.
 
     Raises:
         DataError: there is no prompt.
@@ -65,16 +68,38 @@ def prompt_dataset(prompts: Iterable[Group]) -> Dataset:
     groups = list(prompts)
     if not groups:
         raise DataError("there are no prompts to generate from")
-    rows: list[Row] = [{"prompt": group.prompt} for group in groups]
+    rows: list[Row] = [{"prompt": _of_tools(group.prompt, list | dict, _json)} for group in groups]
     if any(group.columns for group in groups):
         for row, group in zip(rows, groups, strict=True):
-            row[COLUMNS] = json.dumps(dict(group.columns), default=plain)
+            row[COLUMNS] = _json(dict(group.columns))
     return Dataset.from_list(rows)
+
+
+def batch_prompts(rows: Sequence[Mapping[str, Any]]) -> list[Text]:
+    """The prompts of rows of a `prompt_dataset`, or of a script's, without the fields that a table adds."""
+    return [_of_tools(without_nulls(row["prompt"]), str, json.loads) for row in rows]
 
 
 def batch_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """The columns of rows of a `prompt_dataset`, a value for each row; None where a row lacks one."""
     return by_name([json.loads(row[COLUMNS]) if row.get(COLUMNS) else {} for row in rows])
+
+
+def _of_tools(prompt: Text, kind: Any, change: Callable[[Any], Any]) -> Text:
+    """The prompt with the tools and calls in its messages changed, where they are of a kind."""
+    if isinstance(prompt, str):
+        return prompt
+    return [
+        {
+            name: change(value) if name in (TOOLS, CALLS) and isinstance(value, kind) else value
+            for name, value in m.items()
+        }
+        for m in prompt
+    ]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=plain)
 
 
 def best_response(group: Group) -> Text | None:

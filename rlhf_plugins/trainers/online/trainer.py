@@ -24,7 +24,7 @@ from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import KL
 from rlhf_plugins.contract.run import Step
 from rlhf_plugins.data.batches.chat import rendering
-from rlhf_plugins.data.batches.groups import COLUMNS
+from rlhf_plugins.data.batches.groups import COLUMNS, batch_prompts
 from rlhf_plugins.data.batches.tokens import RowEncoder, encode_prompt, turn_end
 from rlhf_plugins.data.conversations import Conversations
 from rlhf_plugins.data.turns import without_nulls
@@ -244,7 +244,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         place, steps = self._place(), self.args.gradient_accumulation_steps
         if place == 0:
             self.model.train()
-            self._experience = self._roll_out([without_nulls(row["prompt"]) for row in inputs], columns_of(inputs))
+            self._experience = self._roll_out(batch_prompts(inputs), columns_of(inputs))
             if self._constraint:
                 self._constraint.use(self._experience.batches if self._experience else None)
         if place % steps == 0:

@@ -14,9 +14,8 @@ import torch
 
 from rlhf_plugins.contract.rows import GoldReward, Samples, Text
 from rlhf_plugins.data.batches.branches import BranchBatch, by_prompt
-from rlhf_plugins.data.batches.groups import batch_columns
+from rlhf_plugins.data.batches.groups import batch_columns, batch_prompts
 from rlhf_plugins.data.conversations import Conversations, converse, discounted_returns
-from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.passes import Passes
 from rlhf_plugins.engine.room import tokens_at_once
@@ -38,8 +37,7 @@ class HeldOut:
         """Logs the numbers, and returns them. Raises RunError where the reward abstains on every response."""
         rows = list(self.eval_dataset)
         with evaluating(self.model), torch.no_grad(), gathered(self.model):  # TRL logs the training's numbers apart
-            prompts = [without_nulls(row["prompt"]) for row in rows]
-            talks = _talked(self, prompts, batch_columns(rows))
+            talks = _talked(self, batch_prompts(rows), batch_columns(rows))
             found = {**_scored(talks, self._objective, self.gold), **_kl(talks.samples, self._models)}
             found |= self.task_shares()
             named = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
