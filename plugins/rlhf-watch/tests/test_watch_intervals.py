@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rlhf_watch.ab import paired, sequential
 from rlhf_watch.ab.comparison import compare
+from rlhf_watch.ab.scores import Scored, by_conversation
 from rlhf_watch.ab.wording import lines, record
 from rlhf_watch.groups.fairness import by_group
 from rlhf_watch.groups.reading import read, table
@@ -72,3 +73,45 @@ def test_a_prompt_may_say_null_and_a_reward_may_be_too_large(tmp_path: Path) -> 
     (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": "p", "rewards": [10**400, 0]}))
     with pytest.raises(DataError, match="b.jsonl:1: a row needs `rewards`"):
         read(tmp_path / "b.jsonl")
+
+
+def turns(talk: int, turn: int) -> list[dict[str, str]]:
+    """A prompt of so many turns before it."""
+    later = [{"role": role, "content": f"{talk} {n}"} for n in range(turn) for role in ("assistant", "user")]
+    return [{"role": "user", "content": f"hello {talk}"}, *later]
+
+
+def talks(folder: Path, name: str, scores: np.ndarray) -> str:
+    """Scores (conversations, turns)."""
+    rows = [{"prompt": turns(*at), "score": float(score)} for at, score in np.ndenumerate(scores)]
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / f"{name}.jsonl")
+
+
+def test_a_conversation_counts_once_by_its_mean(tmp_path: Path) -> None:
+    ours = np.array([[1.0, 1.0, -1.0], [-1.0, -1.0, -1.0], [0.0, 0.0, 0.0]])
+    (found,) = compare([talks(tmp_path, "a", np.zeros((3, 3))), talks(tmp_path, "b", ours)])
+    assert (found.counts, found.merged, found.left_out) == ((1, 1, 1), 6, 0)
+    assert found.difference == pytest.approx((1 / 3 - 1) / 3)
+    assert "conversations count once: 6 further prompts" in "\n".join(lines([found]))
+    fewer = talks(tmp_path, "c", ours[:, :1])
+    (one,) = compare([str(tmp_path / "a.jsonl"), fewer])
+    assert (one.counts, one.difference, one.left_out) == ((1, 1, 1), 0.0, 0)
+
+
+def test_conversations_alike_are_rarely_called_different(tmp_path: Path) -> None:
+    """Eight turns of each of 20 conversations are won or lost together; each as its own would be wrong in half."""
+    rng, base, wrong = np.random.default_rng(0), talks(tmp_path, "a", np.zeros((20, 8))), 0
+    for _ in range(60):
+        ours = np.repeat(rng.choice([-1.0, 1.0], (20, 1)), 8, 1)
+        wrong += compare([base, talks(tmp_path, "b", ours)])[0].better is not None
+    assert wrong / 60 <= 0.1
+
+
+def test_a_later_turn_takes_no_evidence_back() -> None:
+    first, later = (json.dumps(turns(0, turn)) for turn in (0, 1))
+    ours, theirs = ({first: 1.0, later: worth} for worth in (0.0, 1.0))
+    open_still = by_conversation([Scored("a", "people", ours, looks=2), Scored("b", "people", theirs, looks=2)])
+    assert [one.scores for one in open_still] == [{first: 1.0}, {first: 1.0}]
+    ended = by_conversation([Scored("a", "people", ours), Scored("b", "people", theirs)])
+    assert [one.scores for one in ended] == [{first: 0.5}, {first: 1.0}]

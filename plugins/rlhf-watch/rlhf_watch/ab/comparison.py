@@ -13,7 +13,7 @@ import numpy as np
 from rlhf_plugins import DataError, RunError
 from rlhf_watch.ab import paired, power, sequential
 from rlhf_watch.ab.length import LengthControlled, length_controlled
-from rlhf_watch.ab.scores import Scored, read
+from rlhf_watch.ab.scores import Scored, by_conversation, read
 from rlhf_watch.ab.votes import releases
 from rlhf_watch.groups.fairness import Groups, by_group
 
@@ -27,6 +27,7 @@ class Comparison:
     judge: str
     counts: paired.Counts
     left_out: int  # prompts that only one of them answered
+    merged: int  # prompts of the baseline that count with others of their conversation
     win_rate: paired.Interval  # 95%
     difference: float  # of mean scores
     difference_interval: paired.Interval
@@ -74,6 +75,7 @@ def compare(sources: Sequence[str], seed: int = 0, by: str = "") -> list[Compari
         raise DataError(f"{sources[0]}: one policy alone; name another file or run to compare it with")
     if by and not any(one.groups for one in scored):
         raise DataError(f"no row of {', '.join(sources)} has a column {by!r}; runs and releases keep no columns")
+    scored = by_conversation(scored)
     found = [_beside(scored[0], other, seed) for other in scored[1:]]
     holm = paired.holm({str(place): one.sign_p for place, one in enumerate(found)})
     of_means = paired.holm({str(place): one.permutation_p for place, one in enumerate(found)})
@@ -138,6 +140,7 @@ def _beside(base: Scored, other: Scored, seed: int) -> Comparison:
         judge=base.judge or other.judge,
         counts=counts,
         left_out=len(base.scores.keys() ^ other.scores.keys()),
+        merged=base.merged,
         win_rate=paired.win_rate_interval(counts),
         difference=float((ours - theirs).mean()),
         difference_interval=paired.mean_interval(ours - theirs, seed),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rlhf_plugins import DataError, Evaluation, RunError, nearest, nearest_path, open_run
 from rlhf_watch.ab.votes import releases, votes
 from rlhf_watch.rows import lines_of
+from rlhf_watch.shift.units import conversation
 
 SCORES = ("score", "reward")  # columns of a file, of which all its rows have the same one
 
@@ -27,6 +28,7 @@ class Scored:
         lengths: words of a response, by prompt; None where there are no responses.
         groups: of a prompt, as a column of a file says.
         looks: releases so far of a study whose people go on judging; 0 where nobody does.
+        merged: prompts that are not counted, since others of their conversation are.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Scored:
     lengths: Mapping[str, float] | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     looks: int = 0
+    merged: int = 0
 
 
 @dataclass
@@ -78,6 +81,43 @@ def read(source: str, by: str = "") -> list[Scored]:
         raise RunError(f"{folder}: no policy {unknown[0]!r} was evaluated {nearest(unknown[0], evaluation.scores)}")
     prompts = [_key(prompt) for prompt in evaluation.prompts]
     return [_of_run(folder, name, evaluation, prompts) for name in names]
+
+
+def by_conversation(every: Sequence[Scored]) -> list[Scored]:
+    """One score for each conversation: its turns are not independent, and tests that took them so would find too much.
+
+    It is the mean over the prompts of the conversation that all sources have; while people go on judging that of the
+    first one alone, which later turns do not change.
+    """
+    turns: dict[Hashable, list[str]] = {}
+    for prompt in dict.fromkeys(prompt for one in every for prompt in one.scores):
+        turns.setdefault(_conversation(prompt), []).append(prompt)
+    shared: dict[str, list[str]] = {}  # the prompt that stands for a conversation -> those that count
+    for prompts in turns.values():
+        both = [prompt for prompt in prompts if all(prompt in one.scores for one in every)] or prompts[:1]
+        shared[both[0]] = both[:1] if every[0].looks else both
+    return [_merged(one, shared) for one in every]
+
+
+def _merged(one: Scored, shared: Mapping[str, Sequence[str]]) -> Scored:
+    known = {first: [prompt for prompt in shared.get(first, ()) if prompt in one.scores] for first in one.scores}
+    kept = {first: of for first, of in known.items() if of}  # in the order of the source
+
+    def means(values: Mapping[str, float]) -> dict[str, float]:
+        return {first: math.fsum(map(values.__getitem__, of)) / len(of) for first, of in kept.items()}
+
+    lengths = means(one.lengths) if one.lengths is not None and one.scores.keys() <= one.lengths.keys() else None
+    groups = {first: one.groups[first] for first in kept if first in one.groups}
+    merged = len(one.scores) - len(kept)
+    return replace(one, scores=means(one.scores), lengths=lengths, groups=groups, merged=merged)
+
+
+def _conversation(prompt: str) -> Hashable:
+    """That of a key: messages are JSON there."""
+    try:
+        return conversation(json.loads(prompt)) if prompt.startswith("[") else prompt
+    except ValueError:
+        return prompt
 
 
 def _evaluation(folder: str) -> Evaluation:

@@ -69,6 +69,8 @@ def _numbers(one: Comparison, compared: int) -> Iterator[str]:
         yield "the judge is not known: see that one judge scored both"
     else:
         yield f"judge: {one.judge}"
+    if one.merged:
+        yield f"conversations count once: {one.merged} further prompts of them are in their means, or left out"
     if one.left_out:
         yield f"left out: {one.left_out} prompts that only one of them answered"
     if one.groups:

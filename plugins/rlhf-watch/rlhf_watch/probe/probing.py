@@ -12,6 +12,7 @@ from rlhf_plugins import DataError, Group
 from rlhf_watch.ab.paired import Numbers
 from rlhf_watch.probe.effects import UNKNOWN, Codes, Number, caused, observed
 from rlhf_watch.probe.interventions import Intervention
+from rlhf_watch.shift.units import conversation
 
 POSITION = "position"
 ROUNDING = 1e-5  # of float32, relative to the rewards
@@ -115,8 +116,8 @@ def _scored(score: Score, items: Sequence[_Item]) -> Numbers:
 
 
 def _codes(items: Sequence[_Item], kept: Any) -> Codes:
-    """0, 1, ... by the prompt of each item that is kept."""
-    names = [item.key for item, one in zip(items, kept, strict=True) if one]
+    """0, 1, ... by the conversation of each item that is kept: its prompts are alike."""
+    names = [str(conversation(item.prompt)) for item, one in zip(items, kept, strict=True) if one]
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
