@@ -52,13 +52,13 @@ def complete(judged: Mapping[str, Judged]) -> tuple[dict[str, Judged], list[int]
     return kept, places
 
 
-def best_of(scores: np.ndarray, per_prompt: int, among: range) -> list[int]:
-    """For each prompt the row of the best-scored of its responses `among`; `per_prompt` rows a prompt.
+def best_of(scores: np.ndarray, per_prompt: int, n: int) -> list[int]:
+    """For each prompt the row of the best-scored of its first n responses; `per_prompt` rows a prompt.
 
     A response without a score, NaN, is chosen only where no other has one.
     """
-    table = np.where(np.isnan(scores), -np.inf, scores).reshape(-1, per_prompt)[:, among.start : among.stop]
-    return [row * per_prompt + among.start + int(best) for row, best in enumerate(table.argmax(1))]
+    table = np.where(np.isnan(scores), -np.inf, scores).reshape(-1, per_prompt)[:, :n]
+    return [row * per_prompt + int(best) for row, best in enumerate(table.argmax(1))]
 
 
 def best_of_kl(n: int) -> float:

@@ -30,7 +30,7 @@ def mean_interval(values: np.ndarray, seed: int = 0) -> Interval:
         seed: of the resampling.
     """
     mean = float(np.mean(values))
-    if len(values) < 2 or np.ptp(values) == 0:
+    if np.ptp(values) == 0:
         return Interval(mean, mean, mean)
     found: Any = stats.bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(seed), vectorized=True

@@ -144,7 +144,7 @@ class EvaluateRun:
         ceiling = None
         if isinstance(self.judge, ScoreJudge) and self.judge.gold is not None and self.pool:
             scores = self.judge.scores(self.pool)
-            ceiling = float(scores[best_of(scores, self.pool_size, range(self.options.ceiling))].mean())
+            ceiling = float(scores[best_of(scores, self.pool_size, self.options.ceiling)].mean())
         judged: dict[str, Judged] = {}
         for name, policy in self.policies():
             if name in judged:
@@ -187,7 +187,7 @@ class EvaluateRun:
         yield self.weights.name, self.judged(self.weights.name, self.own, 0.0, self.reference)
         if self.chooses and self.pool:
             n = self.options.best_of
-            best = best_of(ScoreJudge(None, self.reward).scores(self.pool), self.pool_size, range(n))
+            best = best_of(ScoreJudge(None, self.reward).scores(self.pool), self.pool_size, n)
             name = f"best-of-{n}"
             yield name, self.judged(name, self.pool.take(best), best_of_kl(n), None)
         for name in self.trained_policies():

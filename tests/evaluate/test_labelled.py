@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rlhf_plugins import run_recipe
-from rlhf_plugins.evaluate.labelled import agreement
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.evaluate.labelled import agreement, labelled
 from rlhf_plugins.report.schema import LabelsReport, Report, RewardModelReport
 from rlhf_plugins.testing import tiny_base
 
@@ -23,6 +24,11 @@ def test_agreement_by_hand() -> None:
     assert found["cross_entropy"] == pytest.approx(np.mean(losses))
     assert found["auc"] == 3 / 4  # 2 is above 0 and -3, -1 above -3 alone
     assert (found["desirable"], found["n"]) == (0.5, 4)
+
+
+def test_an_undesirable_response_has_a_label_too() -> None:
+    groups = [Group("q", ("yes",), label=True), Group("q", ("no",), label=False), Group("q", ("yes", "no"), (0, 1))]
+    assert labelled(groups) == groups[:2]
 
 
 def test_wilsons_interval_by_hand() -> None:

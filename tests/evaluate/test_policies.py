@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,16 @@ from rlhf_plugins.contract.records import Prediction, Verdict
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.judges import PairJudge, ScoreJudge, perplexity
-from rlhf_plugins.evaluate.policies import Judged, best_of, best_of_kl, complete, controlled, cut_share, measure
+from rlhf_plugins.evaluate.policies import (
+    Judged,
+    best_of,
+    best_of_kl,
+    complete,
+    controlled,
+    cut_share,
+    measure,
+    sequence_kls,
+)
 from rlhf_plugins.evaluate.statistics import Interval
 from rlhf_plugins.reward_models.handle import RewardHandle
 
@@ -42,18 +52,39 @@ def test_published_kl_of_best_of_n(n: int, kl: float) -> None:
 
 def test_best_of_n_by_hand() -> None:
     scores = np.array([1.0, 3.0, 9.0, 2.0, 2.0, 0.0])  # three responses to each of two prompts
-    assert best_of(scores, 3, range(3)) == [2, 3]  # of equal scores the first
-    assert best_of(scores, 3, range(2)) == [1, 3]
-    assert best_of(scores, 3, range(1)) == [0, 3]
+    assert best_of(scores, 3, 3) == [2, 3]  # of equal scores the first
+    assert best_of(scores, 3, 2) == [1, 3]
+    assert best_of(scores, 3, 1) == [0, 3]
 
 
 def test_a_response_without_a_score_is_not_the_best_of_n() -> None:
-    assert best_of(np.array([1.0, np.nan, 0.0, np.nan, np.nan, -9.0]), 3, range(3)) == [0, 5]
+    assert best_of(np.array([1.0, np.nan, 0.0, np.nan, np.nan, -9.0]), 3, 3) == [0, 5]
 
 
 def test_best_of_n_gains_what_order_statistics_say() -> None:
     scores = np.random.default_rng(0).uniform(size=40_000)
-    assert scores[best_of(scores, 4, range(4))].mean() == pytest.approx(4 / 5, abs=0.01)  # n / (n + 1)
+    assert scores[best_of(scores, 4, 4)].mean() == pytest.approx(4 / 5, abs=0.01)  # n / (n + 1)
+
+
+class Linear:
+    """Two tokens a response, whose log-probabilities are divided by the temperature."""
+
+    def __init__(self, *log_probs: float) -> None:
+        self.log_probs_at_1 = tensor([log_probs] * len(SAMPLES.responses))
+
+    def log_probs(self, samples: Samples, temperature: float = 1.0) -> Any:
+        return self.log_probs_at_1 / temperature
+
+
+def test_a_kl_is_taken_at_the_temperature_of_the_samples() -> None:
+    """Ratios of 1 and -0.5 halve at 2; of so few responses it is k3, e^-x - 1 + x of each token."""
+    own, other = Linear(-1.0, -2.0), Linear(-2.0, -1.5)
+    expected = sum(np.exp(-x) - 1 + x for x in (0.5, -0.25))
+    assert sequence_kls(own, other, SAMPLES, 2.0).tolist() == pytest.approx([expected] * 3)  # type: ignore[arg-type]
+
+
+def test_a_policy_that_never_moved_has_no_kl() -> None:
+    assert controlled(np.zeros((30, 4))).tolist() == [0.0] * 30
 
 
 def test_some_of_the_samples() -> None:

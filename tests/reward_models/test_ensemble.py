@@ -21,7 +21,7 @@ from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.weights.loading import load_causal, load_row_encoder, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.reward_models.ensemble import Ensemble, describe, epistemic, preferred
+from rlhf_plugins.reward_models.ensemble import Ensemble, describe, disputed, epistemic, preferred
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.reward_models.reward_model import RewardModel
@@ -37,6 +37,7 @@ class Table:
         self.rewards, self.variance, self.asked = dict(zip("wxyz", rewards, strict=True)), variance, 0
 
     def __call__(self, samples: Samples) -> Prediction:
+        assert samples.responses, "nothing is asked"
         self.asked += len(samples.responses)
         reward = tensor([self.rewards[response] for response in samples.responses], dtype=torch.float32)
         return Prediction(reward, None if self.variance is None else torch.full_like(reward, self.variance))
@@ -70,6 +71,17 @@ def test_a_prompt_that_two_members_order_alike_is_not_shown_to_the_third() -> No
     assert found.members.isnan().sum(1).tolist() == [1, 1, 0, 0]
 
 
+def test_a_vote_is_of_the_members_that_were_asked() -> None:
+    members = Table(1, 0, 4, 0), Table(3, 0, -1, 0), Table(9, 9, 6, 0)
+    votes = Ensemble(members, Vote(), (1, 1, 1), early_exit=True)(SAMPLES)
+    assert preferred(votes, tensor([0, 2]), tensor([1, 3])).tolist() == pytest.approx([1.0, 2 / 3])
+
+
+def test_members_dispute_the_order_within_a_prompt() -> None:
+    rewards, group = tensor([[1.0, 2], [0, 0], [1, 0], [0, 1], [5, 5], [4, 4], [0, 0]]), tensor([0, 0, 1, 1, 2, 2, 3])
+    assert disputed(rewards, group).tolist() == [False, False, True, True, False, False, True]
+
+
 def test_what_members_predict_of_noise_is_given_though_some_were_not_called() -> None:
     members = tuple(Table(1, 0, 1, 0, variance=0.5) for _ in range(3))
     found = Ensemble(members, Mean(), (1, 1, 1), early_exit=True)(SAMPLES)
@@ -78,8 +90,10 @@ def test_what_members_predict_of_noise_is_given_though_some_were_not_called() ->
 
 
 def test_a_vote_on_responses_without_siblings_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    alone = Samples(["a"], ["w"], [[5]], [[7]])
-    assert Ensemble((Table(1, 0, 0, 0),) * 2, Vote(), (1, 1))(alone).reward.tolist() == [0.5]
+    two, alone = Ensemble((Table(1, 0, 0, 0),) * 2, Vote(), (1, 1)), Samples(["a"], ["w"], [[5]], [[7]])
+    two(SAMPLES)
+    assert caplog.text == ""
+    assert two(alone).reward.tolist() == [0.5]
     assert "Vote of rlhf_plugins.components.aggregation compares the responses to a prompt" in caplog.text
 
 
