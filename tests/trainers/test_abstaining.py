@@ -61,8 +61,9 @@ def test_a_fallback_scores_what_is_left(score: Any, other: Any, paid: Any) -> No
     assert [samples.responses for samples in asked] == [["y"]]
 
 
-def test_where_the_fallback_abstains_too_the_response_is_left_out() -> None:
-    found = scorer(lambda _: [5.0, None, None], fallback=plain(lambda _: [None, 1.0]))(RAGGED)
+@pytest.mark.parametrize("first", [5.0, [1.0, 2.0, 2.0]])
+def test_where_the_fallback_abstains_too_the_response_is_left_out(first: Any) -> None:
+    found = scorer(lambda _: [first, None, None], fallback=plain(lambda _: [None, 1.0]))(RAGGED)
     assert (list(found.places), found.rewards.tolist()) == ([0, 2], [5.0, 1.0])
 
 
@@ -142,3 +143,4 @@ def test_a_shaping_may_pay_each_token() -> None:
     found = Scorer(plain(lambda _: [3.0, 4.0, 5.0]), [Spread(), later], {1})(RAGGED)
     assert found.token_rewards.tolist() == [[1, 1, 1, 0], [1, 1, 1, 0.5], [4.5, 0, 0, 0]]
     assert (found.scores.tolist(), found.by_token) == ([3.0, 3.5, 4.5], True)
+    assert found.take([0], 3).by_token
