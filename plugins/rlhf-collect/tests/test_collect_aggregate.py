@@ -47,6 +47,24 @@ def test_one_step_worked_by_hand() -> None:
     assert fitted.posterior.tolist() == [[1.0]]
 
 
+def test_a_confusion_has_a_row_for_each_true_label() -> None:
+    """Two people are right about an a and a b, the third calls both a."""
+    given = [
+        Vote(item, person, label, None) for item, word in enumerate(("aaa", "bba")) for person, label in enumerate(word)
+    ]
+    fitted = fit(given, smoothing=0)
+    assert fitted.confusion[2].tolist() == pytest.approx(np.array([[1.0, 0.0], [1.0, 0.0]]))
+    assert fitted.prior.tolist() == pytest.approx([0.5, 0.5])
+    assert fitted.ability == pytest.approx({0: 1.0, 1: 1.0, 2: 0.5})
+
+
+def test_of_labels_that_nobody_showed_people_are_right_in_three_quarters() -> None:
+    """Nearly: a little of the second person's items may be c."""
+    said = [(0, 0, "a"), (0, 1, "a"), (1, 0, "b"), (1, 1, "b"), (2, 0, "c")]
+    fitted = fit([Vote(item, person, label, None) for item, person, label in said])
+    assert fitted.confusion[1, 2].tolist() == pytest.approx([0.125, 0.125, 0.75], abs=0.02)
+
+
 def test_the_table_of_the_paper() -> None:
     if not REFERENCE.exists():
         pytest.skip("the reference is not here")

@@ -98,6 +98,13 @@ def test_ac1_of_a_table_worked_by_hand() -> None:
     assert gwet(count(items)) == pytest.approx((120 / 125 - expected) / (1 - expected))
 
 
+def test_a_label_without_another_says_how_frequent_it_is() -> None:
+    """Gwet 2008: 2 of 3 pairs agree; + has the share (1 + 1 + 1/2 + 0) / 4 of all labelled items."""
+    found = gwet(count([("+", "+"), ("+", "+"), ("+", "-"), ("-",)]))
+    expected = 2 * 0.625 * 0.375
+    assert found == pytest.approx((2 / 3 - expected) / (1 - expected))
+
+
 def test_agreement_of_the_published_annotators() -> None:
     found = labels("instructions_three_annotators")
     names = ("a", "b", "tie")
@@ -114,6 +121,20 @@ def test_an_item_that_counts_twice_is_there_twice(statistic: Callable[..., float
     twice = Counts(np.vstack([table, table[:3]]), tuple("abcde"))
     times = np.array([2.0] * 3 + [1.0] * 7)
     assert statistic(Counts(table, tuple("abcde")), times) == pytest.approx(statistic(twice, np.ones(13)))
+
+
+def test_an_interval_is_that_of_the_items_or_of_their_clusters() -> None:
+    """A share of 0.3 of 100 items varies by sqrt(0.21 / 100); of 100 items that come as one, by nothing."""
+    table = np.eye(2)[[0] * 30 + [1] * 70]
+
+    def share(counts: Counts, times: Any) -> float:
+        return float(counts.table[:, 0] @ times / times.sum())
+
+    found = bootstrap(share, Counts(table, ("a", "b")))
+    assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.21, 0.39), abs=0.015)
+    whole = bootstrap(share, Counts(table, ("a", "b"), ("one",) * 100), samples=20)
+    assert (whole.low, whole.high) == pytest.approx((0.3, 0.3))
+    assert np.isnan(bootstrap(share, Counts(table[:0], ("a", "b"))).value)
 
 
 @pytest.mark.slow
