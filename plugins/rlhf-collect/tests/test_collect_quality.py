@@ -73,12 +73,14 @@ def test_sides_by_chance_are_rarely_taken_for_a_pattern() -> None:
 @pytest.mark.parametrize(("seconds", "flagged"), [(1.0, True), (10.0, False)])
 def test_nobody_reads_100_words_in_a_second(seconds: float, flagged: bool) -> None:
     assert bool(too_fast([Done(1, seconds, 100, 0)] * 20)) is flagged
+    assert not too_fast([Done(1, seconds, 100, 0)] * 20 + [Done(1, 60, 100, 0)] * 20)  # long ago
 
 
 @pytest.mark.parametrize(("longer", "flagged"), [(39, True), (30, False)])
 def test_always_the_longer_answer_is_a_flag(longer: int, flagged: bool) -> None:
     done = [Done(1, 60, 10, 1)] * longer + [Done(-1, 60, 10, 1)] * (40 - longer)
     assert bool(by_length(done)) is flagged
+    assert bool(by_length(done + [Done(1, 60, 10, 0)] * 40)) is flagged  # where none is longer
 
 
 def test_a_person_with_a_flag_is_paused_loses_nothing_and_can_be_let_on(tmp_path: Path) -> None:
