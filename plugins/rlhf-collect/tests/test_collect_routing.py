@@ -71,6 +71,7 @@ def test_the_abler_half_is_of_the_active_people_with_enough_votes() -> None:
     few = [Vote(item, 5, "a", 1) for item in range(ability.LEAST - 1)]
     assert ablest(right + wrong + few, active=(1, 2, 4, 5)) == {1, 2}  # of three, the one in the middle too
     assert ablest(right + wrong + few, active=(4, 5)) == {4}
+    assert ablest(right + wrong + few, active=(1, 2, 3, 4)) == {1, 2}
     assert ablest([], active=(1, 2)) == set()
 
 
