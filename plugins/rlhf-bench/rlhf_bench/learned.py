@@ -163,7 +163,7 @@ def read(file: Path) -> list[Row]:
     """A history. Raises RunError where it is none."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file}: is no history: {error}") from error
     if not isinstance(rows, list) or not rows:
         raise RunError(f"{file}: is no history, a JSON list of task, algorithm, score and features")

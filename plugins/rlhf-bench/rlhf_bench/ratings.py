@@ -45,5 +45,5 @@ def _of_row(line: str, where: str) -> Iterator[tuple[str, str, float]]:
         for given, origin in rated:
             if "policy" in origin and "negative" not in origin:
                 yield str(origin["policy"]), str(row["prompt"]), fmean(given)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{where}: no row of ratings; make the study with `--kind rating`") from error

@@ -32,9 +32,10 @@ def test_the_dimensions_of_a_policys_response_are_averaged(tmp_path: Path) -> No
 def test_a_folder_without_ratings(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no rated response of a policy"):
         read(tmp_path)
-    (tmp_path / "train.jsonl").write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
-    with pytest.raises(RunError, match="train.jsonl:1: no row of ratings; make the study with `--kind rating`"):
-        read(tmp_path)
+    for text in ('{"prompt": "p", "chosen": "a", "rejected": "b"}\n', "[" * 9000):
+        (tmp_path / "train.jsonl").write_text(text)
+        with pytest.raises(RunError, match="train.jsonl:1: no row of ratings; make the study with `--kind rating`"):
+            read(tmp_path)
 
 
 def test_ratings_of_other_runs_are_refused(tmp_path: Path) -> None:

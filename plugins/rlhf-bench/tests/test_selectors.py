@@ -125,9 +125,10 @@ def test_a_point_of_the_history_is_met_and_a_far_one_is_the_mean() -> None:
 
 
 def test_a_file_that_is_no_history_and_a_feature_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "other.json").write_text('[{"a": 1}]')
-    with pytest.raises(RunError, match="other.json: is no history"):
-        ranked(str(tmp_path / "other.json"))
+    for text in ('[{"a": 1}]', "[" * 9000):
+        (tmp_path / "other.json").write_text(text)
+        with pytest.raises(RunError, match="other.json: is no history"):
+            ranked(str(tmp_path / "other.json"))
     with pytest.raises(PluginError, match="unknown feature 'circle' .did you mean circles"):
         component("selector", "learned", wanted=["circle"])
 

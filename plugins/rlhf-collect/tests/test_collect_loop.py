@@ -120,6 +120,7 @@ def test_the_commands_make_a_study_report_it_and_export_it(tmp_path: Path) -> No
 
 NO_ROWS = [
     ("{", "rows.jsonl:1: is not JSON"),
+    ("[" * 9000, "rows.jsonl:1: is not JSON"),
     ("", "rows.jsonl: no row that people can judge"),
     ('{"prompt": "p", "responses": ["a", "a"]}', "can judge; left out: 1 fewer than 2 different answers"),
     ('{"prompt": " ", "responses": ["a", "b"]}', "can judge; left out: 1 without text"),

@@ -41,6 +41,6 @@ def parsed(file: Path, parse: Callable[[Any], Parsed], needs: str) -> Iterator[P
             found = parse(json.loads(line))
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"{where}: {needs}") from error
         yield found

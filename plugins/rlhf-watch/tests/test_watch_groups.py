@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rlhf_watch.ab import paired
+from rlhf_watch.ab.comparison import compare
 from rlhf_watch.groups.failures import clustered, disagreement, gap, length, worst
 from rlhf_watch.groups.fairness import by_group, wins
 from rlhf_watch.groups.reading import failure_lines, group_lines
@@ -113,3 +114,15 @@ def test_the_group_that_is_named_is_the_one_that_the_test_is_about() -> None:
     values = [1.0] * 275 + [0.0] * 225 + [1.0] * 400 + [0.0] * 100 + [0.0]
     found = by_group(names, values)
     assert (found.groups[0].name, found.behind.name, found.p < 0.01) == ("tiny", "large", True)
+
+
+def test_rows_that_people_cannot_judge_are_named_in_one_line(tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "rewards": [0.0, 1.0]}
+    file = pairs(tmp_path, [row, {**{k: row[k] for k in ("chosen", "rejected")}, "rewards": [0.0, 0.5]}])
+    with pytest.raises(DataError, match="rows have no 'prompt', which people judge by"):
+        list(failure_lines(file, 2, 1, tmp_path / "out.jsonl"))
+    file.write_text("[" * 9000)
+    with pytest.raises(DataError, match="scored.jsonl:1: a row needs `rewards`"):
+        list(group_lines(file, "language"))
+    with pytest.raises(DataError, match="scored.jsonl:1: not JSON"):
+        compare([str(file), str(file)])

@@ -73,7 +73,7 @@ def write_rows(file: Path, rows: Iterable[Asked]) -> int:
 def _row(where: str, line: str, left_out: Counter[str]) -> Asked | None:
     try:
         fields = json.loads(line, parse_constant=_refuse)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not JSON: {error}") from error
     if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
         raise DataError(f"{where}: should be an object with a text `prompt`")

@@ -176,7 +176,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for where, line in lines_of(file):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise DataError(f"{where}: a row should be an object, got {type(row).__name__}")

@@ -106,6 +106,6 @@ def _short(row: Row) -> str:
 
 
 def _write(out: Path, rows: Sequence[Row], by: str) -> None:
-    if missing := [name for name in ("prompt", "chosen", "rejected") if name not in rows[0]]:
+    if missing := [name for name in ("prompt", "chosen", "rejected") for row in rows if name not in row]:
         raise DataError(f"rows have no {missing[0]!r}, which people judge by")
     out.write_text("".join(json.dumps(to_collect(row, by)) + "\n" for row in rows), encoding="utf-8")
