@@ -21,9 +21,9 @@ class FocalBradleyTerry(RewardLoss):
     gamma: Annotated[float, Field(ge=0, description="0 is plain Bradley-Terry")] = 2.0
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
-        """Ignores margins."""
-        logp = logsigmoid(scores.chosen - scores.rejected)
-        return -((1 - logp.exp()) ** self.gamma) * logp
+        """Ignores margins. By the logarithm of 1 - p, which float32 rounds to 0, where a power below 1 has no slope."""
+        gap = scores.chosen - scores.rejected
+        return -(self.gamma * logsigmoid(-gap)).exp() * logsigmoid(gap)
 
 
 @hookimpl
