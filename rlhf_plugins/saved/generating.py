@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins.contract.rows import Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import text
+from rlhf_plugins.data.formats.shapes import opened, with_system_cells
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.saved.growing_file import GrowingFile, digest, place
@@ -35,6 +36,7 @@ class Asked:
     where: str
     line: str  # as JSON without the closing brace
     prompt: Text
+    written: Text  # the prompt of the line, in whose form it is answered
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Responses:
 def generate_file(model: str | Path, source: str, out: Path | None, n: int, decoding: Decoding) -> Responses:
     """Writes the prompts of a file with `n` responses each as JSON lines, and goes on where an earlier call stopped.
 
-    A row with a `prompt`, text or messages, keeps its other columns but for responses that it has. Of rows in another
+    A row with a `prompt`, text or messages, which its `system` turn and `tools` join as in training, keeps its other
+    columns but for responses that it has. Of rows in another
     data format, each different prompt is answered once; of a `.txt` file, each line that is not blank, in the form of
     the policy's training: a message of the user, or text with its end. A line of the output has a
     `response`, or with n > 1 the list `responses`, so that `rlhf score` reads it.
@@ -137,7 +140,7 @@ def _answer(file: GrowingFile, before: int, asked: Sequence[Asked], policy: Hand
             seed=decoding.seed + first,
         )
         cut += sum(len(ids) >= decoding.max_new_tokens and not _ended(policy, ids) for ids in samples.response_ids)
-        return [_ending(one.prompt, samples.responses[place * n : (place + 1) * n]) for place, one in enumerate(chunk)]
+        return [_ending(one.written, samples.responses[place * n : (place + 1) * n]) for place, one in enumerate(chunk)]
 
     file.extend(before, ends, "generating", "prompts are answered")
     return cut
@@ -150,7 +153,12 @@ def _ended(policy: Handle, ids: Sequence[int]) -> bool:
 
 
 def _ending(prompt: Text, responses: Sequence[str]) -> str:
-    """The rest of a line; messages are answered with messages."""
+    """The rest of a line; messages are answered with messages.
+
+    Args:
+        prompt: as the line has it.
+        responses: to it.
+    """
     written = [r if isinstance(prompt, str) else [{"role": "assistant", "content": r}] for r in responses]
     added = {"responses": written} if len(written) > 1 else {"response": written[0]}
     return ", " + json.dumps(added, ensure_ascii=False)[1:]
@@ -178,12 +186,13 @@ def _asked(source: str, prompted: Prompted) -> Iterator[Asked]:
         yield from _plain(Path(source), prompted)
         return
     dropped, found = Dropped(gathers=True), list[Asked]()
-    for number, (where, fields) in enumerate(read_rows(source, dropped=dropped)):
-        if number == 0 and "prompt" not in fields:
-            yield from _of_format(source)
-            return
+    rows = list(read_rows(source, dropped=dropped))
+    if rows and "prompt" not in rows[0][1]:
+        yield from _of_format(source)
+        return
+    for (where, written), (_, fields) in zip(rows, with_system_cells(rows), strict=True):
         with dropped.row(where):
-            found.append(_with_prompt(where, fields))
+            found.append(_with_prompt(where, written, fields))
     dropped.refuse(source)
     yield from found
 
@@ -202,15 +211,16 @@ def _plain(path: Path, prompted: Prompted) -> Iterator[Asked]:
         prompt: Text = line.removesuffix(prompted.ending) + prompted.ending
         if prompted.forms == ("messages",):
             prompt = [{"role": "user", "content": line}]
-        yield Asked(where, as_json(where, {"prompt": prompt}), prompt)
+        yield Asked(where, as_json(where, {"prompt": prompt}), prompt, prompt)
 
 
-def _with_prompt(where: str, fields: Mapping[str, Any]) -> Asked:
+def _with_prompt(where: str, written: Mapping[str, Any], fields: Mapping[str, Any]) -> Asked:
+    """A row, as it is written in the file, and as it is read: a system turn and tools join the prompt."""
     from rlhf_plugins.data.fields import required
 
     prompt = text(where, "prompt", required(where, "prompt", fields))
-    kept = {name: value for name, value in fields.items() if name not in ANSWERS}
-    return Asked(where, as_json(where, kept), prompt)
+    kept = {name: value for name, value in written.items() if name not in ANSWERS}
+    return Asked(where, as_json(where, kept), opened(where, dict(fields), prompt), prompt)
 
 
 def _of_format(source: str) -> Iterator[Asked]:
@@ -225,7 +235,7 @@ def _of_format(source: str) -> Iterator[Asked]:
     prompts = {json.dumps(group.prompt): group.prompt for group in data.groups}
     for number, prompt in enumerate(prompts.values()):
         where = f"{source}: prompt {number}"
-        yield Asked(where, as_json(where, {"prompt": prompt}), prompt)
+        yield Asked(where, as_json(where, {"prompt": prompt}), prompt, prompt)
 
 
 def _identity(found: Made) -> str:

@@ -15,7 +15,9 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import required, responses, text, texts
+from rlhf_plugins.data.formats.shapes import opened, with_system_cells
 from rlhf_plugins.data.rows import read_rows
+from rlhf_plugins.data.turns import as_response
 from rlhf_plugins.errors import DataError, RunError, nearest
 from rlhf_plugins.saved.growing_file import GrowingFile, digest, place
 
@@ -80,7 +82,8 @@ def score_file(
     """Writes the rows of a file with their scores as JSON lines, and goes on where an earlier call stopped.
 
     A row has a `prompt` and a `response`, or a list of `responses`, or `chosen` and `rejected`, whose prompt may be
-    what they share; each text or messages. It gets a `reward`, or `rewards` in the order of its responses; and
+    what they share; each text or messages. A `system` turn and `tools` join the prompt, as in training. A row gets a
+    `reward`, or `rewards` in the order of its responses; and
     `variance`, `quantiles`, `dimensions`, `members` and `epistemic` (the members' variance) where the model has them.
     Responses that an ensemble compares must be in one row. Several processes score a file together.
 
@@ -142,14 +145,16 @@ def _score(
 # ---- rows ------------------------------------------------------------------------------------------------
 def _items(source: str) -> list[Item]:
     dropped, found = Dropped(gathers=True), list[Item]()
-    for where, fields in read_rows(source, dropped=dropped):
+    rows = list(read_rows(source, dropped=dropped))
+    for (where, written), (_, fields) in zip(rows, with_system_cells(rows), strict=True):
         with dropped.row(where):
-            found.append(_item(where, fields))
+            found.append(_item(where, written, fields))
     dropped.refuse(source)
     return found
 
 
-def _item(where: str, fields: Mapping[str, Any]) -> Item:
+def _item(where: str, written: Mapping[str, Any], fields: Mapping[str, Any]) -> Item:
+    """A row, as it is written in the file, and as it is read."""
     for name in WRITTEN:
         if name in fields:
             raise DataError(f"{where}: has a column {name!r} already; scores are written under that name")
@@ -160,16 +165,21 @@ def _item(where: str, fields: Mapping[str, Any]) -> Item:
     if len(found) > 1:
         raise DataError(f"{where}: has {' and '.join(map(repr, found))}, and only one can be scored")
     read = {"response": _one, "responses": _several, "chosen": _pair}[found[0]]
-    return Item(where, as_json(where, fields), *read(where, fields), listed=found[0] != "response")
+    return Item(where, as_json(where, written), *read(where, fields), listed=found[0] != "response")
 
 
 def _one(where: str, fields: Mapping[str, Any]) -> tuple[Text, Sequence[Text]]:
-    prompt, response = texts(where, fields, ("prompt", "response"))
-    return prompt, (response,)
+    return _opened(where, fields, *texts(where, fields, ("prompt", "response")))
+
+
+def _opened(where: str, fields: Mapping[str, Any], prompt: Text, *given: Text) -> tuple[Text, Sequence[Text]]:
+    """The prompt with the system turn and the tools of other columns, and the responses in its form."""
+    whole = opened(where, dict(fields), prompt)
+    return whole, tuple(as_response(whole, response) for response in given)
 
 
 def _several(where: str, fields: Mapping[str, Any]) -> tuple[Text, Sequence[Text]]:
-    prompt = text(where, "prompt", required(where, "prompt", fields))
+    prompt = opened(where, dict(fields), text(where, "prompt", required(where, "prompt", fields)))
     return prompt, responses(where, "responses", fields["responses"], "text", prompt)
 
 
@@ -177,8 +187,7 @@ def _pair(where: str, fields: Mapping[str, Any]) -> tuple[Text, Sequence[Text]]:
     from rlhf_plugins.data.formats.preference import read_pairs
 
     if "prompt" in fields:
-        prompt, *both = texts(where, fields, ("prompt", "chosen", "rejected"))
-        return prompt, both
+        return _opened(where, fields, *texts(where, fields, ("prompt", "chosen", "rejected")))
     dropped = Dropped()
     for _, group in read_pairs([(where, dict(fields))], dropped):
         return group.prompt, group.responses

@@ -72,6 +72,22 @@ def test_what_is_written_can_be_scored(run: RunFolder, written: Callable[..., st
         assert [len(row.get("rewards", [0])) for row in scored] == [n] * len(prompts)
 
 
+def test_a_system_turn_beside_a_prompt_joins_it(run: RunFolder, written: Callable[..., str]) -> None:
+    turns = [{"role": "system", "content": "why"}], [{"role": "user", "content": "how is"}]
+    said = [{"role": "assistant", "content": "ant"}]
+    beside = [{"prompt": "how is", "system": "why", "response": "ant"}, {"prompt": "how is", "response": "ant"}]
+    inside = [{"prompt": [*turns[0], *turns[1]], "response": said}, {"prompt": turns[1], "response": said}]
+    answers, rewards = list[Any](), list[Any]()
+    for name, rows in (("beside", beside), ("inside", inside)):
+        out = generate_file(run.path, written(rows, f"{name}.jsonl"), None, 1, Decoding(8, seed=3)).out
+        answers.append([row["response"] for row in rows_of(out)])
+        rewards.append([row["reward"] for row in rows_of(score_file(run.path / "03-judge/model", f"{name}.jsonl").out)])
+    assert [[{"role": "assistant", "content": answer}] for answer in answers[0]] == answers[1]
+    assert rewards[0] == rewards[1]
+    assert rewards[0][0] != rewards[0][1]
+    assert [row["prompt"] for row in rows_of(Path("beside.jsonl.responses.jsonl"))] == ["how is"] * 2
+
+
 def test_any_format_and_plain_lines_give_prompts(run: RunFolder, written: Callable[..., str]) -> None:
     pairs = [{"chosen": f"why {a}", "rejected": f"why {b}"} for a, b in (("ant", "gas"), ("elk", "gas"))]
     of_pairs = rows_of(generate_file(run.path, written(pairs), None, 1, SAMPLED).out)
