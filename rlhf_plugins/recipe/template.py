@@ -26,6 +26,6 @@ def with_text(source: Source, folder: Path) -> tuple[Source, list[tuple[Keys, st
     if not os.path.isfile(file):
         return source, [((NAME,), f"there is no file {given!r}, and a template has {{{{ or {{% in it")]
     try:
-        return replace(source, values={**source.values, NAME: file.read_text(encoding="utf-8")}), []
+        return replace(source, values={**source.values, NAME: file.read_text(encoding="utf-8-sig")}), []
     except (OSError, UnicodeDecodeError) as error:
         return source, [((NAME,), f"{given} cannot be read: {error}")]

@@ -199,7 +199,7 @@ def _asked(source: str, prompted: Prompted) -> Iterator[Asked]:
 
 def _plain(path: Path, prompted: Prompted) -> Iterator[Asked]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other marks, such as U+2028, are in a line
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -68,6 +68,8 @@ def test_a_chat_template_starts_from_the_recipe(recipe: Path, tmp_path: Path) ->
     assert "write '../own.jinja'" in faults(recipe)[0]
     (tmp_path / "own.jinja").rename(recipe.parent / "own.jinja")
     assert check_recipe(recipe)["chat_template"] == "{{ messages }}"
+    (recipe.parent / "own.jinja").write_text("{{ messages }}", encoding="utf-8-sig")  # as Windows' editors do
+    assert check_recipe(recipe)["chat_template"] == "{{ messages }}"
 
 
 def test_the_values_of_a_sweep_start_from_the_recipe(recipe: Path) -> None:

@@ -46,7 +46,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def test_a_row_keeps_its_columns_and_gets_a_response(run: RunFolder, written: Callable[..., str]) -> None:
@@ -94,6 +94,11 @@ def test_any_format_and_plain_lines_give_prompts(run: RunFolder, written: Callab
     of_lines = rows_of(generate_file(run.path, written("how \n\nwhy \n", "p.txt"), None, 1, SAMPLED).out)
     assert [row["prompt"] for row in of_pairs] == ["why"]
     assert [row["prompt"] for row in of_lines] == ["how ", "why "]
+
+
+def test_a_line_ends_at_a_line_break_alone(run: RunFolder, written: Callable[..., str]) -> None:
+    asked = rows_of(generate_file(run.path, written("\ufeffhow\u2028is\r\nwhy\x85is\n", "p.txt"), None, 1, SAMPLED).out)
+    assert [row["prompt"] for row in asked] == ["how\u2028is", "why\x85is"]
 
 
 ASKED = [{"role": "user", "content": "how "}]
