@@ -324,6 +324,7 @@ class Online(
         from rlhf_plugins.trainers.ppo.config import OnlineConfig
 
         own = {"disable_dropout": True, "entropy_coef": self.entropy_coef, "num_generations_eval": 1}
+        own |= {"router_aux_loss_coef": 0.0}  # a base's own would go TRL's way
         if most:  # TRL's default may be more than there is room for
             own["max_completion_length"] = min(OnlineConfig.max_completion_length, most // 2)
         args = arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer})

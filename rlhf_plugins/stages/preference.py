@@ -150,6 +150,7 @@ class Preference(
         adapter = run.base.adapter
         dropped = bool(adapter and adapter.lora_dropout)  # TRL switches dropout off by default
         ours = {**longest(run), "precompute_ref_log_probs": True, "disable_dropout": not dropped}
+        ours |= {"router_aux_loss_coef": 0.0}  # a base's own would go TRL's way
         return arguments(trl.DPOConfig, run.folder, run.seed, {**ours, **self.trainer})
 
     def run(self, run: Run) -> StageResult:

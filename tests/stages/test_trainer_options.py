@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
@@ -45,3 +46,16 @@ def test_preference_training_honours_the_adapters_dropout(tmp_path: Path) -> Non
     first, second = ([value for _, value in result.curves["loss"].points] for result in found)
     assert first[0] == pytest.approx(second[0], abs=1e-5)  # log 2: an untrained adapter changes nothing
     assert first[1:] != second[1:]
+
+
+STAGES = [{"use": "preference"}, {"use": "online", "advantage": "rloo", "reward": {"use": "length"}}]
+
+
+@pytest.mark.parametrize("words", STAGES, ids=["preference", "online"])
+def test_a_mixture_of_experts_is_trained_without_its_auxiliary_loss(tmp_path: Path, words: dict[str, Any]) -> None:
+    """Its configuration names a coefficient, which TRL reads where nothing else is said."""
+    base = tiny_base(tmp_path / "base", "mixtral", num_local_experts=4, num_experts_per_tok=2, sliding_window=None)
+    sizes = {"max_completion_length": 4, "num_generations": 2} if words["use"] == "online" else {}
+    stage = component("stage", {**words, "trainer": {**FEW, "max_steps": 1, **sizes}})
+    found = stage.run(tiny_run(replace(base, adapter=Adapter(r=2)), tmp_path / "run", tiny_pairs(16), ()))
+    assert found.policies.keys() == {words["use"]}

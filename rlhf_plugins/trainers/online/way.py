@@ -14,7 +14,7 @@ from rlhf_plugins.contract.run_kinds import Environment, EnvironmentFunction, Re
 from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import acting, unusual_adapter, unusual_launch
-from rlhf_plugins.trainers.ppo.dropout import dropout
+from rlhf_plugins.trainers.ppo.dropout import dropout, random_router
 from rlhf_plugins.trainers.ppo.importance import Correction
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,
@@ -192,6 +192,8 @@ def _obstacles(trainer: Any, given: Mapping[str, Any], own: OnlineOptions) -> It
     if args.steps_per_generation % args.gradient_accumulation_steps:
         yield "an optimizer step that learns from several rollouts"
     yield from unusual_launch(trainer)
+    if router := random_router(trainer.model):
+        yield f"{router}, which draws experts at random in training, where ratios start at 1 online"
     if (place := dropout(trainer.model)) and not args.disable_dropout:
         yield f"dropout: {place}, but without dropout ratios start at 1 online: write disable_dropout: true"
 
