@@ -14,7 +14,7 @@ from rlhf_collect.store.people import Person
 from rlhf_collect.study import Study
 
 KEPT = 10  # answers that a person may change
-DELAYED = 5  # known answers that are not shown yet
+TOGETHER, FEWEST = 25, 5  # answers that are looked at together; known ones that are shown, at least
 annotation = tables.annotation
 
 
@@ -58,10 +58,19 @@ def again(study: Study, person: Person, which: str) -> Task | None:
 
 
 def feedback(study: Study, person: Person) -> tuple[int, int] | None:
-    """How many known answers were right, of how many; without the last ones, so that nobody can tell which they are."""
+    """How many known answers were right, of how many, as they were after the last 25, 50, ... answers.
+
+    Numbers that moved with each known answer would tell which it was.
+    """
+    first = (annotation.c.person == person.id) & (annotation.c.version == 1)
     with study.database.reading() as connection:
-        right = watch.known_so_far(connection, person.id)[:-DELAYED]
-    return (sum(right), len(right)) if len(right) >= DELAYED else None
+        done = connection.execute(select(func.count()).select_from(annotation).where(first)).scalar_one()
+        whole = done // TOGETHER * TOGETHER
+        if not whole:
+            return None
+        last = select(annotation.c.id).where(first).order_by(annotation.c.id).offset(whole - 1).limit(1)
+        right = watch.known_so_far(connection, person.id, until=connection.execute(last).scalar_one())
+    return (sum(right), len(right)) if len(right) >= FEWEST else None
 
 
 def guidelines(study: Study) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, func, insert, select, true
 
 from rlhf_collect.kinds.base import Kind
 from rlhf_collect.quality.patterns import Done, by_length, one_sided, too_fast
@@ -42,9 +42,10 @@ def look(connection: Connection, now: float, kind: Kind, person: int) -> str:
     return flag
 
 
-def known_so_far(connection: Connection, person: int, since: int = 0) -> list[bool]:
-    """Which gold items were right, in the order in which the person saw them."""
+def known_so_far(connection: Connection, person: int, since: int = 0, until: int | None = None) -> list[bool]:
+    """Which gold items were right, in the order in which they were seen, after one annotation and up to another."""
     mine = (checked.c.person == person) & (checked.c.purpose == "gold") & (checked.c.annotation > since)
+    mine &= true() if until is None else checked.c.annotation <= until
     rows = select(checked.c.right).where(mine).order_by(checked.c.annotation)
     return [bool(right) for right in connection.execute(rows).scalars()]
 
