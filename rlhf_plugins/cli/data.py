@@ -149,15 +149,21 @@ def data_format(file: str, words: Sequence[str] | None, name: str | None) -> Dat
     from rlhf_plugins.registry.registry import registry
     from rlhf_plugins.run.session import recognised
 
-    options = options_of(words or ())
-    for word, cure in {"source": "is FILE itself: name the file in its place", **FORMAT}.items():
-        if word in options:
-            raise DataError(f"{word}={options[word]}: {cure}")
+    options = format_options(words or ())
     if name is None:
         name = recognised(file, registry(), "give --format", options.get("split", "train"))
         echo(f"format: {name} (guessed from the columns)", err=True)
     made: DataFormat = component("data_format", {"use": name, "source": file, **options})
     return made
+
+
+def format_options(words: Sequence[str]) -> dict[str, Any]:
+    """Options of a format. Raises DataError for what an argument of the command says."""
+    options = options_of(words)
+    for word, cure in {"source": "is FILE itself: name the file in its place", **FORMAT}.items():
+        if word in options:
+            raise DataError(f"{word}={options[word]}: {cure}")
+    return options
 
 
 def options_of(words: Sequence[str]) -> dict[str, Any]:

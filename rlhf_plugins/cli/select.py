@@ -77,11 +77,11 @@ def select(**given: Any) -> None:
 
 def _data(given: dict[str, Any]) -> dict[str, Any]:
     """The `data` block of a recipe."""
-    from rlhf_plugins.cli.data import options_of
+    from rlhf_plugins.cli.data import format_options
     from rlhf_plugins.registry.registry import registry
     from rlhf_plugins.run.session import recognised
 
-    options = options_of(given["options"] or ())
+    options = format_options(given["options"] or ())
     if given["data"] == "sandbox":
         return {"format": "sandbox", **options}
     name = given["format"] or recognised(given["data"], registry(), "give --format", options.get("split", "train"))

@@ -31,13 +31,14 @@ def load(sources: Sources, read: Read, seed: int) -> Data:
 
     Raises:
         DataError: a source cannot be read, lacks a column, or holds a value of the wrong type; no row is useful;
-            or topics are held out of data that has fewer than two, or not those that are named.
+            the prompts of one source are text and those of another messages; or topics are held out of data that has
+            fewer than two, or not those that are named.
     """
     dropped = Dropped()
     if message := no_such_split(sources.source, sources.split):
         raise DataError(message)
     placed = useful(sources.source, sources.split, read, dropped)
-    given = [] if sources.test_source is None else useful(sources.test_source, "test", read, dropped)
+    given = [] if sources.test_source is None else useful(sources.test_source, "test", read, dropped, placed)
     strange, placed, test = _strange(sources, placed, given, read, dropped)
     unit = _unit(sources)
     if sources.test_source is not None:
@@ -74,7 +75,7 @@ def _strange(
             )
     strange = list(_distinct([item for item in (*placed, *test) if item[1].topic in named], dropped))
     if sources.out_of_distribution is not None:
-        strange += useful(sources.out_of_distribution, "test", read, dropped)
+        strange += useful(sources.out_of_distribution, "test", read, dropped, placed)
     rest = ([item for item in part if item[1].topic not in named] for part in (placed, test))
     placed, test = (list(_elsewhere(part, strange, dropped)) for part in rest)
     return strange, placed, test
@@ -122,8 +123,12 @@ def _unseen(
             yield item
 
 
-def useful(source: str, split: str, read: Read, dropped: Dropped) -> list[Placed]:
-    """The groups of a source, without repeated and contradicted ones. Raises DataError for none or refused rows."""
+def useful(source: str, split: str, read: Read, dropped: Dropped, like: Sequence[Placed] = ()) -> list[Placed]:
+    """The groups of a source, without repeated and contradicted ones.
+
+    Raises:
+        DataError: there are none, rows are refused, or their prompts have another form than those of `like`.
+    """
     left_out = Dropped(gathers=True)
     try:
         placed = list(_alike(read(_counted(read_rows(source, split, left_out), left_out), left_out), left_out))
@@ -132,6 +137,9 @@ def useful(source: str, split: str, read: Read, dropped: Dropped) -> list[Placed
     found = list(_distinct(placed, left_out))
     if not found:
         raise DataError(f"{source}: no row is useful ({reasons(left_out)})")
+    forms = [form(group.prompt) for _, group in (*found[:1], *like[:1])]
+    if len(set(forms)) > 1:
+        raise DataError(f"{source}: its prompts are {forms[0]}, those to train on are {forms[1]}: write both alike")
     judged = any(len(group.responses) > 1 or (group.ratings and group.label is None) for _, group in found)
     if judged and not _says_something([group for _, group in found]):
         raise DataError(

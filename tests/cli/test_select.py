@@ -134,6 +134,13 @@ def test_hours_end_the_trainings_of_the_recipe_and_an_evaluation_follows(pairs: 
     assert "ppo ends after 3,600 s at the latest (`budget`)" in done.output
 
 
+@pytest.mark.parametrize("word", ["source=other.jsonl", "format=ratings"])
+def test_what_an_argument_says_is_no_option(word: str, pairs: str) -> None:
+    done = select(pairs, word)
+    assert done.exit_code == 2
+    assert done.output.startswith(f"{word}: is ")
+
+
 def test_a_selector_that_trains_is_refused_before_its_options_are_read(
     pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

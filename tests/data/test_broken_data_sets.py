@@ -161,6 +161,17 @@ def test_columns_twice_in_parquet(tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize("which", ["test_source", "out_of_distribution"])
+@pytest.mark.parametrize("row", [{**GOOD, "prompt": ASKED, "chosen": ANSWER}, {**GOOD, "system": "Be kind."}])
+def test_sources_of_two_forms(which: str, row: dict[str, Any], tmp_path: Path) -> None:
+    rejected = [{"role": "assistant", "content": "y"}] if row["prompt"] == ASKED else row["rejected"]
+    (tmp_path / "a.jsonl").write_text(lines({**row, "rejected": rejected}))
+    (tmp_path / "b.jsonl").write_text(lines(GOOD))
+    sources = Sources(str(tmp_path / "a.jsonl"), **{which: str(tmp_path / "b.jsonl")})  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"b\.jsonl: its prompts are text, those to train on are messages"):
+        splits.load(sources, read_pairs, seed=0)
+
+
 def test_columns_twice_in_arrow(tmp_path: Path) -> None:
     import pyarrow
 
