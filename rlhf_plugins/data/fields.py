@@ -224,7 +224,8 @@ def _unicode(where: str, column: str, value: Any) -> None:
     if isinstance(value, str) and not value.isascii():
         whole(where, repr(column), value)
     for each in (*value, *value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else ():
-        _unicode(where, column, each)
+        if isinstance(each, str | list | Mapping):  # of a vector there may be thousands of numbers
+            _unicode(where, column, each)
 
 
 def _topic(where: str, column: str, value: Any) -> str | None:
