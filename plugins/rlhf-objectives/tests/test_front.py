@@ -28,6 +28,7 @@ def test_the_volume_by_hand() -> None:
     assert hypervolume([(1, 3), (2, 2), (3, 1)], (0, 0)) == 6
     assert hypervolume([(2, 3, 4)], (0, 0, 0)) == 24
     assert hypervolume([(5, 0), (0, 5)], (0, 0)) == 0
+    assert hypervolume([(3, 2), (2, 4)], (1, -1)) == 2 * 3 + 1 * 5 - 1 * 3  # less what both cover
 
 
 @given(POINTS)
