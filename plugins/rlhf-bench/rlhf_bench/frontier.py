@@ -68,7 +68,7 @@ def area(base: float, points: Sequence[Point], up_to: float) -> float:
         return base
     kl, gold = (np.array(column) for column in zip(*sorted([(0.0, base), *points]), strict=True))
     best = np.maximum.accumulate(gold)
-    at = np.unique(np.concatenate([kl[kl < up_to], [0.0, up_to]]))
+    at = np.unique([*kl[kl < up_to], up_to])
     return float(np.trapezoid(np.interp(at, kl, best), at) / up_to)
 
 

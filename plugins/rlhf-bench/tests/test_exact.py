@@ -66,6 +66,11 @@ def test_the_optimal_policy_is_worked_by_hand() -> None:
     assert float(value) == pytest.approx(0.5 * log(sum(weights)))  # beta log Z
 
 
+def test_the_kl_by_hand() -> None:
+    expected = 0.5 * log(1.5) + 0.3 * log(0.9) + 0.2 * log(0.6)
+    assert kl(REFERENCE, uniform(3)) == pytest.approx(expected)
+
+
 def test_no_policy_has_a_higher_objective_than_the_optimal_one() -> None:
     best = solved(lambda policy: -objective(policy, REFERENCE, REWARDS, 0.5), REFERENCE)
     assert kl(best, optimal(REFERENCE, REWARDS, 0.5)) < 1e-9

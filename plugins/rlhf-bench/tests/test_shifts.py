@@ -22,6 +22,7 @@ def test_what_is_held_out_is_out_of_distribution_whatever_the_shots() -> None:
     assert [str(group.prompt) for group in few.prompts["test"]] == asked[:7]
     assert {str(group.prompt) for group in few.train} - {str(group.prompt) for group in none.train} == set(asked[7:])
     assert {str(group.prompt) for group in few.test} == set(asked[:7])
+    assert {str(group.prompt) for group in few.prompts["train"]} & set(asked) == set(asked[7:])
     with pytest.raises(DataError, match="10 out-of-distribution prompts, of which shots: 9"):
         loaded("elsewhere", shots=9)
 
@@ -33,7 +34,7 @@ def test_a_rival_aim_turns_training_rows_alone_and_keeps_the_truth() -> None:
     for group in rival.train:
         first, second = (rival.gold(str(group.prompt), str(text))["concise"] for text in group.responses)
         (found,) = group.comparisons
-        assert first == second or (found.better == 0) == (first > second)
+        assert not found.tied if first == second else (found.better == 0) == (first > second)
         assert found.margin is None
 
 
