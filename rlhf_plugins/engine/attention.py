@@ -5,7 +5,7 @@ It is registered with transformers under `NAME`, and computes the attention if t
 transformers' SDPA. The prompt and the first branch of a group are one causal sequence; each other branch attends to the
 prompt and, causally, to itself, and the two results are merged by their log-sum-exps, forward and backward, as
 FlashAttention merges blocks (Dao et al. 2022, section 3.1). On a CPU neighbouring groups of equal lengths are computed
-in one call; on a GPU `varlen` computes all groups in two.
+in one call; on a GPU `varlen` computes all groups in two calls, or in one under a sliding window.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class PackedRow:
     lengths: Sequence[Sequence[int]]  # tokens of each group's prompt and branches
     batch: BranchBatch
     windows: list[int | None] = field(default_factory=list)  # the sliding window that each layer passed
-    heads: list[Heads] = field(default_factory=list)  # of each layer that was computed in two calls
-    sequences: RowSequences | None = None  # for these
+    heads: list[Heads] = field(default_factory=list)  # of each layer that was computed all at once
+    sequences: dict[int | None, RowSequences] = field(default_factory=dict)  # for these, by sliding window
     unknown_options: set[str] = field(default_factory=set)
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # by group and sliding window
 
@@ -92,13 +92,15 @@ class PackedRow:
         """Whether a sliding window hides any token from another one of its sequence."""
         return window is not None and max(prompt + max(branches) for prompt, *branches in self.lengths) > window
 
-    def in_two_calls(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def all_at_once(self, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention by a kernel that takes sequences of any lengths; tensors are (1, heads, N, width)."""
         from rlhf_plugins.engine import varlen
 
-        self.heads.append(varlen.Heads(query.shape[1], key.shape[1], query.shape[-1], query.dtype))
-        self.sequences = self.sequences or varlen.row_sequences(self.lengths, query.device)
-        return varlen.attention(query, key, value, scale, (self.sequences, varlen.Flash))
+        window = window if self.is_cut_by(window) else None
+        self.heads.append(varlen.Heads(query.shape[1], key.shape[1], query.shape[-1], query.dtype, window is not None))
+        if window not in self.sequences:
+            self.sequences[window] = varlen.row_sequences(self.lengths, query.device, window)
+        return varlen.attention(query, key, value, scale, (self.sequences[window], varlen.Flash))
 
     def mask(self, group: int, window: int | None) -> Tensor:
         """Which token of a group attends to which, (n, n) bool."""
@@ -172,11 +174,11 @@ def _packed_attention(query: Tensor, key: Tensor, value: Tensor, packed: PackedR
     packed.windows.append(window)
     query, key, value = in_autocast(query, key, value)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    plain = query.shape[-1] == value.shape[-1] and not (dropout or cap or packed.is_cut_by(window))
-    if plain and SPANS.active(query):
+    plain = query.shape[-1] == value.shape[-1] and not (dropout or cap)
+    if plain and SPANS.active(query) and not packed.is_cut_by(window):
         output = _SpanAttention.apply(query, key, value, scale, packed.runs)
     elif plain and VARLEN.active(query):
-        output = packed.in_two_calls(query, key, value, scale)
+        output = packed.all_at_once(query, key, value, scale, window)
     else:
         key, value = _repeat_heads(query, key, value)
         output = _by_group(query, key, value, packed, _group_attention(scale, cap, dropout, window))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -31,6 +33,21 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     """The sliding window of each type of attention that a model's layers have, in tokens; None where all are seen."""
     window = getattr(config.get_text_config(), "sliding_window", None)
     return {kind: window if kind == SLIDING else None for kind in attention_types(config)}
+
+
+@contextmanager
+def short_windows(model: Any, tokens: int) -> Iterator[None]:
+    """For the block, the sliding windows of a model have so many tokens at most: a trial's short rows pass them."""
+    configs = {id(one): one for one in (model.config, model.config.get_text_config())}.values()
+    windows = [(one, getattr(one, "sliding_window", None)) for one in (*configs, *model.modules())]
+    longer = [(one, window) for one, window in windows if isinstance(window, int) and window > tokens]
+    try:
+        for one, _ in longer:
+            one.sliding_window = tokens
+        yield
+    finally:
+        for one, window in longer:
+            one.sliding_window = window
 
 
 def checkpointing(model: nn.Module) -> list[nn.Module]:

@@ -26,19 +26,20 @@ from rlhf_plugins.engine.forward import (
     trimmed_states_at,
     trunk_of,
 )
-from rlhf_plugins.engine.layers import FULL, SLIDING, attention_types
+from rlhf_plugins.engine.layers import FULL, SLIDING, attention_types, short_windows
 from rlhf_plugins.engine.out_of_memory import inconclusive
 from rlhf_plugins.engine.varlen import Heads
 
 logger = logging.getLogger(__name__)
 DESCRIPTIONS = {
     Layout.PACKED: "packed groups, attention span by span",
-    Layout.EITHER: "packed groups, attention in two calls, or one row per group where that costs less",
+    Layout.EITHER: "packed groups, attention in few calls, or one row per group where that costs less",
     Layout.ROWS: "one row per group, under a mask",
     Layout.SEPARATE: "prompts are computed once per response",
 }
 
 TRIED = ((130, 70, 40), (3, 65, 1))  # tokens of prompts and branches: more than a GPU's kernel takes at once
+WINDOW, LONG_WINDOW = 4, 67  # tokens of a sliding window: in the trial of a model, and in that of a kernel
 
 
 def layout_of(model: Any, *others: Any) -> Layout:
@@ -72,36 +73,36 @@ def _best(trunk: Any) -> tuple[Layout, str | None]:
     kinds = attention_types(trunk.config)
     if others := set(kinds) - {FULL, SLIDING}:
         return Layout.SEPARATE, f"it has layers of type {', '.join(sorted(others))}"
-    reason = _untested(trunk, kinds) or _failure(trunk, Layout.PACKED)
+    reason = _untested(trunk) or _failure(trunk, Layout.PACKED)
     if reason is None:
-        always = SPANS.active(trunk) or _failure(trunk, Layout.ROWS)
+        always = SPANS.active(trunk) or SLIDING in kinds or _failure(trunk, Layout.ROWS)
         return (Layout.PACKED if always else Layout.EITHER), None
     if SLIDING in kinds:
         return Layout.SEPARATE, reason
     return (Layout.ROWS, reason) if (worse := _failure(trunk, Layout.ROWS)) is None else (Layout.SEPARATE, worse)
 
 
-def _untested(trunk: Any, kinds: list[str]) -> str | None:
+def _untested(trunk: Any) -> str | None:
     """Why packed groups are not tried."""
-    if SPANS.active(trunk) or VARLEN.active(trunk) and SLIDING not in kinds:
+    if SPANS.active(trunk) or VARLEN.active(trunk):
         return None
-    what = "sliding windows by spans were" if VARLEN.active(trunk) else "attention by spans was"
-    return f"{what} not tested in {trunk.dtype} on a device of type {trunk.device.type}"
+    return f"attention by spans was not tested in {trunk.dtype} on a device of type {trunk.device.type}"
 
 
 def _failure(trunk: Any, layout: Layout) -> str | None:
     """Why the trial of a layout fails; None if it passes, and then the model is ready for the layout."""
     with _prepared(trunk, layout) as keep:
         try:
-            error, reason = _disagreement(trunk, layout)
+            reason = _disagreement(trunk, layout)
+            if reason is None and SLIDING in attention_types(trunk.config):
+                with short_windows(trunk, WINDOW):
+                    reason = _disagreement(trunk, layout)
         except Exception as failure:  # an architecture may refuse the mask with any exception, a device the kernel
             if inconclusive(failure):
                 raise
             what = "packed groups" if layout is Layout.PACKED else "a 4-D attention mask"
             line = str(failure).partition("\n")[0]
             return f"it does not take {what} ({type(failure).__name__}: {line})"
-        if reason is None and not error < rounding(trunk):  # also True for NaN
-            reason = f"shared rows change its hidden states by {error:.2%}"
         keep.extend([True] * (reason is None))
     return reason
 
@@ -138,8 +139,19 @@ def _laid(groups: list[PromptBranches], layout: Layout, device: torch.device) ->
     return BranchBatch.from_inputs({k: v.to(device) for k, v in collate(groups, 0, layout).items()})
 
 
-def _disagreement(trunk: Any, layout: Layout) -> tuple[float, str | None]:
-    """The largest difference from the hidden states of separate rows, relative to the largest, and any other fault."""
+def _disagreement(trunk: Any, layout: Layout) -> str | None:
+    """What a layout changes or does not support; None where its hidden states are those of separate rows."""
+    error, packed = _difference(trunk, layout)
+    if packed is not None:
+        fault = _unsupported_option(packed, attention_types(trunk.config))
+        fault = fault if fault or SPANS.active(trunk) else _kernel_fault(packed)
+        if fault is not None:
+            return fault
+    return None if error < rounding(trunk) else f"shared rows change its hidden states by {error:.2%}"  # NaN, too
+
+
+def _difference(trunk: Any, layout: Layout) -> tuple[float, attention.PackedRow | None]:
+    """The largest difference from the hidden states of separate rows, relative to the largest, and the packed row."""
     states, batch = [], _batch(trunk, layout)
     with evaluating(trunk):
         inputs = model_inputs(trunk, batch)
@@ -148,11 +160,7 @@ def _disagreement(trunk: Any, layout: Layout) -> tuple[float, str | None]:
             given = inputs if rows is batch else model_inputs(trunk, rows)
             flat: Tensor = trunk(**given).last_hidden_state.flatten(0, 1)
             states.append(flat[rows.index].float().masked_fill(~rows.mask.unsqueeze(-1), 0.0))
-    error = float((states[0] - states[1]).abs().max() / states[1].abs().max())
-    if packed is None:
-        return error, None
-    fault = _unsupported_option(packed, attention_types(trunk.config))
-    return error, fault if fault or SPANS.active(trunk) else _kernel_fault(packed)
+    return float((states[0] - states[1]).abs().max() / states[1].abs().max()), packed
 
 
 def _unsupported_option(packed: attention.PackedRow, kinds: list[str]) -> str | None:
@@ -171,7 +179,8 @@ def _kernel_fault(packed: attention.PackedRow) -> str | None:
     for heads in set(packed.heads):
         error = _kernel_error(heads, packed.batch.input_ids.device)
         if not error < 4 * torch.finfo(heads.dtype).eps:  # also True for NaN
-            return f"the kernel for packed rows errs by {error:.2%} with {heads.queries} heads of {heads.width}"
+            window = " under a sliding window" if heads.windowed else ""
+            return f"the kernel for packed rows errs by {error:.2%} with {heads.queries} heads of {heads.width}{window}"
     return None
 
 
@@ -183,10 +192,12 @@ def _kernel_error(heads: Heads, device: torch.device) -> float:
     shapes = [(1, count, tokens, heads.width) for count in (heads.queries, heads.keys, heads.keys, heads.queries)]
     q, k, v, grad = (torch.randn(shape, generator=draw).to(device, heads.dtype) for shape in shapes)
     packed: attention.PackedRow = packed_mask(batch).packed  # type: ignore[attr-defined]
+    window, at = LONG_WINDOW if heads.windowed else None, batch.position_ids[0]
+    visible = batch.visible() if window is None else batch.visible() & (at.unsqueeze(1) - at < window)
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         q, k, v = (each.clone().requires_grad_() for each in (q, k, v))
-        right = scaled_dot_product_attention(q.float(), k.float(), v.float(), batch.visible(), enable_gqa=True)
-        both = right.to(heads.dtype), packed.in_two_calls(q, k, v, heads.width**-0.5)
+        right = scaled_dot_product_attention(q.float(), k.float(), v.float(), visible, enable_gqa=True)
+        both = right.to(heads.dtype), packed.all_at_once(q, k, v, heads.width**-0.5, window)
         results = [[each.detach(), *torch.autograd.grad(each, (q, k, v), grad)] for each in both]
     pairs = [(found.float(), right.float()) for right, found in zip(*results, strict=True)]
     return max(float((found - right).abs().max() / right.abs().max()) for found, right in pairs)

@@ -22,7 +22,7 @@ from rlhf_plugins.engine.attention import NAME
 from rlhf_plugins.engine.cost import counted
 from rlhf_plugins.engine.forward import TRIMS, inner_of, sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.head import configured_scaling
-from rlhf_plugins.engine.layers import FULL, attention_types
+from rlhf_plugins.engine.layers import FULL, SLIDING, attention_types
 from rlhf_plugins.engine.weights.loading import with_adapter, with_half_paths
 from rlhf_plugins.forecast.quantized import quantized
 from rlhf_plugins.reward_models.reward_model import RewardModel
@@ -99,10 +99,15 @@ def layout_on_gpu(config: Any, dtype: torch.dtype) -> Layout:
 
     Cards that compute in fp16 alone, which is chosen there, lack the kernel for packed groups.
     """
-    if is_encoder(config) or not set(attention_types(config)) <= {FULL} or not SHARED_ROWS.active(torch.empty(0)):
+    kinds = set(attention_types(config))
+    if is_encoder(config) or not kinds <= {FULL, SLIDING} or not SHARED_ROWS.active(torch.empty(0)):
         return Layout.SEPARATE
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return Layout.EITHER if dtype == torch.bfloat16 and width % 8 == 0 and width <= 256 else Layout.ROWS
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    packs = dtype == torch.bfloat16 and width % 8 == 0 and width <= 256 and not capped
+    if SLIDING in kinds:
+        return Layout.PACKED if packs else Layout.SEPARATE
+    return Layout.EITHER if packs else Layout.ROWS
 
 
 def is_encoder(config: Any) -> bool:
@@ -114,7 +119,7 @@ def _settle(model: Any, config: Any) -> None:
     """Writes down the results of the trials, which cannot run without numbers."""
     trunk = trunk_of(model)
     layout = layout_on_gpu(config, trunk.dtype)
-    if layout is Layout.EITHER:
+    if layout in (Layout.PACKED, Layout.EITHER):
         trunk.config._attn_implementation = NAME
     results = {
         "is causal": not is_encoder(config),

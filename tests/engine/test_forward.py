@@ -177,7 +177,7 @@ def test_attention_dropout_drops_in_packed_rows(causal: Causal) -> None:
 
 
 def test_a_layout_that_gives_nan_is_not_taken(causal: Causal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "_disagreement", lambda *_: (float("nan"), None))
+    monkeypatch.setattr(probing, "_difference", lambda *_: (float("nan"), None))
     assert layout_of(causal()) is Layout.SEPARATE
 
 

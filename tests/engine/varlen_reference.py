@@ -25,7 +25,7 @@ class Reference:
         output, lse = torch.empty_like(query), precise(query.new_empty(query.shape[1], len(query)))
         for queries, keys in spans(block):
             q, k, v = shared(query[queries], inputs[1][keys], inputs[2][keys])
-            logits = masked(scale * q @ k.mT, block.causal)
+            logits = masked(scale * q @ k.mT, block)
             lse[:, queries] = logits.logsumexp(-1)
             output[queries] = (logits.softmax(-1) @ v).transpose(0, 1).to(output.dtype)
         return output, lse
@@ -36,7 +36,7 @@ class Reference:
         for queries, keys in spans(block):
             q, k, v = shared(query[queries], key[keys], value[keys])
             g, out = (precise(each[queries]).transpose(0, 1) for each in (grad, results[0]))
-            weights = (masked(scale * q @ k.mT, block.causal) - results[1][:, queries].unsqueeze(-1)).exp()
+            weights = (masked(scale * q @ k.mT, block) - results[1][:, queries].unsqueeze(-1)).exp()
             slopes = scale * weights * (g @ v.mT - (g * out).sum(-1, keepdim=True))
             parts = slopes @ k, slopes.mT @ q, weights.mT @ g
             for total, at, part in zip(found, (queries, keys, keys), parts, strict=True):
@@ -61,8 +61,12 @@ def shared(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
     ]
 
 
-def masked(logits: Tensor, causal: bool) -> Tensor:
-    return logits.masked_fill(~torch.ones_like(logits[0], dtype=torch.bool).tril(), -torch.inf) if causal else logits
+def masked(logits: Tensor, block: Block) -> Tensor:
+    """Logits (heads, queries, keys), of which the last query is at the place of the last key."""
+    queries, keys = logits.shape[1:]
+    behind = torch.arange(queries).unsqueeze(1) + (keys - queries) - torch.arange(keys)
+    seen = behind >= 0 if block.window is None else (behind >= 0) & (behind < block.window)
+    return logits.masked_fill(~seen, -torch.inf) if block.causal else logits
 
 
 def precise(tensor: Tensor) -> Tensor:
@@ -86,7 +90,9 @@ class FlashOnCpu(TorchDispatchMode):
         inputs = given["query"], given["key"], given["value"]
         check(given)
         sequences = (Sequences(given[f"cum_seq_{side}"], given[f"max_{side}"]) for side in "qk")
-        block = Block(*sequences, given["is_causal"])
+        left, right = (given.get(f"window_size_{side}") for side in ("left", "right"))
+        assert (left is None, right) in ((True, None), (False, 0))
+        block = Block(*sequences, given["is_causal"], None if left is None else left + 1)
         if func is FORWARD:
             none, (output, lse) = torch.empty(0), Reference().forward(inputs, block, given["scale"])
             lse = lse.new_empty(len(block.queries.bounds) - 1, len(lse), block.queries.longest) if self.padded else lse

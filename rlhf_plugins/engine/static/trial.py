@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,7 +14,7 @@ from transformers import LogitsProcessorList
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.attention import NAME
 from rlhf_plugins.engine.forward import evaluating, probe_ids, trial_result, trunk_of
-from rlhf_plugins.engine.layers import FULL, SLIDING, attention_types, checkpointing
+from rlhf_plugins.engine.layers import FULL, SLIDING, attention_types, checkpointing, short_windows
 from rlhf_plugins.engine.out_of_memory import inconclusive
 from rlhf_plugins.engine.probing import rounding
 from rlhf_plugins.engine.sampler_log_probs import Noted
@@ -88,7 +87,7 @@ def _trial(model: Any) -> str | None:
     ids = probe_ids(trunk_of(model), 24)
     prompts = [tuple(ids[:8]), tuple(ids[3:8]), tuple(ids[:8]), tuple(ids[9:10])]
     try:
-        with _short_windows(model):
+        with short_windows(model, WINDOW):
             found, responses, cached = _over_slots(model, prompts)
             expected = [_plain(model, [*prompt, *made]) for prompt, made in zip(prompts, responses, strict=True)]
     except Exception as error:  # an architecture may refuse the cache or the mask with any exception
@@ -98,21 +97,6 @@ def _trial(model: Any) -> str | None:
     changed = float((found - torch.stack(expected)).abs().max() / torch.stack(expected).abs().max())
     allowed = max(rounding(model), torch.finfo(cached).eps ** 0.5)  # autocast may be around its forward alone
     return None if changed < allowed else f"a static cache changes its logits by {changed:.2%}"
-
-
-@contextmanager
-def _short_windows(model: Any) -> Iterator[None]:
-    """For the block, the sliding windows of a model have `WINDOW` tokens, in its configuration and in its layers."""
-    configs = {id(one): one for one in (model.config, model.config.get_text_config())}.values()
-    windows = [(one, getattr(one, "sliding_window", None)) for one in (*configs, *model.modules())]
-    longer = [(one, window) for one, window in windows if isinstance(window, int) and window > WINDOW]
-    try:
-        for one, _ in longer:
-            one.sliding_window = WINDOW
-        yield
-    finally:
-        for one, window in longer:
-            one.sliding_window = window
 
 
 @torch.no_grad()
