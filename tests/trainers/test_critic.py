@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 from marks import slow
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.testing.tiny import tiny_encoder
+from rlhf_plugins.testing.tiny import tiny_base, tiny_encoder
 from rlhf_plugins.trainers.online.trainer import OnlineTrainer
+from rlhf_plugins.trainers.ppo.critic import Critic
 from rlhf_plugins.trainers.ppo.options import Value
 
 from . import by_hand
@@ -82,6 +84,14 @@ def test_activations_of_the_critic_are_recomputed_too(bases: Bases, tmp_path: Pa
     policy, critic = "['default']", f"['{found._critic._adapter}']"
     again = [policy] if reentrant else [critic, policy]  # where it cannot be recomputed, it is kept
     assert computed == [policy, critic, *again]
+
+
+def test_beside_modules_that_an_adapter_trains_whole_its_adapter_is_refused(tmp_path: Path) -> None:
+    given = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    model = get_peft_model(load_causal(tiny_base(tmp_path)), given)
+    with pytest.raises(RunError, match="value.adapter: PEFT would put it into modules_to_save too"):
+        Critic(model, Value(adapter=OWN))
+    assert "value_head.weight" in dict(Critic(model, Value())._model.named_parameters())
 
 
 def test_where_all_weights_are_trained_it_is_refused(bases: Bases, tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ class Critic:
         tokenizer: the policy's, whose vocabulary a model of another base must have.
 
     Raises:
-        RunError: the head is to read an adapter on weights that are trained, or a base that does not fit.
+        RunError: the head is to read an adapter on weights that are trained, or beside modules that an adapter trains
+            whole, or a base that does not fit.
     """
 
     def __init__(self, model: Any, value: Value = Value(), tokenizer: Any = None) -> None:  # noqa: B008 (frozen)
@@ -102,6 +103,11 @@ class Critic:
                 raise RunError(
                     "value.adapter needs a base that is not trained itself: give the base an adapter, or write "
                     "value: {network: own}"
+                )
+            if any(getattr(config, "modules_to_save", None) for config in model.peft_config.values()):
+                raise RunError(
+                    "value.adapter: PEFT would put it into modules_to_save too, which then cannot be saved: leave them "
+                    "out, or write value: {network: own}"
                 )
             self._adapter = add_adapter(model, value.adapter or Adapter())
         elif value.reads == "own":
