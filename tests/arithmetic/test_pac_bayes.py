@@ -50,10 +50,10 @@ def test_the_bound_holds_in_1000_draws_as_often_as_it_says() -> None:
 
 
 def learnable() -> tuple[Any, Any]:
-    """A score that is right at random, and features that know the order, but for two rows without any."""
+    """A score that is right at random, and features that know the order, but for three rows without any."""
     rng = np.random.default_rng(0)
     gap, features = rng.normal(size=400), rng.normal(1.0, 1.0, size=(400, 3))
-    features[:2], gap[:2] = 0.0, (0.5, 0.0)
+    features[:3], gap[:3] = 0.0, (0.5, 0.5, 0.0)
     return gap, features
 
 
@@ -61,8 +61,8 @@ def test_the_bound_is_of_the_posteriors_risk_and_kl() -> None:
     gap, features = learnable()
     found = certify(gap, features, 0.05, (0.5, 2.0))
     margin, deviation = gap + features @ found.mean, found.sigma * np.linalg.norm(features, axis=1)
-    noisy = [NormalDist().cdf(-m / d) for m, d in zip(margin[2:], deviation[2:], strict=True)]
-    assert found.risk == pytest.approx((0 + 1 + sum(noisy)) / 400)  # a tie without noise is an error
+    noisy = [NormalDist().cdf(-m / d) for m, d in zip(margin[3:], deviation[3:], strict=True)]
+    assert found.risk == pytest.approx((0 + 0 + 1 + sum(noisy)) / 400)  # a tie without noise is an error
     assert found.kl == pytest.approx(found.mean @ found.mean / (2 * found.sigma**2))
     assert found.bound == pytest.approx(pac_bayes_kl(found.risk, found.kl, 400, 0.05 / 2))
 
