@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from rlhf_plugins.run.files.sameness import differences
 BEGUN = b": running"  # printed once the first stage begins
 AFTER_STAGES = "the report"  # is written once the last stage is finished, when the status names none
 PAUSE = 0.02  # seconds
+TRIES = 4  # of runs that are to be killed and end before, each in half of the time of the one before
 
 
 @dataclass(frozen=True)
@@ -104,22 +106,29 @@ def resume_check(
     whole = _run(start, command, folder)
     say(f"undisturbed: finished in {whole.seconds:.0f} s")
     place.rename(folder / "whole")
-    share = (whole.seconds - whole.begun) / (kills + 1)
-    rng, killed_in = random.Random(seed), list[str]()
+    most, rng = 2 * (whole.seconds - whole.begun) / (kills + 1), random.Random(seed)
+    for halvings in range(TRIES):
+        after = [rng.uniform(0, most / 2**halvings) for _ in range(kills)]
+        if killed_in := _killed(start, command, folder, after, say):
+            place.rename(folder / "killed")
+            return Checked(killed_in, differences(folder / "whole", folder / "killed"), folder)
+        shutil.rmtree(place)
+        say("the run ended before it was killed")
+    raise RunError(f"the run ended before it was killed, {TRIES} times, so nothing was compared; train longer")
+
+
+def _killed(
+    start: Start, command: Sequence[str], folder: Path, after: Sequence[float], say: Callable[[str], None]
+) -> list[str]:
+    """Runs it to its end, killed so many seconds after each start; returns the stages in which it was killed."""
+    place, killed_in = folder / "run", list[str]()
     while True:
         again = ["--resume"] if (place / STATUS).exists() else []
-        after = rng.uniform(0, 2 * share) if len(killed_in) < kills else None
-        ends = _run(start, [*again, *command], folder, after)
+        ends = _run(start, [*again, *command], folder, dict(enumerate(after)).get(len(killed_in)))
         if ends.code == 0:
-            break
+            return killed_in
         killed_in.append(RunFolder(place).status().get("stage") or AFTER_STAGES)
         say(f"kill {len(killed_in)} in {killed_in[-1]}, after {ends.seconds:.0f} s")
-    if not killed_in:
-        raise RunError(
-            f"the run ended before it was killed, so nothing was compared; train longer, or add --seed {seed + 1}"
-        )
-    place.rename(folder / "killed")
-    return Checked(killed_in, differences(folder / "whole", folder / "killed"), folder)
 
 
 def _run(start: Start, words: Sequence[str], folder: Path, kill_after: float | None = None) -> _Attempt:

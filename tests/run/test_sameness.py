@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
 from rlhf_plugins import RunError
 from rlhf_plugins.run.files.sameness import differences
-from rlhf_plugins.run.resume_check import resume_check
+from rlhf_plugins.run.resume_check import _Attempt, resume_check
 from rlhf_plugins.testing import tiny_base
 
 RECIPE = """\
@@ -79,6 +80,22 @@ class Process:
 def test_a_run_that_nobody_killed_is_no_check(code: int, words: str) -> None:
     with pytest.raises(RunError, match=words):
         resume_check("quickstart", (), kills=1, say=str, start=lambda given, _: Process(given, code))
+
+
+def test_a_run_that_ends_before_it_is_killed_is_killed_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 80 s after its start; the first two are done before they are killed, and the third is killed in time."""
+    monkeypatch.setattr(random.Random, "uniform", lambda _, low, high: high)
+    limits: list[float | None] = []
+
+    def run(start: Any, words: Sequence[str], folder: Path, after: float | None = None) -> Any:
+        (folder / "run").mkdir(exist_ok=True)
+        (folder / "run" / "status.json").write_text(json.dumps({"status": "running", "stage": "sft"}))
+        limits.append(after)
+        return _Attempt(-9 if after is not None and after < 30 else 0, begun=20, seconds=100)
+
+    monkeypatch.setattr("rlhf_plugins.run.resume_check._run", run)
+    assert resume_check("quickstart", (), kills=1, say=str).killed_in == ["sft"]
+    assert limits == [None, 80, 40, 20, None]
 
 
 class Reporting(Process):
