@@ -35,8 +35,8 @@ def test_without_errors_the_bound_is_that_of_a_risk_of_0() -> None:
 def test_what_it_learns_is_in_the_differences_of_features() -> None:
     some, draw = pairs(200), np.random.default_rng(1)
     assert some.rejected_features is not None
-    told = replace(some, chosen=draw.normal(size=200), chosen_features=some.rejected_features + 1)
-    found = component("metric", "pac_bayes")(told)
+    apart = replace(some, chosen=draw.normal(size=200), chosen_features=some.rejected_features + 1)
+    found = component("metric", "pac_bayes")(apart)
     assert 0.8 < found["pac_bayes_lower_bound"] < found["pac_bayes_accuracy"] < 1
 
 

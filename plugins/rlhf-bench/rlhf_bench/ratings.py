@@ -22,9 +22,8 @@ def read(folder: Path) -> Ratings:
     """
     found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for file in sorted(folder.glob("*.jsonl")):
-        lines = file.read_text(encoding="utf-8").split(
-            "\n"
-        )  # splitlines would cut at U+2028, which JSON strings may hold
+        # `splitlines` would cut at U+2028, which JSON strings may hold
+        lines = file.read_text(encoding="utf-8").split("\n")
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

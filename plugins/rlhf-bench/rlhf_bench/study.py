@@ -215,7 +215,10 @@ def failures(tried: Mapping[str, Tried]) -> Iterator[str]:
     found = compared(tried)
     before = [name for name, (difference, _) in found.items() if difference.clear]
     after = [name for name, (_, p) in found.items() if p is not None and p < 0.05]
-    yield f"Before correction the interval of {' and '.join(before) or 'no difference'} leaves 0 out;"
+    if not before:
+        yield "No difference is clear of chance, before correction or after it."
+        return
+    yield f"Before correction the interval of {' and '.join(before)} leaves 0 out;"
     yield f"after it {' and '.join(after) or 'none'} is clear of chance."
 
 
