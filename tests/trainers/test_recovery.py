@@ -85,8 +85,9 @@ def assert_recovers(trainer: Any, every: int, batches: int = 1, first: int = 0) 
     step(trainer, Full())  # tries layouts
     plain = step(trainer, under := Full(), batches)
     assert under.count > 100
-    for at in range(first, under.count - 3, every):  # the last add up what was computed
-        assert_equal(step(trainer, Full(at), batches), plain)
+    for at in range(first, under.count - 1, every):  # the last reads the loss
+        if at not in under.sums[-2:]:  # of the losses of micro-batches
+            assert_equal(step(trainer, Full(at), batches), plain)
 
 
 @pytest.mark.parametrize("make", [*slow(dpo, reward), sft])

@@ -11,6 +11,7 @@ from marks import slow
 from memory_full import Full
 
 from rlhf_plugins.engine.layers import checkpointing
+from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.room import cached_at_once
 
 from .online_parts import Bases, logged, objective, rolled_out, trainer
@@ -66,6 +67,7 @@ def test_a_training_goes_on_where_neither_samples_nor_steps_fit(
 ) -> None:
     found = trainer(bases(), tmp_path, max_steps=4, gradient_checkpointing=True)
     width = found.model.config.hidden_size
+    layout_of(found.model)  # whose trial has more tokens than fit below
     with Full(most=16 * width):
         found.train()
     assert "generated again for fewer prompts" in caplog.text

@@ -24,6 +24,7 @@ from rlhf_plugins.data.batches.branches import BranchBatch, Layout
 from rlhf_plugins.data.batches.numeric import in_batch
 from rlhf_plugins.data.batches.ranked import Collator, RankedRows, judged
 from rlhf_plugins.engine.compiled import compile_layers
+from rlhf_plugins.engine.out_of_memory import attempted, release_memory
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.weights.loading import without_repacking
 from rlhf_plugins.errors import RunError
@@ -310,8 +311,10 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         by reward; and shows the order of training their losses."""
         if self._scorer is None:
             return
-        scored = on_the_host(self._parts)
-        own = [(each[present.bool()].tolist(), gaps.tolist()) for each, present, gaps in scored]
+        own, _ = attempted(numbers, self._parts)
+        if own is None:  # the gradients are there: only the numbers are read again
+            release_memory()
+            own = numbers(self._parts)
         found = processes.gathered((own, self._observed, self._tokens))
         self._parts, self._observed, self._tokens = [], [], 0
         self._total_train_tokens += sum(tokens for _, _, tokens in found)
@@ -329,6 +332,11 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         if gaps:
             metrics["accuracy"] += [float(gap > 0) for gap in gaps]
             metrics["margin"] += gaps
+
+
+def numbers(parts: list[Scored]) -> list[tuple[list[float], list[float]]]:
+    """The rewards and the gaps of each record."""
+    return [(each[present.bool()].tolist(), gaps.tolist()) for each, present, gaps in on_the_host(parts)]
 
 
 def on_the_host(parts: list[Scored]) -> list[Scored]:
