@@ -16,7 +16,14 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, Qwen3Config, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Qwen3Config,
+    TrainerCallback,
+)
 
 from rlhf_plugins.data.batches.branches import Layout
 from rlhf_plugins.engine import attention
@@ -30,20 +37,30 @@ SHAPES: dict[str, dict[str, Any]] = {  # of Qwen3, as its configurations have th
 }
 WIDE = {"vocab_size": 151936, "head_dim": 128, "num_key_value_heads": 8}
 NARROW = {"vocab_size": 512, "head_dim": 16, "num_key_value_heads": 2}
+ENDS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
 
 
 def random_model(folder: Path, shape: str, device: str) -> Path:
     """Writes a model of random weights, made on the device, and a tokenizer of as many words; once a folder."""
     if (folder / "tokenizer_config.json").exists():
         return folder
-    sizes = {**SHAPES[shape], **(NARROW if shape == "tiny" else WIDE)}
-    ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
-    config = Qwen3Config(**sizes, **ends, tie_word_embeddings=shape != "8B", max_position_embeddings=4096)
+    sizes = {**SHAPES[shape], **(NARROW if shape == "tiny" else WIDE), "max_position_embeddings": 4096}
+    return _written(folder, Qwen3Config(**sizes, **ENDS, tie_word_embeddings=shape != "8B"), device)
+
+
+def windowed_model(folder: Path, window: int, device: str) -> Path:
+    """Writes a small Gemma 3 of random weights whose layers but the last have a sliding window, as `random_model`."""
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
+    heads = {"head_dim": 64, "num_key_value_heads": 1, "sliding_window": window, "vocab_size": 512}
+    return _written(folder, Gemma3TextConfig(**sizes, **heads, **ENDS), device)
+
+
+def _written(folder: Path, config: Any, device: str) -> Path:
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(sizes["vocab_size"])}, unk_token="w2"))
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(config.vocab_size)}, unk_token="w2"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", eos_token="w1", unk_token="w2").save_pretrained(
         folder

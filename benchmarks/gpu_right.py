@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from gpu_lab import Lab
-from gpu_models import Watch, made_for, pairs_on_disk, random_model, text
+from gpu_models import Watch, made_for, pairs_on_disk, random_model, text, windowed_model
 from torch import Tensor
 from transformers import AutoModel, Gemma3TextConfig, LlamaConfig
 
@@ -81,6 +81,22 @@ def layouts(lab: Lab) -> None:
             lab.point(f"{name}, {layout.value}", partial(_compared, model[0], layout, groups, (name, found)))
         model.clear()
         lab.tidy()
+    _windows(lab, groups)
+
+
+def _windows(lab: Lab, groups: list[PromptBranches]) -> None:
+    """The same of sliding windows, which packed rows and generation take; more tokens are there than a window shows."""
+    folder = windowed_model(lab.scratch / "windows", 5 if lab.tiny else 64, lab.device)
+    model = _alike(with_adapter(load_causal(Base(str(folder))), Adapter(r=16), "CAUSAL_LM"))
+    found: dict[str, list[Tensor]] = {}
+
+    def compared(layout: Layout) -> dict[str, Any]:
+        chosen = layout_of(model).value
+        return {"layout": chosen, **_compared(model, layout, groups, ("frozen", found))}
+
+    for layout in (Layout.SEPARATE, Layout.PACKED):
+        lab.point(f"sliding windows, {layout.value}", partial(compared, layout))
+    lab.point("greedy tokens, sliding windows", partial(_greedy, folder))
 
 
 def _ragged(tiny: bool) -> list[PromptBranches]:

@@ -11,6 +11,7 @@ from torch import nn
 CHECKPOINTING = "gradient_checkpointing"  # a flag of each layer that recomputes its activations
 RECOMPUTING = "_gradient_checkpointing_func"  # what such a layer computes by
 FULL, SLIDING = "full_attention", "sliding_attention"
+SHORT = 4  # tokens of a sliding window in a trial
 GATED = ("gate_proj", "up_proj", "down_proj")  # the layers of a gated block, in models that transformers has
 
 
@@ -36,14 +37,14 @@ def attention_windows(config: Any) -> dict[str, int | None]:
 
 
 @contextmanager
-def short_windows(model: Any, tokens: int) -> Iterator[None]:
-    """For the block, the sliding windows of a model have so many tokens at most: a trial's short rows pass them."""
+def short_windows(model: Any) -> Iterator[None]:
+    """For the block, sliding windows of a model have `SHORT` tokens at most, fewer than the rows of a trial."""
     configs = {id(one): one for one in (model.config, model.config.get_text_config())}.values()
     windows = [(one, getattr(one, "sliding_window", None)) for one in (*configs, *model.modules())]
-    longer = [(one, window) for one, window in windows if isinstance(window, int) and window > tokens]
+    longer = [(one, window) for one, window in windows if isinstance(window, int) and window > SHORT]
     try:
         for one, _ in longer:
-            one.sliding_window = tokens
+            one.sliding_window = SHORT
         yield
     finally:
         for one, window in longer:

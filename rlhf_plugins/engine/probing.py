@@ -33,13 +33,13 @@ from rlhf_plugins.engine.varlen import Heads
 logger = logging.getLogger(__name__)
 DESCRIPTIONS = {
     Layout.PACKED: "packed groups, attention span by span",
-    Layout.EITHER: "packed groups, attention in few calls, or one row per group where that costs less",
+    Layout.EITHER: "packed groups, attention in two calls, or one row per group where that costs less",
     Layout.ROWS: "one row per group, under a mask",
     Layout.SEPARATE: "prompts are computed once per response",
 }
 
 TRIED = ((130, 70, 40), (3, 65, 1))  # tokens of prompts and branches: more than a GPU's kernel takes at once
-WINDOW, LONG_WINDOW = 4, 67  # tokens of a sliding window: in the trial of a model, and in that of a kernel
+WINDOW = 67  # tokens of a sliding window for these
 
 
 def layout_of(model: Any, *others: Any) -> Layout:
@@ -95,7 +95,7 @@ def _failure(trunk: Any, layout: Layout) -> str | None:
         try:
             reason = _disagreement(trunk, layout)
             if reason is None and SLIDING in attention_types(trunk.config):
-                with short_windows(trunk, WINDOW):
+                with short_windows(trunk):
                     reason = _disagreement(trunk, layout)
         except Exception as failure:  # an architecture may refuse the mask with any exception, a device the kernel
             if inconclusive(failure):
@@ -192,7 +192,7 @@ def _kernel_error(heads: Heads, device: torch.device) -> float:
     shapes = [(1, count, tokens, heads.width) for count in (heads.queries, heads.keys, heads.keys, heads.queries)]
     q, k, v, grad = (torch.randn(shape, generator=draw).to(device, heads.dtype) for shape in shapes)
     packed: attention.PackedRow = packed_mask(batch).packed  # type: ignore[attr-defined]
-    window, at = LONG_WINDOW if heads.windowed else None, batch.position_ids[0]
+    window, at = WINDOW if heads.windowed else None, batch.position_ids[0]
     visible = batch.visible() if window is None else batch.visible() & (at.unsqueeze(1) - at < window)
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         q, k, v = (each.clone().requires_grad_() for each in (q, k, v))

@@ -121,10 +121,10 @@ def _killed(
     start: Start, command: Sequence[str], folder: Path, after: Sequence[float], say: Callable[[str], None]
 ) -> list[str]:
     """Runs it to its end, killed so many seconds after each start; returns the stages in which it was killed."""
-    place, killed_in = folder / "run", list[str]()
+    place, killed_in, times = folder / "run", list[str](), iter(after)
     while True:
         again = ["--resume"] if (place / STATUS).exists() else []
-        ends = _run(start, [*again, *command], folder, dict(enumerate(after)).get(len(killed_in)))
+        ends = _run(start, [*again, *command], folder, next(times, None))
         if ends.code == 0:
             return killed_in
         killed_in.append(RunFolder(place).status().get("stage") or AFTER_STAGES)

@@ -25,7 +25,6 @@ from rlhf_plugins.engine.static.slots import Slots
 logger = logging.getLogger(__name__)
 GRADIENTS = "make_inputs_require_grad"  # a hook of transformers and PEFT for recomputed activations
 TOKENS = 6  # of each response of the trial
-WINDOW = 4  # tokens of a sliding window in the trial, which its rows pass
 _SAID: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
@@ -87,7 +86,7 @@ def _trial(model: Any) -> str | None:
     ids = probe_ids(trunk_of(model), 24)
     prompts = [tuple(ids[:8]), tuple(ids[3:8]), tuple(ids[:8]), tuple(ids[9:10])]
     try:
-        with short_windows(model, WINDOW):
+        with short_windows(model):
             found, responses, cached = _over_slots(model, prompts)
             expected = [_plain(model, [*prompt, *made]) for prompt, made in zip(prompts, responses, strict=True)]
     except Exception as error:  # an architecture may refuse the cache or the mask with any exception

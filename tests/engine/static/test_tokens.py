@@ -15,7 +15,7 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine import decoding, pretending
 from rlhf_plugins.engine.cpu.decoding import NOT_FINITE
 from rlhf_plugins.engine.decoding import own_decoding_loop
-from rlhf_plugins.engine.layers import attention_windows
+from rlhf_plugins.engine.layers import SHORT, attention_windows
 from rlhf_plugins.engine.sampler_log_probs import noted_log_probs
 from rlhf_plugins.engine.static import loop, slots, trial
 from rlhf_plugins.engine.weights.loading import load_causal, with_adapter
@@ -200,7 +200,7 @@ def test_a_trial_sees_a_window_that_is_wrong(causal: Causal, monkeypatch: pytest
     assert "was given another mask" in str(trial.obstacle_of(named))
     assert "changes its logits by" in str(trial.obstacle_of(unnamed))
     assert {named.config.sliding_window, named.model.layers[0].self_attn.sliding_window} == {before}
-    assert before > trial.WINDOW
+    assert before > SHORT
 
 
 def _shifted(slots: Any, at: Any, last: Any, prompts: Any, numbers: Any) -> None:

@@ -92,7 +92,7 @@ def by_conversation(every: Sequence[Scored]) -> list[Scored]:
     turns: dict[Hashable, list[str]] = {}
     for prompt in dict.fromkeys(prompt for one in every for prompt in one.scores):
         turns.setdefault(_conversation(prompt), []).append(prompt)
-    shared: dict[str, list[str]] = {}  # the prompt that stands for a conversation -> those that count
+    shared: dict[str, list[str]] = {}  # the prompt that is kept of a conversation -> those that count
     for prompts in turns.values():
         both = [prompt for prompt in prompts if all(prompt in one.scores for one in every)] or prompts[:1]
         shared[both[0]] = both[:1] if every[0].looks else both
