@@ -85,6 +85,7 @@ from rlhf_plugins.errors import (
 from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
+    from rlhf_plugins.arithmetic.intervals import mean_interval
     from rlhf_plugins.arithmetic.scored import wilson_interval
     from rlhf_plugins.contract.carry import Carry
     from rlhf_plugins.data.convert import strict_pairs
@@ -208,6 +209,7 @@ __all__ = [
     "load_policy",
     "load_reward_function",
     "load_reward_model",
+    "mean_interval",
     "mix",
     "nearest",
     "nearest_path",
@@ -246,6 +248,7 @@ _LAZY = {
     "load_policy": "rlhf_plugins.saved.reload",
     "load_reward_function": "rlhf_plugins.saved.reload",
     "load_reward_model": "rlhf_plugins.saved.reload",
+    "mean_interval": "rlhf_plugins.arithmetic.intervals",
     "mix": "rlhf_plugins.engine.mixture",
     "open_run": "rlhf_plugins.run.files.record",
     "read_options": "rlhf_plugins.recipe.public",

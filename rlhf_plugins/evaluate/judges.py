@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlhf_plugins.arithmetic.intervals import share_interval
 from rlhf_plugins.arithmetic.scored import larger
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.records import Verdict
 from rlhf_plugins.contract.rows import GoldReward, Group, Samples, Text
 from rlhf_plugins.data.turns import as_text
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.statistics import finite, share_interval
+from rlhf_plugins.evaluate.statistics import finite
 from rlhf_plugins.reward_models.handle import RewardHandle, rewards
 
 if TYPE_CHECKING:

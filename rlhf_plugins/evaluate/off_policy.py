@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf_plugins.arithmetic.intervals import mean_interval
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Data, Samples, Text
 from rlhf_plugins.data.batches.tokens import RowEncoder
 from rlhf_plugins.data.fields import key
 from rlhf_plugins.errors import DataError, RunError
-from rlhf_plugins.evaluate.statistics import finite, mean_interval
+from rlhf_plugins.evaluate.statistics import finite
 from rlhf_plugins.report.words import FEWEST
 
 PROMPTS, TOKENS = 64, 128  # that are looked at; and of each response, its first ones
@@ -34,8 +35,9 @@ def off_policy(policy: Policy, data: Data, encoder: RowEncoder, seed: int = 0) -
 
     For each of 64 training prompts at most, drawn by the seed: the mean log-probability of a token of one response
     that the policy samples at temperature 1, minus that of a token of the prompt's rows, whose responses count
-    alike. Both are of the first 128 tokens of a response. The interval is a bootstrap over prompts. For a prompt with
-    rows that the policy cannot read, or without room, another one is drawn, 640 in all at most; those are counted.
+    alike. Both are of the first 128 tokens of a response. The interval is that of `mean_interval` over prompts. For a
+    prompt with rows that the policy cannot read, or without room, another one is drawn, 640 in all at most; those are
+    counted.
 
     Raises:
         RunError: the policy cannot be sampled, or a log-probability is not finite.

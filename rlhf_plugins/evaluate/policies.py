@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_plugins.arithmetic.intervals import Interval, mean_interval
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import (
-    Interval,
     distinct,
-    mean_interval,
     normalised,
     paired,
 )

@@ -1,52 +1,16 @@
-"""Means with their uncertainty. It knows numbers, not what was measured."""
+"""How scores compare on the same prompts, and shares of a report. It knows numbers, not what was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from rlhf_plugins.arithmetic.scored import larger, unanimous
+from rlhf_plugins.arithmetic.intervals import mean_interval, share_interval
+from rlhf_plugins.arithmetic.scored import larger
 from rlhf_plugins.errors import RunError
-
-RESAMPLES = 2000
-
-
-class Interval(NamedTuple):
-    """A mean and its 95% confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def mean_interval(values: np.ndarray, seed: int = 0) -> Interval:
-    """The mean with its bias-corrected bootstrap interval (Efron 1987, BCa); degenerate where all values are equal.
-
-    Args:
-        values: (n,) one number an independent unit, such as a prompt; n >= 1.
-        seed: of the resampling.
-    """
-    mean = float(np.mean(values))
-    if np.ptp(values) == 0:
-        return Interval(mean, mean, mean)
-    found: Any = stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(seed), vectorized=True
-    ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high))
-
-
-def share_interval(values: np.ndarray, least: float = 0.0) -> Interval:
-    """As `mean_interval`, of shares from 0 to 1; where all are equal, at 100% say, Wilson's (1927) instead of no width.
-
-    Args:
-        values: (n,) one share an independent unit, such as whether a prompt is won; n >= 1.
-        least: the smallest possible one: -1 of differences of shares.
-    """
-    mean = float(np.mean(values))
-    return Interval(mean, *unanimous(mean, len(values), least)) if np.ptp(values) == 0 else mean_interval(values)
 
 
 def finite(scores: Sequence[float], what: str) -> np.ndarray:

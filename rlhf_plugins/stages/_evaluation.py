@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from rlhf_plugins.arithmetic.intervals import Interval, mean_interval
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
@@ -23,7 +24,6 @@ from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.judges import LIKELIHOOD, PairJudge, ScoreJudge, log_likelihoods, perplexity
 from rlhf_plugins.evaluate.policies import Judged, best_of, best_of_kl, complete, cut_share, measure, sequence_kls
-from rlhf_plugins.evaluate.statistics import Interval, mean_interval
 from rlhf_plugins.report.words import called
 from rlhf_plugins.reward_models.handle import reward_handle
 from rlhf_plugins.stages._tasks import Tasks

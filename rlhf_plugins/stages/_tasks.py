@@ -11,10 +11,10 @@ from rlhf_plugins.contract.run import Section
 from rlhf_plugins.report.words import TASKS, wide
 
 if TYPE_CHECKING:
+    from rlhf_plugins.arithmetic.intervals import Interval
     from rlhf_plugins.contract.handles import Policy
     from rlhf_plugins.contract.run import Run
     from rlhf_plugins.contract.run_kinds import Task
-    from rlhf_plugins.evaluate.statistics import Interval
 
 
 class Tasks:
@@ -69,7 +69,7 @@ class Tasks:
 
 
 def _interval(values: np.ndarray, least: float = 0.0) -> Interval:
-    from rlhf_plugins.evaluate.statistics import share_interval
+    from rlhf_plugins.arithmetic.intervals import share_interval
 
     return share_interval(values, least)
 

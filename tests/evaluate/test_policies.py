@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torch import tensor
 
+from rlhf_plugins.arithmetic.intervals import Interval
 from rlhf_plugins.contract.records import Prediction, Verdict
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.errors import RunError
@@ -23,7 +24,6 @@ from rlhf_plugins.evaluate.policies import (
     measure,
     sequence_kls,
 )
-from rlhf_plugins.evaluate.statistics import Interval
 from rlhf_plugins.reward_models.handle import RewardHandle
 
 SAMPLES = Samples(["p", "q", "r"], ["a b a", "c", ""], [[1], [2], [3]], [[4, 5, 4, 0], [6, 0], [0]])

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from rlhf_plugins import Evaluation, RunError, RunRecord, open_run
+from rlhf_plugins import Evaluation, RunError, RunRecord, mean_interval, open_run
 
 Words = dict[str, Any]
 OLD, NEW, UPDATED = "on_old", "on_new", "updated"
@@ -141,10 +140,8 @@ def changes(record: RunRecord) -> list[Change]:
 
 def _change(title: str, evaluation: Evaluation) -> Change:
     before, after = (np.asarray(evaluation.scores[name]) for name in (evaluation.reference, UPDATED))
-    gains = after - before
-    mean, error = float(gains.mean()), float(stats.sem(gains))
-    low, high = stats.t.interval(0.95, len(gains) - 1, mean, error) if error else (mean, mean)
-    return Change(title, len(gains), float(before.mean()), mean, float(low), float(high), evaluation.judge)
+    found = mean_interval(after - before)
+    return Change(title, len(after), float(before.mean()), *found, evaluation.judge)
 
 
 def _stage(record: RunRecord, name: str) -> Words:

@@ -65,14 +65,15 @@ def _finite(judged: Evaluation, name: str) -> np.ndarray:
 
 def _difference(judged: Evaluation, name: str, other: str) -> dict[str, float]:
     """The mean paired difference of the first from the second on the same prompts."""
-    from rlhf_plugins.evaluate.statistics import mean_interval
+    from rlhf_plugins.arithmetic.intervals import mean_interval
 
     return mean_interval(_finite(judged, name) - _finite(judged, other))._asdict()
 
 
 def _row(evaluation: Evaluation, name: str) -> dict[str, Any]:
     """A policy's row from scores alone, as `report.schema.PolicyReport` has it."""
-    from rlhf_plugins.evaluate.statistics import mean_interval, paired
+    from rlhf_plugins.arithmetic.intervals import mean_interval
+    from rlhf_plugins.evaluate.statistics import paired
 
     scores, reference = (_finite(evaluation, who) for who in (name, evaluation.reference))
     row = {"gold": mean_interval(scores)._asdict(), "n": len(scores)}

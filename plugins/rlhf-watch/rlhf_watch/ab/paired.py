@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+import rlhf_plugins
+
 Numbers = NDArray[np.float64]
 RESAMPLES = 9999
 NUMBERS_AT_ONCE = 1_000_000  # of all resamples that are in memory together
@@ -102,19 +104,8 @@ def at_once(size: int) -> int:
 
 
 def mean_interval(differences: Numbers, seed: int = 0) -> Interval:
-    """Of the mean difference: the wider of the bias-corrected bootstrap's (Efron 1987) and Student's.
-
-    The bootstrap alone is too narrow for few numbers: of three it holds the truth in 69%. One point where all are
-    equal; NaN for a single number, which says nothing of how much they differ.
-    """
-    if len(differences) < 2:
-        return UNKNOWN
-    if np.ptp(differences) == 0:
-        return Interval(*[float(differences.mean())] * 2)
-    options: dict[str, Any] = {"n_resamples": 2000, "batch": at_once(len(differences))}
-    found: Any = stats.bootstrap((differences,), np.mean, rng=np.random.default_rng(seed), **options)
-    by_resampling = Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
-    return wider(by_resampling, students(float(differences.mean()), float(stats.sem(differences)), len(differences)))
+    """Of the mean difference, as `rlhf_plugins.mean_interval`; NaN for one number, which says nothing of others."""
+    return Interval(*rlhf_plugins.mean_interval(differences, seed)[1:]) if len(differences) > 1 else UNKNOWN
 
 
 def students(mean: float, error: float, count: int) -> Interval:

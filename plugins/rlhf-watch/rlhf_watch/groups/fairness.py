@@ -41,7 +41,7 @@ class Groups:
 
 
 def by_group(names: Sequence[str], values: Sequence[float], seed: int = 0) -> Groups:
-    """Compares groups; shares (0, 1/2 and 1) have Wilson's interval, other numbers the bootstrap's.
+    """Compares groups; shares (0, 1/2 and 1) have Wilson's interval, other numbers that of `mean_interval`.
 
     The test permutes the rows and looks at the largest shortfall of any group, so that it may pick the worst one
     (Westfall and Young 1993). Raises DataError for fewer than two groups, and for numbers that are not finite.

@@ -1,0 +1,65 @@
+"""Means of independent numbers with their 95% intervals. It knows numbers, not what was measured."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from rlhf_plugins.arithmetic.scored import unanimous
+
+RESAMPLES = 2000
+MANY = 2000  # values above which BCa, whose jackknife is quadratic, is slow and corrects next to nothing
+AT_ONCE = 1_000_000  # numbers of all resamples that are in memory together
+ROUNDING = 1e-12  # relative to the values
+
+
+class Interval(NamedTuple):
+    """A mean and its 95% confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_interval(values: np.ndarray, seed: int = 0) -> Interval:
+    """The `mean`, and `low` and `high`, the ends of the wider of two 95% intervals.
+
+    They are the lower of the two lower ends and the higher of the two upper ends. One interval is the bias-corrected
+    bootstrap's (Efron 1987, BCa; of more than 2000 values the percentiles), which follows skewed values but is too
+    narrow for few: of 10 normal ones it holds the mean in 90%. The other is Student's (1908), which is exact for
+    normal values, however few. Of 10 exponential values both together hold the mean in 91%.
+
+    Both ends are the mean where there is one value, or all are equal but for rounding.
+
+    Args:
+        values: (n,) one number for each independent unit, such as a prompt; n >= 1.
+        seed: of the resampling.
+    """
+    mean = float(np.mean(values))
+    if _equal(values):
+        return Interval(mean, mean, mean)
+    method = "BCa" if len(values) <= MANY else "percentile"
+    options: dict[str, Any] = {"n_resamples": RESAMPLES, "batch": max(1, AT_ONCE // len(values)), "method": method}
+    drawn: Any = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(seed), **options).confidence_interval
+    wide = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return Interval(mean, min(float(drawn.low), mean - wide), max(float(drawn.high), mean + wide))
+
+
+def share_interval(values: np.ndarray, least: float = 0.0) -> Interval:
+    """As `mean_interval`, of shares from `least` to 1 and within them; where all are equal, Wilson's (1927).
+
+    Args:
+        values: (n,) one share for each independent unit, such as whether a prompt is won; n >= 1.
+        least: the smallest possible one: -1 of differences of shares.
+    """
+    if _equal(values):
+        mean = float(np.mean(values))
+        return Interval(mean, *unanimous(mean, len(values), least))
+    mean, low, high = mean_interval(values)
+    return Interval(mean, max(low, least), min(high, 1.0))
+
+
+def _equal(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
