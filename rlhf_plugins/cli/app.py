@@ -136,8 +136,10 @@ def run(
     """Run a recipe and write its report."""
     if launch is not None:
         _launch(launch)
-    from rlhf_plugins.recipe.check import named_files
+    from rlhf_plugins.recipe.check import find, named_files
     from rlhf_plugins.registry.trust import ask
+
+    find(recipe)  # what is not there is said before seconds of imports
     from rlhf_plugins.run.run import run_recipe
 
     ask(named_files(recipe, overrides or ()), True, None, recipe)  # who runs it trusts it
@@ -173,10 +175,11 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, trust_plugins: Tr
     from rlhf_plugins.recipe.check import load_recipe, named_files, several
     from rlhf_plugins.recipe.course import courses
     from rlhf_plugins.registry.trust import ask
-    from rlhf_plugins.run.ahead import Ahead
 
     ask(named_files(recipe, overrides or ()), trust_plugins, confirmed(), recipe)
-    members = several(recipe, overrides or ())
+    members = several(recipe, overrides or ())  # raises what needs no import of seconds
+    from rlhf_plugins.run.ahead import Ahead
+
     found = courses(load_recipe(recipe, overrides or (), ahead=(ahead := Ahead())))
     count = "1 stage" if len(found) == 1 else f"{len(found)} stages"
     times = f"{len(members)} times " if members else ""

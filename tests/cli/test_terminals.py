@@ -42,6 +42,17 @@ def test_an_error_on_a_terminal_of_few_letters_is_no_traceback(tmp_path: Path) -
     assert ".yaml:1: no such file, nor a bundled recipe of that name" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_recipe_that_is_not_there_is_refused_before_anything_heavy_is_imported(command: str) -> None:
+    code = (
+        "import sys\nfrom rlhf_plugins.cli.app import app\n"
+        f"app(['{command}', 'no.yaml'], standalone_mode=False)\nprint({{'torch', 'trl'}} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "no such file, nor a bundled recipe of that name" in done.stderr
+    assert done.stdout == "set()\n"
+
+
 @pytest.mark.slow
 def test_a_terminal_of_few_letters_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "ä.yaml").write_text("base: sandbox\ndata: {format: sandbox}\nstages: [sft]\n")
