@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 TYPED := $(wildcard rlhf_plugins benchmarks pytest_rlhf_plugins.py plugins/*/rlhf_*)
 
+# Some containers set it. Every process would compile torch, transformers and our own modules again: 10 s each.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A process for each core, at most 8: each takes 1 GB of memory and imports all libraries.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 WORKERS ?= $(shell echo $$(($(CORES) < 8 ? $(CORES) : 8)))
