@@ -46,6 +46,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--about", type=_plain, metavar="WORD", help=text)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts what the workers share, before they are."""
+    if config.getoption("numprocesses", None) and hasattr(os, "fork") and not hasattr(config, "workerinput"):
+        from warm import Shared
+
+        config.add_cleanup(Shared().close)
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leaves other files unread: to import all of them takes longer than to run the tests of a loss."""
     word = config.getoption("about")
@@ -95,9 +103,9 @@ def chromium() -> Iterator[Any]:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Lets the kit import packages in forks of one process that has imported what comes before a package."""
     if imports := sys.modules.get("rlhf_plugins.testing.imports"):
-        from warm import Warm
+        from warm import FEW, Warm
 
-        warm = Warm(libraries=("numpy", "pydantic.json_schema", "scipy.optimize", "scipy.stats", "torch"))
+        warm = Warm(libraries=FEW)
         session.config.add_cleanup(warm.close)
         imports._printed = partial(_printed, warm)
 

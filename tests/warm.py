@@ -1,6 +1,7 @@
 """Runs Python's command lines in forks of a process that has imported the libraries, so that each takes no seconds.
 
-As a script it is that process. It imports nothing of ours, so that a command finds what is installed when it runs.
+As a script it is that process, of one test process or of all workers. It imports nothing of ours, so that a command
+finds what is installed when it runs.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import logging
 import os
 import runpy
+import select
+import shutil
 import site
 import socket
 import subprocess
@@ -29,12 +33,44 @@ LIBRARIES = [
 ]
 
 
+FEW = ["numpy", "pydantic.json_schema", "scipy.optimize", "scipy.stats", "torch"]  # what comes before a package
+SHARED = "RLHF_TESTS_WARM"  # the folder of the sockets at which the workers share processes
+
+
+class Shared:
+    """A process for all workers with each of these libraries, which it imports when the first worker asks."""
+
+    def __init__(self) -> None:
+        self._folder = os.environ[SHARED] = tempfile.mkdtemp()
+        self._processes = [self._started(libraries) for libraries in (LIBRARIES, FEW)]
+
+    def _started(self, libraries: Sequence[str]) -> subprocess.Popen[bytes]:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(_place(self._folder, libraries))
+            listener.listen()
+            command = [sys.executable, __file__, str(listener.fileno()), *libraries]
+            return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for process in self._processes:
+            process.communicate()
+        shutil.rmtree(self._folder)
+        del os.environ[SHARED]
+
+
+def _place(folder: str, libraries: Sequence[str]) -> str:
+    """Of the socket of the process with these libraries, by their number."""
+    return os.path.join(folder, str(len(libraries)))
+
+
 class Warm:
     """An interpreter: a call is `python WORDS`, where the first of the words is -m, -c or a file."""
 
     def __init__(self, python: str | Path = sys.executable, libraries: Sequence[str] = LIBRARIES) -> None:
         self._python, self._libraries = str(python), libraries
         self._process: subprocess.Popen[str] | None = None
+        self._pipes: tuple[IO[str], IO[str]] | None = None
 
     def __call__(
         self, *words: str, cwd: Path | None = None, path: tuple[Path, ...] = (), env: Mapping[str, str] = os.environ
@@ -63,35 +99,75 @@ class Warm:
         self, words: Sequence[str], cwd: Path | None, environments: Sequence[Mapping[str, str]]
     ) -> list[subprocess.CompletedProcess[str]]:
         """What came of the same words in each environment, all at once."""
-        if self._process is None:
-            pipe = subprocess.PIPE
-            self._process = subprocess.Popen(
-                [self._python, __file__, *self._libraries], stdin=pipe, stdout=pipe, text=True
-            )
-        asked, answered = self._process.stdin, self._process.stdout
-        assert asked is not None
-        assert answered is not None
+        if self._pipes is None:
+            self._pipes = self._opened()
+        asked, answered = self._pipes
         asked.write(json.dumps([words, str(cwd or Path.cwd()), environments]) + "\n")
         asked.flush()
         return [subprocess.CompletedProcess(words, *one) for one in json.loads(answered.readline())]
 
+    def _opened(self) -> tuple[IO[str], IO[str]]:
+        """Where a process that has imported the libraries reads and writes."""
+        if SHARED in os.environ and self._python == sys.executable:
+            with socket.socket(socket.AF_UNIX) as shared:
+                shared.connect(_place(os.environ[SHARED], self._libraries))
+                return shared.makefile("w"), shared.makefile("r")
+        pipe = subprocess.PIPE
+        command = [self._python, __file__, "", *self._libraries]
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
+
     def close(self) -> None:
-        """Ends the process that has imported the libraries."""
+        """Ends the process that has imported the libraries, or the part of it that answers here."""
+        for pipe in self._pipes or ():
+            pipe.close()
         if self._process is not None:
-            self._process.communicate()
+            self._process.wait()
 
 
 def main() -> None:
-    """Answers a line of words, folder and environments with a line of exit codes and what was printed."""
-    for name in sys.argv[1:]:
+    """Answers on its own pipes, or where it is given a socket each worker that connects there."""
+    listener, *libraries = sys.argv[1:]
+    if listener:
+        _share(socket.socket(fileno=int(listener)), libraries)
+    else:
+        _import(libraries)
+        _answer(sys.stdin, sys.stdout)
+
+
+def _import(libraries: Sequence[str]) -> None:
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # as `rlhf` does
+    for name in libraries:
         module, _, attribute = name.partition(":")
         getattr(importlib.import_module(module), attribute or "__name__")
     gc.collect()
     gc.freeze()
-    while line := sys.stdin.readline():
+
+
+def _share(listener: socket.socket, libraries: Sequence[str]) -> None:
+    """Answers each that connects in a fork of its own, until standard input ends."""
+    known = False
+    while listener in select.select([listener, sys.stdin], [], [])[0]:
+        worker, _ = listener.accept()
+        if not known:
+            _import(libraries)
+            known = True
+        if not os.fork():
+            listener.close()
+            with worker, worker.makefile("r") as asked, worker.makefile("w") as answered:
+                _answer(asked, answered)
+            os._exit(0)
+        worker.close()
+
+
+def _answer(asked: IO[str], answered: IO[str]) -> None:
+    """A line of exit codes and what was printed to each line of words, folder and environments."""
+    while line := asked.readline():
         words, cwd, environments = json.loads(line)
         started = [_started(words, cwd, environment) for environment in environments]
-        print(json.dumps([_ended(*one) for one in started]), flush=True)
+        print(json.dumps([_ended(*one) for one in started]), file=answered, flush=True)
 
 
 def _started(words: list[str], cwd: str, environment: dict[str, str]) -> tuple[int, IO[str], IO[str]]:
