@@ -31,18 +31,24 @@ class Noted(StoppingCriteria):
 
 
 @contextmanager
-def noted_log_probs(model: Any, temperature: float) -> Iterator[list[list[float]]]:
+def noted_log_probs(model: Any, temperature: float | None) -> Iterator[list[list[float]]]:
     """For the block, what `model.generate` samples is noted: a list of nats for each row, in the order of the calls.
 
-    They are of the logits at the temperature, before `top_p` and the like, and go on behind a response's end. Hooks
-    that change the logits and were there before are heard. A call that fails, or searches with beams, leaves nothing.
+    They are of the logits at the temperature, before `top_p` and the like, and go on behind a response's end. Each
+    step must be one pass and draw one token: no beams, no guidance. Hooks that change the logits and were there before
+    are heard. A call that fails leaves nothing.
+
+    Args:
+        model: a causal language model.
+        temperature: divides the logits; None notes nothing.
     """
+    if temperature is None:
+        yield []
+        return
     inner = inner_of(model)
     own, before, found = model.generate, vars(model).get("generate"), list[list[float]]()
 
     def generate(*args: Any, stopping_criteria: Any = None, **options: Any) -> Any:
-        if getattr(options.get("generation_config"), "num_beams", None) not in (None, 1):
-            return own(*args, stopping_criteria=stopping_criteria, **options)
         noted = Noted(temperature)
         hook = inner.register_forward_hook(noted.hear)
         try:

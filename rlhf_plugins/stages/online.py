@@ -18,8 +18,8 @@ from rlhf_plugins.stages._course import of_rollouts
 from rlhf_plugins.stages._left import leave
 from rlhf_plugins.stages._of_grpo import OF_GRPO_CONFIG, UNREAD
 from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, sampling, tried
+from rlhf_plugins.trainers.ppo import sampling as options_of_sampling
 from rlhf_plugins.trainers.ppo.options import (
-    PLAIN,
     Exploration,
     Oversight,
     Table,
@@ -126,7 +126,9 @@ class Online(
             raise ValueError("fallback: a second reward goes with `abstained: fallback`; write both or neither")
         self._check_turns()
         self._check_correction()
-        cut = [name for name, plain in PLAIN.items() if self.trainer.get(name, plain) != plain]
+        if reason := options_of_sampling.refusal(self.trainer, self.setting("temperature")):
+            raise ValueError(f"trainer.{reason}")
+        cut = [*options_of_sampling.reshaping(self.trainer), *["use_vllm"] * bool(self.trainer.get("use_vllm"))]
         if self.exploration and cut:
             raise ValueError(f"exploration: with trainer.{cut[0]} something else is sampled; leave one of them out")
 

@@ -145,6 +145,14 @@ BROKEN = {
         stage("{stage: online, exploration: {}, trainer: {top_k: 5}}"),
         "4: stages.0: exploration: with trainer.top_k something else is sampled",
     ),
+    "a text that ends responses": (
+        stage("{stage: online, trainer: {generation_kwargs: {stop_strings: [x]}}}"),
+        "4: stages.0: trainer.generation_kwargs: stop_strings ends responses with a text",
+    ),
+    "two temperatures": (
+        stage("{stage: online, trainer: {generation_kwargs: {temperature: 0.5}}}"),
+        "4: stages.0: trainer.generation_kwargs: a temperature of 0.5 would sample from another policy",
+    ),
     "a value's adapter without one": (
         stage("{stage: online, reward: gold, value: {adapter: {}}}") + "adapter: none\n",
         "4: stages.0: value.adapter: needs the recipe's `adapter`",

@@ -83,10 +83,3 @@ def test_calls_follow_one_another_and_one_that_fails_leaves_nothing(tmp_path: Pa
     assert noted == first * 2
     assert "generate" not in vars(model)
     assert not model.get_base_model()._forward_hooks
-
-
-def test_a_search_with_beams_samples_no_token(tmp_path: Path) -> None:
-    model = policy(tmp_path)
-    with noted_log_probs(model, 1.0) as noted:
-        assert sampled(model, num_beams=2).shape == (2, 7)
-    assert noted == []

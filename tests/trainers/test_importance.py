@@ -57,14 +57,17 @@ def test_how_far_another_sampler_is_by_hand() -> None:
     kl = (math.exp(0.25) - 1 - 0.25 + math.exp(0.75) - 1 - 0.75) / 2
     expected = {"sampling/kl": kl, f"{importance.SAMPLER}/mean": 0.5, f"{importance.SAMPLER}/max": 0.75}
     nats = [[-1.25, None], [-9.0], [-1.25]]
-    assert importance.compared(nats, found, None) == pytest.approx(expected)
+    assert importance.compared(nats, found, objective()) == pytest.approx(expected)
     assert found.importance is None
     weights = [math.exp(0.25), math.exp(0.75)]
     ratios = {"min": 1, "mean": (weights[0] + 1 + weights[1]) / 3, "max": weights[1]}
     expected |= {f"{importance.WEIGHTS}/{name}": value for name, value in ratios.items()}
-    assert importance.compared(nats, found, Correction("token_truncate", None, 3.0)) == pytest.approx(expected)
+    aim = objective(correction=Correction("token_truncate", None, 3.0))
+    assert importance.compared(nats, found, aim) == pytest.approx(expected)
     torch.testing.assert_close(found.importance, tensor([[weights[0], 1.0], [weights[1], 1.0]]))
-    assert importance.compared([[None, None], [-9.0], [None]], found, None) == {}
+    assert importance.compared([[None, None], [-9.0], [None]], found, objective()) == {}
+    apart = {name: value for name, value in expected.items() if name.startswith(importance.SAMPLER)}
+    assert importance.compared(nats, found, objective(reshaped=["top_p"])) == pytest.approx(apart)
 
 
 @pytest.mark.parametrize("weights", [[[0.5, 2.0], [3.0, 7.0]], [[0.5], [3.0]]], ids=["tokens", "responses"])

@@ -43,7 +43,7 @@ from rlhf_plugins.trainers.online.metrics import Updates, note_completions, of_c
 from rlhf_plugins.trainers.online.rewards import ForTRL, OneReward, RewardFunctions, columns_of, name_of
 from rlhf_plugins.trainers.online.state import KeepsRollout
 from rlhf_plugins.trainers.online.way import OnlineOptions, check, ends_asked, objective_of, obstacle_of
-from rlhf_plugins.trainers.ppo import importance, oversight, step
+from rlhf_plugins.trainers.ppo import importance, oversight, sampling, step
 from rlhf_plugins.trainers.ppo.constraint import constrain
 from rlhf_plugins.trainers.ppo.critic import Critic, without_critic
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
@@ -127,6 +127,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         self._asked = RewardFunctions(self) if reward is None else OneReward(reward)
         fallback = None if own.fallback is None else handle_of(own.fallback).given(self._policy_tokens)
         aim = self._objective = objective_of(args, own, self._asked, fallback)
+        sampling.warn(aim.reshaped)
         self._kl_coef = aim.kl.coef if aim.kl else 0.0  # of the next rollout
         self._own_parts = bool(own.asked)  # whether GRPOConfig does not say all of the objective
         clip = self.epsilon_low, self.epsilon_high
@@ -280,7 +281,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
             found = super()._generate(prompts)
             self._prompt_ids = found[0]
             return found
-        with noted_log_probs(self.model, self.temperature) as noted:
+        with noted_log_probs(self.model, None if self._objective.reshaped else self.temperature) as noted:
             found = super()._generate(prompts)
         self._prompt_ids, ids = found[0], found[1]
         nats = noted or found[4] or [[None] * len(each) for each in ids]
@@ -316,7 +317,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         if self._critic:
             take_over_weights(self)  # of its head, which learned the unit of the returns
         numbers |= self._log.add(rollout, self.state.global_step)
-        numbers |= importance.compared(self.sampler_log_probs, rollout, self._objective.correction)
+        numbers |= importance.compared(self.sampler_log_probs, rollout, self._objective)
         self._note(**(self._theirs.without_these(numbers) if self._theirs else numbers))
         note_completions(self, rollout, self._asked.each[list(rollout.rewards.places)], self.reward_func_names)
         if self._objective.kl is not None:

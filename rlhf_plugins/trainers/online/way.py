@@ -14,10 +14,10 @@ from rlhf_plugins.contract.run_kinds import Environment, EnvironmentFunction, Re
 from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import acting, unusual_adapter, unusual_launch
+from rlhf_plugins.trainers.ppo import sampling
 from rlhf_plugins.trainers.ppo.dropout import dropout, random_router
 from rlhf_plugins.trainers.ppo.importance import Correction
 from rlhf_plugins.trainers.ppo.options import (
-    PLAIN,
     Exploration,
     Objective,
     Oversight,
@@ -115,15 +115,11 @@ def _check_sampling(own: OnlineOptions, args: trl.GRPOConfig) -> None:
             f"{named(own.advantage) if own.advantage else 'grpo'} compares the responses to a prompt: "
             f"num_generations is {args.num_generations}, and it needs {fewest} or more"
         )
-    asked = (args.generation_kwargs or {}).get("temperature", args.temperature)
-    if asked != args.temperature:
-        raise RunError(
-            f"generation_kwargs: a temperature of {asked} would sample from another policy than the one that learns, "
-            "at args.temperature; write it there"
-        )
+    if reason := sampling.refusal(vars(args), args.temperature):
+        raise RunError(reason)
     if own.environment is not None and (reason := no_conversations(own.advantage, args.use_vllm)):
         raise RunError(f"environment= {reason}")
-    cut = [name for name, value in PLAIN.items() if getattr(args, name) != value]
+    cut = [*sampling.reshaping(vars(args)), *["use_vllm"] * args.use_vllm]
     if own.exploration and cut:
         raise RunError(
             f"exploration: with {cut[0]} responses would not be sampled from the mixture; leave {cut[0]} out"
@@ -151,6 +147,7 @@ def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback:
         kl=acting(own.kl or term) if own.kl or term else None,
         weighs_kl=own.kl is None and args.use_bias_correction_kl,
         correction=Correction.of(args),
+        reshaped=sampling.reshaping(vars(args)),
         shaping=list(map(acting, own.shaping)),
         value=own.value or Value(),
         entropy_coef=args.entropy_coef,

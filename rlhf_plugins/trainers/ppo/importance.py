@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from rlhf_plugins.trainers.ppo.options import Objective
     from rlhf_plugins.trainers.ppo.rollout import Experience
 
 SAMPLER, SAMPLER_KL = "sampling/sampling_logp_difference", "sampling/kl"
@@ -77,9 +78,7 @@ def apart(log_probs: Sequence[Sequence[float | None]], rollout: Experience) -> T
     return (rollout.log_probs - theirs).masked_fill(~rollout.mask, torch.nan)
 
 
-def compared(
-    log_probs: Sequence[Sequence[float | None]], rollout: Experience, correction: Correction | None
-) -> Mapping[str, float]:
+def compared(log_probs: Sequence[Sequence[float | None]], rollout: Experience, aim: Objective) -> Mapping[str, float]:
     """Numbers of how far what sampled a rollout is from what learns; where there is a correction it gets its weights.
 
     KL(q || p) is the mean of p/q - 1 - log p/q over the tokens (k3 of Schulman 2020). The others have TRL's names.
@@ -87,16 +86,17 @@ def compared(
     Args:
         log_probs: see `apart`.
         rollout: of the responses that are learned from.
-        correction: None where losses are not weighted.
+        aim: with its correction. Where its sampling is reshaped, q may leave tokens out, so that E p/q is not 1 and k3
+            no KL: there is none.
     """
     log_ratio = apart(log_probs, rollout)
     known = log_ratio[~log_ratio.isnan()].double()
     if not len(known):
         return {}
-    found = {SAMPLER_KL: (known.expm1() - known).mean()}
+    found = {} if aim.reshaped else {SAMPLER_KL: (known.expm1() - known).mean()}
     found |= {f"{SAMPLER}/mean": known.abs().mean(), f"{SAMPLER}/max": known.abs().max()}
-    if correction is not None:
-        rollout.importance = correction.weights(log_ratio)
+    if aim.correction is not None:
+        rollout.importance = aim.correction.weights(log_ratio)
         used = rollout.importance if rollout.importance.shape[1] == 1 else rollout.importance[rollout.mask]
         found |= {f"{WEIGHTS}/min": used.min(), f"{WEIGHTS}/mean": used.mean(), f"{WEIGHTS}/max": used.max()}
     return {name: number.item() for name, number in found.items()}

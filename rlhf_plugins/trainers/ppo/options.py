@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.importance import Correction
     from rlhf_plugins.trainers.watching.monitoring import Monitors
 
-PLAIN = {  # options of sampling that leave the policy's distribution as it is
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": None,
-    "repetition_penalty": 1.0,
-    "generation_kwargs": None,
-    "use_vllm": False,
-}
-
 
 @dataclass(frozen=True)
 class Value:
@@ -126,6 +117,7 @@ class Objective:
     fallback: Callable[[Samples], Prediction] | None = None  # scores the responses for which `score` abstains
     weighs_kl: bool = False  # whether KL in the loss is times r, which makes it unbiased (DeepSeek-AI 2025, V3.2)
     correction: Correction | None = None  # for another sampler than the policy
+    reshaped: Sequence[str] = ()  # options under which what samples has another distribution than the policy
     alike: bool = False  # tokens weigh alike in all minibatches of a rollout: 1 / their mean number in a minibatch
 
     @property
