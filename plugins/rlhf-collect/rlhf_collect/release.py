@@ -18,7 +18,7 @@ from rlhf_collect.shapes.every import SHAPES
 from rlhf_collect.shapes.labelled import Labelled
 from rlhf_collect.store import chain, hints, judged, tables
 from rlhf_collect.study import Study
-from rlhf_plugins import DataError
+from rlhf_plugins import DataError, Group
 
 AGGREGATIONS: dict[str, Callable[[Sequence[Vote]], Mapping[Question, Verdict]]] = {
     "majority": majority,
@@ -150,7 +150,17 @@ def _build(connection: Connection, study: Study, number: int, until: int, record
             left_out[f"agreement below {parameters.min_agreement:g}"] += 1
         else:
             rows.append(labelled)
+    rows = _apart(rows, left_out)
     return Release(number, study.kind.name, tuple(rows), dict(left_out), chain.digest(*map(_repeated, rows)))
+
+
+def _apart(rows: Sequence[Labelled], left_out: Counter[str]) -> list[Labelled]:
+    """The rows without those to train on whose prompt is to be tested on in another cluster; counted."""
+    words = [Group(one.item.prompt).prompt_words for one in rows]
+    tested = {own for own, one in zip(words, rows, strict=True) if one.split == "test"}
+    kept = [one for own, one in zip(words, rows, strict=True) if one.split == "test" or own not in tested]
+    left_out += Counter({"prompt is in a cluster to test on too": len(rows) - len(kept)})
+    return kept
 
 
 def _repeated(one: Labelled) -> list[Any]:
@@ -173,6 +183,6 @@ def _by_item(votes: Iterable[Vote]) -> dict[int, list[Vote]]:
 
 
 def _split(cluster: str, fraction: float) -> str:
-    """By hash, so that a later release puts a cluster where an earlier one did."""
+    """By its hash alone, so that a later release puts a cluster where an earlier one did, whatever was added since."""
     place = int.from_bytes(blake2b(cluster.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") / 2**64
     return "test" if place < fraction else "train"

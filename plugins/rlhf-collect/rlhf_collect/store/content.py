@@ -18,7 +18,7 @@ from rlhf_collect.store import tables
 from rlhf_collect.store.chain import digest
 from rlhf_collect.store.judged import in_lots
 from rlhf_collect.store.rows import Asked, Written
-from rlhf_plugins import DataError
+from rlhf_plugins import DataError, Group
 
 CHUNK = 500  # rows that are written together
 Values: TypeAlias = dict[str, Any]
@@ -150,7 +150,7 @@ def _whole(text: str) -> bool:
 
 
 def _prompt_of(row: Asked) -> Callable[[], Values]:
-    cluster = row.cluster or " ".join(row.prompt.casefold().split())[:200]
+    cluster = row.cluster or Group(row.prompt).prompt_words
     return lambda: {"text": row.prompt, "html": html(row.prompt), "domain": row.domain, "cluster": cluster}
 
 
