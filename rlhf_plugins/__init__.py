@@ -85,7 +85,7 @@ from rlhf_plugins.errors import (
 from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
-    from rlhf_plugins.arithmetic.intervals import mean_interval
+    from rlhf_plugins.arithmetic.intervals import mean_interval, ratio_interval
     from rlhf_plugins.arithmetic.scored import wilson_interval
     from rlhf_plugins.contract.carry import Carry
     from rlhf_plugins.data.convert import strict_pairs
@@ -214,6 +214,7 @@ __all__ = [
     "nearest",
     "nearest_path",
     "open_run",
+    "ratio_interval",
     "read_options",
     "read_yaml",
     "recipe_digest",
@@ -251,6 +252,7 @@ _LAZY = {
     "mean_interval": "rlhf_plugins.arithmetic.intervals",
     "mix": "rlhf_plugins.engine.mixture",
     "open_run": "rlhf_plugins.run.files.record",
+    "ratio_interval": "rlhf_plugins.arithmetic.intervals",
     "read_options": "rlhf_plugins.recipe.public",
     "read_yaml": "rlhf_plugins.recipe.public",
     "recipe_digest": "rlhf_plugins.recipe.public",

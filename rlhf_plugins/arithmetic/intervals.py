@@ -1,4 +1,4 @@
-"""Means of independent numbers with their 95% intervals. It knows numbers, not what was measured."""
+"""Means and ratios of independent numbers with their 95% intervals. It knows numbers, not what was measured."""
 
 from __future__ import annotations
 
@@ -43,8 +43,45 @@ def mean_interval(values: np.ndarray, seed: int = 0) -> Interval:
     method = "BCa" if len(values) <= MANY else "percentile"
     options: dict[str, Any] = {"n_resamples": RESAMPLES, "batch": max(1, AT_ONCE // len(values)), "method": method}
     drawn: Any = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(seed), **options).confidence_interval
-    wide = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    wide = students_half(values, np.ones(len(values)))
     return Interval(mean, min(float(drawn.low), mean - wide), max(float(drawn.high), mean + wide))
+
+
+def ratio_interval(tops: np.ndarray, bottoms: np.ndarray, seed: int = 0) -> Interval:
+    """sum(tops) / sum(bottoms), such as a mean over rows of which prompts have different numbers, as `mean_interval`.
+
+    One interval is the percentiles' where whole units are drawn again (Davison and Hinkley 1997, 3.8), which is too
+    narrow for few of them, the other `students_half` to both sides: of 8 units with 1 to 5 normal rows the first holds
+    the ratio in 87%, both together in 93%. Both ends are NaN of one unit, and where the sum
+    of bottoms is above 0 in fewer than 97.5% of the draws, so that the ratio has no bounds (Fieller 1954).
+
+    Args:
+        tops: (n,) of independent units.
+        bottoms: (n,) of the same; their sum is not 0.
+        seed: of the resampling.
+    """
+    ratio, count = float(tops.sum() / bottoms.sum()), len(tops)
+    rng, chances, lot = np.random.default_rng(seed), np.full(count, 1 / count), max(1, AT_ONCE // count)
+    lots = (min(lot, RESAMPLES - start) for start in range(0, RESAMPLES, lot))
+    units = np.stack([tops, bottoms], 1)
+    drawn = np.concatenate([rng.multinomial(count, chances, size) @ units for size in lots])  # (resamples, 2)
+    top, bottom = drawn[drawn[:, 1] > 0].T
+    if count < 2 or len(bottom) < 0.975 * RESAMPLES:
+        return Interval(ratio, float("nan"), float("nan"))
+    low, high = np.percentile(top / bottom, [2.5, 97.5])
+    wide = students_half(tops, bottoms)
+    return Interval(ratio, min(float(low), ratio - wide), max(float(high), ratio + wide))
+
+
+def students_half(tops: np.ndarray, bottoms: np.ndarray) -> float:
+    """Half of Student's 95% interval (1908) of r = sum(tops) / sum(bottoms) of n >= 2 units, both (n,).
+
+    It is t(n - 1) times the standard error of the linearised ratio, sqrt(n / (n - 1) sum_i (top_i - r bottom_i)^2) /
+    sum(bottoms) (Cochran 1977, chapter 6); where all bottoms are 1 it is that of a mean.
+    """
+    count, ratio = len(tops), tops.sum() / bottoms.sum()
+    error = np.sqrt(count / (count - 1) * ((tops - ratio * bottoms) ** 2).sum()) / bottoms.sum()
+    return float(stats.t.ppf(0.975, count - 1) * error)
 
 
 def share_interval(values: np.ndarray, least: float = 0.0) -> Interval:

@@ -13,6 +13,7 @@ from scipy.special import expit
 
 from rlhf_plugins.arithmetic import scored
 from rlhf_plugins.arithmetic.bounds import mean_above
+from rlhf_plugins.arithmetic.intervals import students_half
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric
 
@@ -30,10 +31,12 @@ FARTHEST = 7.0  # how far from the mean gap a temperature is looked for, as a na
 class Accuracy(Metric, under_shift="same"):
     """The share of pairs whose chosen response has the higher reward, a tie counting one half.
 
-    Its 95% interval is a bootstrap (Efron 1987, BCa; of more than 2000 prompts the percentiles) that draws prompts, not
-    pairs: pairs of one prompt share responses, so they say less than as many pairs of different prompts (Field and
-    Welsh 2007, the cluster bootstrap). Where all prompts agree, at 100% say, it is Wilson's interval (1927), which few
-    prompts leave wide. The accuracy of always preferring the longer response is reported beside it.
+    Its 95% interval is the wider of two, within 0 and 1. One is a bootstrap (Efron 1987, BCa; of more than 2000 prompts
+    the percentiles) that draws prompts, not pairs: pairs of one prompt share responses, so they say less than as many
+    pairs of different prompts (Field and Welsh 2007, the cluster bootstrap). It is too narrow for few prompts, so that
+    the other is Student's of the linearised ratio over prompts (Cochran 1977, chapter 6). Where all prompts agree, at
+    100% say, it is Wilson's interval (1927), which few prompts leave wide. The accuracy of always preferring the longer
+    response is reported beside it.
     """
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
@@ -57,7 +60,8 @@ def _interval(right: np.ndarray, prompts: np.ndarray) -> tuple[float, float]:
     method = "BCa" if len(counts) <= MANY else "percentile"
     options = {"n_resamples": 2000, "batch": 256, "rng": np.random.default_rng(0)}
     found = stats.bootstrap((sums, counts), mean, paired=True, method=method, **options).confidence_interval
-    return float(found.low), float(found.high)
+    share, wide = float(right.mean()), students_half(sums, counts)
+    return max(min(float(found.low), share - wide), 0.0), min(max(float(found.high), share + wide), 1.0)
 
 
 class CalibrationErrors(NamedTuple):

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from rlhf_plugins.arithmetic import intervals
-from rlhf_plugins.arithmetic.intervals import mean_interval, share_interval
+from rlhf_plugins.arithmetic.intervals import mean_interval, ratio_interval, share_interval, students_half
 
 SKEWED = stats.expon.ppf((np.arange(20) + 0.5) / 20)  # (20,)
 
@@ -46,6 +46,34 @@ def test_an_interval_of_ten_values_holds_the_mean_as_often_as_it_says(family: st
     assert least <= held <= 0.98
 
 
+def test_the_interval_of_a_ratio_of_few_is_students() -> None:
+    """6 / 8; t_i - b_i 3/4 is 1/4, -1/2 and 1/4, and t is 4.302653 with 2 degrees of freedom."""
+    tops, bottoms = np.array([1.0, 1.0, 4.0]), np.array([1.0, 2.0, 5.0])
+    half = 4.302653 * (3 / 2 * 6 / 16) ** 0.5 / 8
+    assert students_half(tops, bottoms) == pytest.approx(half)
+    assert ratio_interval(tops, bottoms) == pytest.approx((0.75, 0.75 - half, 0.75 + half))
+    assert students_half(SKEWED, np.ones(20)) == pytest.approx(stats.t.ppf(0.975, 19) * stats.sem(SKEWED))
+
+
+def test_the_interval_of_a_ratio_holds_it_more_often_than_the_bootstraps() -> None:
+    """Of 4,000 draws of 8 units with 1 to 5 rows in .930, the percentiles alone in .867; 300 deviate by .015, .020."""
+    rng, held = np.random.default_rng(0), []
+    for _ in range(300):
+        rows = rng.integers(1, 6, 8).astype(float)
+        _, low, high = ratio_interval(rows * (0.5 + 0.3 * rng.normal(size=8)), rows)
+        held.append(low <= 0.5 <= high)
+    assert 0.9 <= np.mean(held) <= 0.98
+
+
+def test_a_ratio_without_bounds_has_no_interval() -> None:
+    """Of one unit, and where draws of two units have no positive bottoms in a quarter; not of bottoms above 0."""
+    one, two = np.array([2.0]), np.array([2.0, 1.0])
+    unknown = pytest.approx((2.0, np.nan, np.nan), nan_ok=True)
+    assert ratio_interval(one, np.array([1.0])) == unknown
+    assert ratio_interval(two, np.array([2.0, -0.5])) == unknown
+    assert np.isfinite(ratio_interval(two, np.array([1.0, 0.5]))).all()
+
+
 @pytest.mark.parametrize("values", [[2.5], [2.5, 2.5, 2.5], [0.3 - 0.2, 0.8 - 0.7, 0.1]])
 def test_equal_values_have_no_width(values: list[float]) -> None:
     assert mean_interval(np.array(values)) == pytest.approx((values[0],) * 3)
@@ -58,9 +86,9 @@ def test_an_interval_follows_its_seed() -> None:
 
 
 def test_resamples_in_lots_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = mean_interval(SKEWED)
+    whole = mean_interval(SKEWED), ratio_interval(SKEWED, SKEWED**2)
     monkeypatch.setattr(intervals, "AT_ONCE", 20 * 700)
-    assert mean_interval(SKEWED) == whole
+    assert (mean_interval(SKEWED), ratio_interval(SKEWED, SKEWED**2)) == whole
 
 
 @given(arrays(float, 12, elements=st.sampled_from([0.0, 0.5, 1.0])), st.sampled_from([0.0, -1.0]))

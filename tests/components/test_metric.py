@@ -97,6 +97,16 @@ def test_accuracy_counts_a_tie_as_one_half() -> None:
     assert found["accuracy_low"] < 0.625 < found["accuracy_high"]
 
 
+def test_an_accuracy_of_few_prompts_has_students_interval() -> None:
+    """Of three prompts 1 of 2, 1 of 1 and 0 of 1 pairs: 2 / 4, deviations 0, 1/2 and -1/2; beyond 0 and 1."""
+    found = Accuracy()(scored([1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0], prompt=[0, 0, 1, 2]))
+    assert (found["accuracy_low"], found["accuracy_high"]) == (0.0, 1.0)  # 1/2 +- 4.303 sqrt(3 / 2 / 2) / 4
+    chosen = [1.0, 1.0, 1.0, 0.0] * 5
+    found = Accuracy()(scored(chosen, [0.5] * 20, prompt=[*range(20)]))
+    half = 2.093024 * (3 / 16 / 19) ** 0.5
+    assert found["accuracy_high"] == pytest.approx(0.75 + half, abs=1e-6)
+
+
 def test_the_interval_draws_prompts_not_pairs() -> None:
     # 40 prompts of 10 pairs that are all right or all wrong hold 40 facts, not 400: sqrt(10) times the width
     right = np.repeat(np.random.default_rng(0).random(40) < 0.5, 10)

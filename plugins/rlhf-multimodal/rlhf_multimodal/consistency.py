@@ -9,7 +9,6 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from scipy.stats import t
 
 from rlhf_multimodal.media import CAPTION, FEATURES, captioned
 from rlhf_plugins import (
@@ -23,13 +22,13 @@ from rlhf_plugins import (
     Stage,
     StageResult,
     hookimpl,
+    ratio_interval,
     strict_pairs,
     uses,
     wilson_interval,
 )
 
 Gaps = npt.NDArray[np.float64]  # (pairs,): the better response's reward less the worse one's
-DRAWS = 1000
 PARTS = ("text", "visual")
 ABOUT = (
     "{pairs} held-out pairs about {images} images. Two readings agree on a pair that they order alike; a tie counts "
@@ -113,25 +112,16 @@ def agree(one: Gaps, two: Gaps) -> Gaps:
 
 
 def estimate(values: Gaps, clusters: npt.NDArray[Any], seed: int) -> Estimate:
-    """The mean of shares, with the wider of two intervals, within 0 to 1; NaN of one cluster.
+    """The mean of shares, with the interval of `ratio_interval` over clusters, within 0 to 1; NaN of one cluster.
 
-    One is the percentiles' where whole clusters are drawn again (Davison and Hinkley 1997, 3.8), which is too narrow
-    for few of them, the other Student's over clusters. Where all values are 0, or all 1, each draw is the same: the
-    interval is then Wilson's (1927) over clusters.
+    Where all values are 0, or all 1, each draw is the same: the interval is then Wilson's (1927) over clusters.
     """
     _, codes = np.unique(clusters, return_inverse=True)
     if values.mean() in (0, 1):
         n = int(codes.max()) + 1
         return Estimate(float(values.mean()), *wilson_interval(float(values.mean()), n))
-    sums, counts, mean = np.bincount(codes, values), np.bincount(codes), float(values.mean())
-    if len(counts) < 2:
-        return Estimate(mean, float("nan"), float("nan"))
-    drawn = np.random.default_rng(seed).integers(len(counts), size=(DRAWS, len(counts)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    error = np.sqrt(len(counts) / (len(counts) - 1) * ((sums - mean * counts) ** 2).sum()) / len(values)
-    wide = t.ppf(0.975, len(counts) - 1) * error
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Estimate(mean, float(max(min(low, mean - wide), 0.0)), float(min(max(high, mean + wide), 1.0)))
+    mean, low, high = ratio_interval(np.bincount(codes, values), np.bincount(codes), seed)
+    return Estimate(mean, float(np.maximum(low, 0)), float(np.minimum(high, 1)))
 
 
 def shown(found: Mapping[str, Any]) -> dict[str, str]:

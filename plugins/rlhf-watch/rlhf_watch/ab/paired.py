@@ -108,17 +108,6 @@ def mean_interval(differences: Numbers, seed: int = 0) -> Interval:
     return Interval(*rlhf_plugins.mean_interval(differences, seed)[1:]) if len(differences) > 1 else UNKNOWN
 
 
-def students(mean: float, error: float, count: int) -> Interval:
-    """The 95% interval of a mean of so many numbers with a standard error (Student 1908)."""
-    wide = float(stats.t.ppf(0.975, count - 1)) * error
-    return Interval(mean - wide, mean + wide)
-
-
-def wider(one: Interval, other: Interval) -> Interval:
-    """From the lower of two lower ends to the higher of the upper ones."""
-    return Interval(min(one.low, other.low), max(one.high, other.high))
-
-
 def effect_size(differences: Numbers) -> float:
     """The mean difference in standard deviations of the differences, Cohen's d_z (1988); 0 where all are 0.
 

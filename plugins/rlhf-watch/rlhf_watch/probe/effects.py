@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_watch.ab.paired import Interval, Numbers, students, wider
+from rlhf_plugins import ratio_interval
+from rlhf_watch.ab.paired import Interval, Numbers
 
 Codes = NDArray[np.int64]  # 0, 1, ... of prompts
 RESAMPLES = 2000
@@ -31,8 +32,7 @@ UNKNOWN = Number(float("nan"), Interval(float("nan"), float("nan")))
 def caused(change: Numbers, dose: Numbers, prompts: Codes, seed: int = 0) -> Number:
     """E[r | do(X = x + dose)] - E[r | do(X = x)] for each unit of X: sum of changes / sum of doses (Pearl 2009, 3.2).
 
-    The interval is the wider of a bootstrap of prompts, whose responses are alike, and Student's of the linearised
-    ratio, since the bootstrap alone is too narrow for few prompts; of one prompt it is not known.
+    The interval is that of `ratio_interval` over prompts, whose responses are alike; of one prompt it is not known.
 
     Args:
         change: (n,) of the reward of a response by the intervention.
@@ -41,13 +41,9 @@ def caused(change: Numbers, dose: Numbers, prompts: Codes, seed: int = 0) -> Num
     """
     if not len(change) or not dose.sum():
         return UNKNOWN
-    sums = _sums(prompts, change, dose)  # (prompts, 2)
-    value, count = float(change.sum() / dose.sum()), len(sums)
-    if count < 2:
-        return Number(value, UNKNOWN.interval)
-    drawn = _weights(prompts, seed) @ sums  # (resamples, 2)
-    error = np.sqrt(count / (count - 1) * ((sums[:, 0] - value * sums[:, 1]) ** 2).sum()) / dose.sum()
-    return Number(value, wider(_interval(drawn[:, 0], drawn[:, 1]), students(value, float(error), count)))
+    changes, doses = _sums(prompts, change, dose).T
+    value, low, high = ratio_interval(changes, doses, seed)
+    return Number(value, Interval(low, high))
 
 
 class Observed(NamedTuple):
