@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,11 +43,17 @@ def estimate(scores: Any, seed: int = 0) -> Estimate:
     seeds, prompts = scores.shape
     if seeds < 2:
         return Estimate(mean)
-    rng = np.random.default_rng(seed)
-    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds  # (resamples, seeds)
-    by_prompt = rng.multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES) / prompts
+    by_seed, by_prompt = _drawn(seeds, prompts, seed)
     means = np.einsum("bs,sp,bp->b", by_seed, scores, by_prompt, optimize=True)
     return _wider(mean, means, scores.mean(1))
+
+
+@lru_cache(maxsize=4)  # a page compares hundreds of tables of few shapes
+def _drawn(seeds: int, prompts: int, seed: int) -> tuple[Scores, Scores]:
+    """How much of each resample is of each seed (resamples, seeds), and of each prompt (resamples, prompts)."""
+    rng = np.random.default_rng(seed)
+    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
+    return by_seed, rng.multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES) / prompts
 
 
 def resampled(values: Any, seed: int = 0) -> Estimate:
