@@ -183,9 +183,9 @@ class Registry:
 
     def fault(self, kind: str, name: Any) -> str | None:
         """Why there is no component of this name, with the known names and the nearest; None where there is one."""
-        names = self.names(kind)
-        if name in names:
+        if isinstance(name, str) and (kind, name) in self._components and (kind, name) not in self._contested:
             return None
+        names = self.names(kind)
         contested = [why for (k, n), why in self._contested.items() if k == kind and n == name]
         missing = f"; not loaded: {'; '.join(map(str, self.unloaded))}" if self.unloaded else ""
         return contested[0] if contested else f"unknown {kind} {name!r} {nearest(str(name), names)}{missing}"

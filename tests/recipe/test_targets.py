@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe.check import check_recipe
+from rlhf_plugins.testing import tiny_base
 
 
 def faults(modules: Any, base: str = "sandbox") -> list[str]:
@@ -44,6 +45,15 @@ def test_modules_that_the_base_has_not_are_named_with_the_nearest(modules: Any, 
 @pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "lm_head"], ".*_proj"])
 def test_modules_that_are_there_are_let_through(modules: Any) -> None:
     assert faults(modules) == []
+
+
+def test_each_base_is_asked_for_its_own_modules(tmp_path: Path) -> None:
+    """Also where another one was asked before, whose modules are kept."""
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2/config.json").write_text(json.dumps({"model_type": "gpt2", "n_layer": 1, "n_embd": 12}))
+    bases = "sandbox", str(tmp_path / "gpt2"), tiny_base(tmp_path / "llama").path
+    known = {name: [base for base in bases if not faults([name], base)] for name in ("q_proj", "c_attn")}
+    assert known == {"q_proj": [bases[0], bases[2]], "c_attn": [bases[1]]}
 
 
 def test_a_base_whose_configuration_says_nothing_is_left_to_the_run(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.errors import RunError, nearest
 
 ALL_LINEAR = "all-linear"  # what PEFT calls every linear layer but the head
+_KNOWN: dict[str, PreTrainedModel] = {}  # by configuration: a suite checks hundreds of recipes of one base
 
 
 def refuse_unmatched(model: PreTrainedModel, adapter: Adapter | None) -> None:
@@ -58,7 +59,9 @@ def unmatched_in(path: str, adapter: Adapter) -> list[tuple[int | None, str]]:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             config = AutoConfig.from_pretrained(path, local_files_only=True)
-            return list(unmatched(AutoModelForCausalLM.from_config(config), adapter))
+            if (text := config.to_json_string()) not in _KNOWN:
+                _KNOWN[text] = AutoModelForCausalLM.from_config(config)
+            return list(unmatched(_KNOWN[text], adapter))
     except Exception:  # whatever stops it, loading the base reports it
         return []
     finally:
