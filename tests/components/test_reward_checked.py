@@ -89,8 +89,8 @@ def test_code_that_ends_early_has_not_passed(code: str) -> None:
 
 def test_code_runs_where_processes_have_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "killpg")  # as on Windows
-    responses, tests = ["x = 1", "while 1: pass"], ["assert x == 1"] * 2
-    assert scores({"use": "code", "seconds": 4.0}, responses, tests=tests) == [1.0, 0.0]
+    assert scores("code", ["x = 1"], tests=["assert x == 1"]) == [1.0]
+    assert scores({"use": "code", "seconds": 0.5}, ["while 1: pass"], tests=["assert x == 1"]) == [0.0]
 
 
 BLOCKS = [

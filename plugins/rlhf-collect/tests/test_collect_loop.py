@@ -18,7 +18,7 @@ from rlhf_collect.store.rows import read_rows
 from studies import Browser, pair, prefers_good, study
 from typer.testing import CliRunner
 
-from rlhf_plugins import Base, DataError, check_recipe, component, features
+from rlhf_plugins import Base, DataError, check_recipe, component, features, session
 
 
 def rows_of(file: Path) -> list[dict[str, object]]:
@@ -73,12 +73,14 @@ def test_votes_are_kept_apart_for_losses_that_read_annotators(tmp_path: Path) ->
     assert [(c.better, c.margin, c.annotator) for c in data.train[0].comparisons] == [(0, 3.0, "p1"), (0, 5.0, "p2")]
 
 
-def test_a_file_of_a_release_says_which_format_reads_its_votes(tmp_path: Path) -> None:
+def test_a_file_of_a_release_says_which_format_reads_its_votes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made = study(tmp_path, [pair(0)], votes=1)
     Browser(made, "Ada").work(prefers_good)
     write(releases.make(made, releases.Parameters(test_fraction=0.0)), tmp_path)
-    asked = [sys.executable, "-m", "rlhf_plugins.cli", "data", "check", str(tmp_path / "train.jsonl")]
-    said = subprocess.run(asked, capture_output=True, text=True, check=False).stderr
+    session("sandbox", tmp_path / "train.jsonl", tmp_path / "run")
+    (said,) = (each.getMessage() for each in caplog.records if each.levelname == "WARNING")
     assert "train.jsonl:1: a column counts votes: losses read of them the column weight alone; `--format" in said
     assert "`--format collected votes=apart`" in said
 
