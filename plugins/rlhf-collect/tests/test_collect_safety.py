@@ -13,7 +13,10 @@ from rlhf_collect import release as releases
 from rlhf_collect.export import write
 from rlhf_collect.markup import ATTRIBUTES, TAGS, html
 from rlhf_collect.page.app import site
+from rlhf_collect.store import tables
 from rlhf_collect.store.rows import Asked, Written
+from sqlalchemy import insert
+from sqlalchemy.exc import DatabaseError
 from starlette.routing import Route
 from starlette.testclient import TestClient
 from studies import HERE, Browser, pair, prefers_good, study
@@ -200,3 +203,11 @@ def test_a_full_width_sign_begins_no_cell(tmp_path: Path, sign: str) -> None:
     Browser(made, "Ada").work(prefers_good)
     write(releases.make(made, releases.Parameters(test_fraction=0.0)), tmp_path, as_csv=True)
     assert f"'{sign}1+1" in (tmp_path / "train.csv").read_text()
+
+
+def test_an_error_of_the_database_shows_no_secret(tmp_path: Path) -> None:
+    made = study(tmp_path, [])
+    values = {"digest": "d", "person": 7, "csrf": "secret-1", "until": 0.0}
+    with pytest.raises(DatabaseError) as found, made.database.writing() as connection:
+        connection.execute(insert(tables.session), [values | {"digest": "secret-2"}])
+    assert "secret" not in str(found.value)

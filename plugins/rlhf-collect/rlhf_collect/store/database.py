@@ -17,6 +17,7 @@ BUSY_SECONDS = 30  # for which a writer waits for one of another process
 # What a transaction begins with, to read one state of the database, and to be its only writer.
 READING = {"sqlite": "BEGIN", "postgresql": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"}
 WRITING = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "LOCK TABLE study IN SHARE ROW EXCLUSIVE MODE"}
+POOL: dict[str, Any] = {"pool_size": 8, "max_overflow": 32, "hide_parameters": True}  # no secret or name in an error
 DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
 
 
@@ -60,7 +61,7 @@ def full(error: DBAPIError) -> bool:
 
 
 def _sqlite(file: Path) -> Engine:
-    made = create_engine(f"sqlite:///{file}", connect_args={"timeout": BUSY_SECONDS}, pool_size=8, max_overflow=32)
+    made = create_engine(f"sqlite:///{file}", connect_args={"timeout": BUSY_SECONDS}, **POOL)
     event.listen(made, "connect", _prepare_sqlite)
     return made
 
@@ -79,7 +80,7 @@ def _postgresql(address: str) -> Engine:
     if url.get_backend_name() != "postgresql":
         raise DataError(f"no study can be kept in {url.drivername}: take postgresql://, or a folder without an address")
     try:
-        made = create_engine(url.set(drivername="postgresql+psycopg"), pool_size=8, max_overflow=32, pool_pre_ping=True)
+        made = create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **POOL)
     except ModuleNotFoundError:
         raise DataError("PostgreSQL needs psycopg: pip install 'rlhf-collect[postgresql]'") from None
     event.listen(made, "connect", _prepare_postgresql)
