@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rlhf_collect.kinds.base import Kind
+    from rlhf_collect.release import Release
     from rlhf_collect.store.rows import Asked
     from rlhf_collect.study import Study
 
@@ -150,6 +151,35 @@ def resume(study: Folder, name: Annotated[str, typer.Argument(help="Of the perso
 
 
 @collect.command()
+def show(study: Folder, name: Annotated[str, typer.Argument(help="Of the person.")]) -> None:
+    """Print all that is kept of a person as JSON."""
+    from rlhf_collect.store.personal import about
+    from rlhf_collect.study import open_study
+
+    typer.echo(json.dumps(about(open_study(study), name), ensure_ascii=False, indent=1))
+
+
+@collect.command()
+def forget(
+    study: Folder,
+    name: Annotated[str, typer.Argument(help="Of the person.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; otherwise only count what would be deleted.")] = False,
+) -> None:
+    """Delete a person and all that is kept of one; places that the person filled are open again."""
+    from rlhf_collect.store import personal
+    from rlhf_collect.study import open_study
+
+    opened = open_study(study)
+    found = personal.forget(opened, name) if yes else personal.kept(opened, name)
+    typer.echo(f"{name}: {', '.join(f'{count} {what}' for what, count in found.counts.items())}")
+    for number in found.releases:
+        typer.echo(f"release {number} counts these judgements: files and models that were made of it are not changed")
+    for copy in found.copies:
+        typer.echo(f"{copy}: a copy of before a migration may hold the person still; delete it")
+    typer.echo("deleted; the places are open again" if yes else "could be deleted: add --yes")
+
+
+@collect.command()
 def serve(study: Folder, port: Port = 8000) -> None:
     """Serve the page on this machine, and print a link for you."""
     from rlhf_collect.study import open_study
@@ -197,10 +227,7 @@ def export(
     written = ", ".join(f"{count} {name}" for name, count in write(made, folder, as_csv).items())
     typer.echo(f"release {made.number}: {written}{_counted(made.left_out)}; {folder}")
     if made.number > 1:
-        changes = releases.difference(releases.load(opened, made.number - 1), made)
-        (folder / "difference.json").write_text(json.dumps(changes, indent=1), encoding="utf-8")
-        listed = ", ".join(f"{len(items)} {name}" for name, items in changes.items())
-        typer.echo(f"items since release {made.number - 1}: {listed}; {folder / 'difference.json'}")
+        typer.echo(_difference(opened, made, folder / "difference.json"))
 
 
 @collect.command()
@@ -271,6 +298,20 @@ def _add(study: Study, rows: list[Asked], unread: Counter[str]) -> None:
 def _counted(left_out: Counter[str] | Any) -> str:
     listed = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
     return f"; left out: {listed}" if listed else ""
+
+
+def _difference(study: Study, made: Release, file: Path) -> str:
+    """Writes how a release differs from the one before it; where that is not made again, says so in place of it."""
+    from rlhf_collect import release as releases
+
+    try:
+        changes = releases.difference(releases.load(study, made.number - 1), made)
+    except releases.Forgotten as error:
+        file.unlink(missing_ok=True)
+        return f"no {file.name}: {error}"
+    file.write_text(json.dumps(changes, indent=1), encoding="utf-8")
+    listed = ", ".join(f"{len(items)} {name}" for name, items in changes.items())
+    return f"items since release {made.number - 1}: {listed}; {file}"
 
 
 def _link(study: Study, name: str, role: str, address: str) -> str:

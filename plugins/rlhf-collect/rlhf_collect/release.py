@@ -55,6 +55,10 @@ class Release:
     digest: str
 
 
+class Forgotten(DataError):
+    """A release counted judgements of a person who was deleted since."""
+
+
 def make(study: Study, parameters: Parameters) -> Release:
     """The next release, of all that was said until now, without persons that are paused now.
 
@@ -79,7 +83,12 @@ def make(study: Study, parameters: Parameters) -> Release:
 
 
 def load(study: Study, number: int) -> Release:
-    """A release as it was made. Raises DataError where there is none of that number, or its rows are not the same."""
+    """A release as it was made.
+
+    Raises:
+        DataError: there is none of that number, or its rows are not the same.
+        Forgotten: they are not since a person was deleted.
+    """
     with study.database.reading() as connection:
         found = connection.execute(select(tables.release).where(tables.release.c.number == number)).first()
         if found is None:
@@ -87,6 +96,13 @@ def load(study: Study, number: int) -> Release:
             count = last.number if last else 0
             raise DataError(f"{study.folder}: has no release {number}, {f'only 1 to {count}' if count else 'nor any'}")
         made = _build(connection, study, number, found.watermark, found.parameters)
+        deleted = (tables.log.c.what == "forgotten") & (tables.log.c.at >= found.at)
+        since = connection.execute(select(tables.log.c.number).where(deleted).limit(1)).first()
+    if made.digest != found.digest and since:
+        raise Forgotten(
+            f"{study.folder}: release {number} counted judgements of people who were deleted since, and cannot be made"
+            f" again; make the next: rlhf collect export {study.folder}"
+        )
     if made.digest != found.digest:
         raise DataError(f"{study.folder}: release {number} has other rows than when it was made")
     return made

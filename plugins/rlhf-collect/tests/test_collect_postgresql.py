@@ -11,16 +11,18 @@ from pathlib import Path
 import postgres
 import pytest
 import test_collect_desk as desk
+import test_collect_forget as forget
 import test_collect_hints as hints
 import test_collect_kinds as kinds
 import test_collect_lead as lead
 import test_collect_loop as loop
 import test_collect_migrate as migrate
 import test_collect_quality as quality
+import test_collect_safety as safety
 from rlhf_collect.acquire import unopened
 from rlhf_collect.settings import Settings
 from rlhf_collect.simulate import join
-from rlhf_collect.store import chain, judged
+from rlhf_collect.store import chain, judged, personal
 from rlhf_collect.store.desk import Desk
 from rlhf_collect.store.rows import Asked, Written
 from rlhf_collect.study import ADDRESS, new_study, open_study
@@ -36,6 +38,9 @@ ALIKE = (
     desk.test_a_late_answer_is_kept_and_not_counted,
     desk.test_a_changed_answer_is_a_version_and_the_newest_counts,
     desk.test_content_judgements_and_events_cannot_be_changed,
+    forget.test_a_deleted_person_is_gone_and_others_are_as_they_were,
+    forget.test_a_deletion_that_is_killed_deletes_nothing,
+    forget.test_all_that_is_kept_of_a_person_is_shown_but_secrets,
     lead.test_a_lead_sees_how_the_study_goes,
     loop.test_a_recipe_reads_a_release,
     loop.test_a_release_stays_as_it_was_made,
@@ -43,11 +48,16 @@ ALIKE = (
     migrate.test_an_older_study_is_migrated_by_a_command_and_goes_on,
 )
 ALIKE_TOO = (
+    forget.test_a_log_that_was_broken_stays_so,
+    forget.test_a_release_that_counted_a_deleted_person_is_not_made_again,
+    forget.test_no_link_or_session_of_a_deleted_person_lets_in,
+    forget.test_places_are_open_again_and_the_next_gets_them,
     hints.test_the_shift_is_what_the_arm_that_saw_it_changed,
     kinds.test_ratings_are_averaged_by_dimension,
     lead.test_a_reviewer_gets_what_was_reported,
     loop.test_what_three_people_said_is_what_a_release_has,
     quality.test_an_item_on_which_people_are_divided_is_asked_again_up_to_7_times,
+    safety.test_an_error_of_the_database_shows_no_secret,
 )
 PROMISES = [*ALIKE, *(pytest.param(one, marks=pytest.mark.slow) for one in ALIKE_TOO)]
 Empty = Callable[[], str]
@@ -109,6 +119,21 @@ def test_items_that_nobody_was_given_are_found(folder: Path) -> None:
     Desk(made).claim(join(made, "Ada"))
     with made.database.reading() as connection:
         assert len(list(unopened(connection))) == 2
+
+
+def test_no_byte_of_a_deleted_person_is_in_a_table(folder: Path) -> None:
+    made = forget.judged(folder)
+
+    def found() -> list[Path]:
+        with made.database.engine.connect() as connection:
+            data = connection.scalar(text("SHOW data_directory"))
+            connection.execute(text("CHECKPOINT"))
+        files = [file for file in Path(data, "base").rglob("*") if file.is_file()]
+        return [file for file in files if forget.REASON.encode() in file.read_bytes()]
+
+    assert found()
+    personal.forget(made, forget.NAME)
+    assert not found()
 
 
 def test_the_address_is_for_its_owner_alone_and_a_database_holds_one_study(folder: Path) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from rlhf_collect.store.tables import log
 
 START = "0" * 64
+PEOPLE = ("able", "without")  # lists of numbers of people, in events and releases
 
 
 def digest(*parts: Any) -> str:
@@ -36,3 +37,34 @@ def first_broken(connection: Connection) -> int | None:
             return expected
         before, expected = row.digest, row.number + 1
     return None
+
+
+def forget(connection: Connection, person: int) -> None:
+    """Deletes a person's events, takes the number out of the others, and numbers and seals these again.
+
+    An event that was not as it was written keeps its digest: a broken log stays broken.
+    """
+    before = sealed = START
+    gone, left = list[dict[str, int]](), list[dict[str, Any]]()
+    for row in connection.execute(select(log).order_by(log.c.number)).all():
+        whole = row.digest == digest(before, row.number, row.at, row.what, row.body)
+        before = row.digest
+        if row.body.get("person") == person:
+            gone.append({"old": row.number})
+            continue
+        number, body = row.number - len(gone), without(row.body, person)
+        sealed = digest(sealed, number, row.at, row.what, body) if whole else row.digest
+        left.append({"old": row.number, "number": number, "body": body, "digest": sealed})
+    this = log.c.number == bindparam("old")
+    if gone:
+        connection.execute(delete(log).where(this), gone)
+    connection.execute(update(log).where(this), left)
+
+
+def without(body: Mapping[str, Any], person: int) -> dict[str, Any]:
+    """The same with the person's number taken out of its lists of people."""
+    found: dict[str, Any] = {}
+    for name, value in body.items():
+        inner = without(value, person) if isinstance(value, dict) else value
+        found[name] = [one for one in inner if one != person] if name in PEOPLE else inner
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -49,6 +49,20 @@ class Database:
             connection.exec_driver_sql(WRITING[self.engine.dialect.name])
             yield connection
             connection.commit()
+
+    def scrub(self, names: Iterable[str]) -> None:
+        """Writes the file of SQLite, or these tables of PostgreSQL, without what was deleted: it stays in free pages.
+
+        Raises DataError where somebody reads for so long that SQLite's write-ahead log cannot be emptied.
+        """
+        with self._turn, self.engine.connect() as connection:
+            if self.engine.dialect.name == "postgresql":
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+                connection.exec_driver_sql(f"VACUUM FULL {', '.join(names)}")
+                return
+            connection.exec_driver_sql("VACUUM")
+            if connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar():
+                raise DataError("the write-ahead log is being read")
 
     def close(self) -> None:
         """Closes every connection."""

@@ -98,8 +98,7 @@ def in_lots(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def _items(connection: Connection, ids: Sequence[int]) -> dict[int, Item]:
     columns = (item, tables.prompt.c.text, tables.prompt.c.domain, tables.prompt.c.cluster)
-    mine = item.c.id.in_(ids) & (item.c.purpose == "judged")
-    rows = connection.execute(select(*columns).join(tables.prompt).where(mine).order_by(item.c.id)).all()
+    rows = connection.execute(select(*columns).join(tables.prompt).where(item.c.id.in_(ids)).order_by(item.c.id)).all()
     first = slot.c.item.in_(ids) & (slot.c.ordinal == 0)
     arms = {row.item: row.arm for row in connection.execute(select(slot.c.item, slot.c.arm).where(first))}
     answers: dict[int, Row[Any]] = {}

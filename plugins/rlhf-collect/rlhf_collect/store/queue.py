@@ -27,14 +27,21 @@ def next_slot(connection: Connection, settings: Settings, person: Person, now: f
     """A training item, then now and then a gold one, else the free slot with the lowest priority; None: all is done.
 
     A reviewer first gets what others were divided on or reported. Further votes on items on which people are divided go
-    first to the abler half of the people: to the others once nothing else is left for them.
+    first to the abler half of the people: to the others once nothing else is left for them. Nothing is left for whoever
+    was deleted since the request came.
     """
+    able = connection.execute(select(tables.person.c.able).where(tables.person.c.id == person.id)).scalar()
+    if able is None:
+        return None
     if person.role == "reviewer" and (review := _free(connection, person.id, now, [], "review")):
         return review
-    return _usual(connection, settings, person.id, now, random)
+    order = (1, 0) if able else (0, 1)
+    return _usual(connection, settings, person.id, now, random, order)
 
 
-def _usual(connection: Connection, settings: Settings, person: int, now: float, random: Random) -> Found | None:
+def _usual(
+    connection: Connection, settings: Settings, person: int, now: float, random: Random, order: tuple[int, int]
+) -> Found | None:
     if training := _set(connection, person, "training", random):
         return training
     done = _answered(connection, person)
@@ -42,8 +49,6 @@ def _usual(connection: Connection, settings: Settings, person: int, now: float, 
     share = settings.gold_share_first if done < FIRST else settings.gold_share
     if random.random() < share and (known := _set(connection, person, "gold", random)):
         return known
-    able = connection.execute(select(tables.person.c.able).where(tables.person.c.id == person)).scalar_one()
-    order = (1, 0) if able else (0, 1)
     found = (_free(connection, person, now, closed, "judged", divided) for divided in order)
     return next(filter(None, found), None)
 
