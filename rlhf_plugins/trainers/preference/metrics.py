@@ -23,23 +23,27 @@ class Means:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, sums: Sums) -> None:
-        """Adds the sums of a micro-batch."""
+    def add(self, sums: Sums, rows: int | None = None) -> None:
+        """Adds the sums of a micro-batch, and of how many rows they are; None: of as many as they count."""
         for name, (total, count) in sums.items():
-            both = torch.stack([total.detach().double(), count.double()])
-            self._sums[name] = self._sums[name] + both if name in self._sums else both
+            weight = count if rows is None else torch.full_like(count, rows)
+            three = torch.stack([total.detach().double(), count.double(), weight.double()])
+            self._sums[name] = self._sums[name] + three if name in self._sums else three
 
-    def take(self) -> dict[str, float]:
-        """The means so far; the next batch starts from nothing."""
+    def take(self) -> dict[str, tuple[float, int]]:
+        """The means so far, each with how many rows it is of, to a whole one; no mean of nothing.
+
+        The next batch starts from nothing.
+        """
         names, sums = list(self._sums), list(self._sums.values())
         self._sums = {}
         own = dict(zip(names, torch.stack(sums).tolist(), strict=True)) if names else {}
         found = processes.gathered(own)
-        both = {
+        whole = {
             name: [sum(values) for values in zip(*(one[name] for one in found if name in one), strict=True)]
             for name in dict.fromkeys(processes.joined([list(one) for one in found]))
         }
-        return {name: total / max(1, count) for name, (total, count) in both.items()}
+        return {name: (total / count, max(1, round(rows))) for name, (total, count, rows) in whole.items() if count > 0}
 
 
 @torch.no_grad()

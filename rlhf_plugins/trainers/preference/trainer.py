@@ -131,7 +131,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         if self._preference_loss.unpaired:  # the second response is another prompt's
             del tokens["logits/rejected"]
         self._means.add(sums(logps, self._beta))
-        self._means.add(tokens)
+        self._means.add(tokens, rows=len(losses))
         if self.model.training:
             self._tokens += batch.tokens
         return loss
@@ -211,10 +211,14 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
             return self.model(**rows, use_cache=False), rows["input_ids"]
 
     def _note_batch(self) -> None:
-        """Adds the means of a batch, of all processes, to those that are logged."""
+        """Adds the means of a batch, of all processes, to those that are logged.
+
+        A training on pairs logs the mean of its batches' means, as of its losses; elsewhere a batch counts by its rows.
+        """
         metrics = self._metrics["train" if self.model.training else "eval"]
         self._total_train_tokens += sum(processes.gathered(self._tokens))
         self._tokens = 0
-        for name, mean in self._means.take().items():
-            metrics[name].append(mean)
+        by_rows = not self.model.training or self._preference_loss.unpaired
+        for name, (mean, rows) in self._means.take().items():
+            metrics[name] += [mean] * (rows if by_rows else 1)
             metrics["num_tokens"] = [self._total_train_tokens]

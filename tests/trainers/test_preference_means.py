@@ -1,0 +1,48 @@
+"""What is logged of pairs and of labelled responses, where batches have other numbers of them. Worked by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf_plugins.contract.records import PairLogps
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.trainers.preference.metrics import Means, label_sums
+
+from .test_preference_script import OURS, rows, script
+
+Bases = Callable[..., Base]
+
+
+def labelled(logps: list[float], labels: list[float]) -> PairLogps:
+    """Responses under a reference of which each has log-probability 0."""
+    chosen = torch.tensor(logps)
+    zero, one = torch.zeros_like(chosen), torch.ones_like(chosen)
+    return PairLogps.of(chosen, zero - 4, zero, zero, one, one, probability=torch.tensor(labels))
+
+
+def test_a_mean_of_labels_is_over_the_responses_that_have_the_label() -> None:
+    """1/2 (-1 - 3) / 2 = -1 of two; of soft labels 1/2 (1/4 (-2) + 1/2 (-8)) / (3/4) = -3, of 3/4 of a response."""
+    means = Means()
+    means.add(label_sums(labelled([-1.0, -3.0], [1.0, 1.0]), 0.5))
+    found = means.take()
+    assert (found["rewards/chosen"], found["logps/chosen"], found["kl"]) == ((-1.0, 2), (-2.0, 2), (-4.0, 2))
+    assert not found.keys() & {"rewards/rejected", "logps/rejected"}  # of none there is no mean
+    means.add(label_sums(labelled([-2.0, -8.0], [0.25, 0.5]), 0.5))
+    assert means.take()["rewards/chosen"] == (-3.0, 1)
+
+
+def test_held_out_numbers_are_means_over_pairs(bases: Bases, tmp_path: Path) -> None:
+    """Of three pairs, in batches of two and one, the numbers are those of one batch of three."""
+    options = {"per_device_eval_batch_size": 2, "max_steps": 2, "learning_rate": 3e-2}
+    trainer = script(OURS, bases(), tmp_path, options, eval_dataset=rows(3, 1))
+    trainer.train()
+    parts = trainer.evaluate()
+    trainer.args.per_device_eval_batch_size = 3
+    whole = trainer.evaluate()
+    names = [f"eval_{name}" for name in ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen")]
+    assert [parts[name] for name in names] == pytest.approx([whole[name] for name in names], rel=1e-5)
+    assert parts["eval_loss"] != pytest.approx(0.6931, abs=1e-2)  # it really trained
