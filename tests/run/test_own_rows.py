@@ -20,7 +20,8 @@ ALONE = {"prompt": "p", "chosen": "a", "rejected": "b"}
 
 
 def recipe(tmp_path: Path, *stages: Any) -> dict[str, Any]:
-    words = {"base": "sandbox", "output_dir": str(tmp_path / "out"), "data": {"format": "sandbox", "prompts": 8}}
+    data = {"format": "sandbox", "prompts": 8, "test_prompts": 4}
+    words = {"base": "sandbox", "output_dir": str(tmp_path / "out"), "data": data}
     return {**words, "stages": [{"stage": "reward_model", "trainer": {"max_steps": 1}}, *stages]}
 
 
