@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rlhf_plugins import estimate
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+GRID = [("preference", 512), ("reward_model", 2048), ("preference", 2048), ("reward_model", 512), ("online", 512)]
 LEFT = 0.6  # share of what a training takes beside the weights that it gets in the second run
 
 
@@ -74,7 +75,7 @@ def recovery(lab: Lab) -> None:
 
 def _recovered(lab: Lab, stage: str) -> dict[str, Any]:
     base = random_model(lab.scratch / lab.header["shape"], lab.header["shape"], lab.device)
-    sizes, rows = ((16, 8), 4) if lab.tiny else ((512, 512), 16)
+    sizes, rows = ((16, 8), 8) if lab.tiny else ((512, 512), 16)
     recipe: dict[str, Any] = {"base": str(base), "adapter": {"r": LORA.r}}
     recipe["data"] = pairs_on_disk(lab.scratch / "rows", rows, *sizes)
     recipe["stages"] = [_stage(lab, stage, rows, sizes[1])]
@@ -145,7 +146,7 @@ def _full(lab: Lab, any_pass: bool) -> Iterator[None]:
     if lab.cuda:
         yield
         return
-    with _Little(40 if any_pass else 64, any_pass):
+    with _Little(64, any_pass):  # a trial of layouts embeds 57 tokens, four prompts more
         yield
 
 
@@ -157,8 +158,7 @@ def memory(lab: Lab) -> None:
         if not lab.point(f"{shape}, made", partial(_made, folder, shape, lab.device)):
             continue
         for quantization in (None, "nf4"):
-            grid = [("preference", 512), ("reward", 2048), ("preference", 2048), ("reward", 512), ("online", 512)]
-            for stage, tokens in grid[-2:] if lab.tiny else grid:
+            for stage, tokens in GRID[-2:] if lab.tiny else GRID:
                 size = 64 if lab.tiny else tokens
                 name = f"{shape}, {stage}, {quantization or 'bf16'}, {size} tokens"
                 lab.point(name, partial(_grid, lab, folder, quantization, stage, size))

@@ -32,7 +32,7 @@ LIMITS = {"float32": 1e-4, "frozen": 5e-2, "nf4": 5e-2, "int8": 0.3}  # relative
 SHORT = {"max_steps": 2, "per_device_train_batch_size": 8, "logging_steps": 1, "disable_tqdm": True}
 ROLLOUT = {**SHORT, "num_generations": 4, "max_completion_length": 16}
 SANDBOX = {"format": "sandbox", "prompts": 32, "test_prompts": 8, "responses": 4, "pairs": 2}
-JUDGE = {"stage": "reward", "trainer": SHORT}
+JUDGE = {"stage": "reward_model", "trainer": SHORT}
 EVALUATE = {"stage": "evaluate", "prompts": 4, "best_of": 2, "ceiling": 2, "max_new_tokens": 8}
 GROUPS: dict[str, list[dict[str, Any]]] = {
     "offline": [
@@ -148,7 +148,7 @@ def engines(lab: Lab) -> None:
     data = pairs_on_disk(lab.scratch / "engine_rows", 8, *((24, 8) if lab.tiny else (96, 32)))
     recipe = {"base": str(folder), "adapter": {"r": 16}, "data": data}
     lr = {"learning_rate": 1e-3, "max_steps": 3}
-    for stage in ("preference", "reward"):
+    for stage in ("preference", "reward_model"):
         lab.point(f"losses of {stage}", partial(_losses, lab, recipe, {"stage": stage, "trainer": {**SHORT, **lr}}))
     lab.point("greedy tokens, float32", partial(_greedy, folder))
     for config in (LlamaConfig, Gemma3TextConfig):
@@ -286,7 +286,7 @@ def _trained(lab: Lab, setting: Mapping[str, Any]) -> Iterator[tuple[Path | None
 
 
 def _reloaded_reward(run: Path, model: Any) -> dict[str, Any]:
-    path = Path(open_run(run).finished[0].rewards["reward"]["path"])
+    path = Path(open_run(run).finished[0].rewards["reward_model"]["path"])
     opened = [load_reward_model(path) for _ in range(2)]
     samples = opened[0].encode(*_sentences(run))
     first, second = (each.predict(samples).reward for each in opened)
@@ -318,7 +318,7 @@ def _sentences(run: Path) -> tuple[list[str], list[str]]:
 def _exported(lab: Lab, run: Path) -> dict[str, Any]:
     out = lab.scratch / "exported"
     shutil.rmtree(out, ignore_errors=True)
-    export_reward_model(open_run(run).finished[0].rewards["reward"]["path"], out)
+    export_reward_model(open_run(run).finished[0].rewards["reward_model"]["path"], out)
     return {"files": sorted(file.name for file in out.iterdir())}
 
 

@@ -72,7 +72,7 @@ def beside_trl(lab: Lab) -> None:
     """DPO and reward models: seconds per step and memory of both sides, where their losses agree at every step."""
     cases = [(16, 8, 4)] if lab.tiny else [(384, 128, 8), (1536, 512, 4)]
     for prompt, response, count in cases:
-        for stage in ("preference", "reward"):
+        for stage in ("preference", "reward_model"):
             name = f"{stage}, {count} x ({prompt} + 2 x {response})"
             lab.point(name, partial(_beside, lab, stage, (prompt, response, count)))
 
@@ -148,7 +148,7 @@ def _stock(trainer: Any, model: Any, args: Any, base: Path, sizes: tuple[int, in
     return trainer(model, args=args, train_dataset=rows, processing_class=words, peft_config=lora_config(LORA, task))
 
 
-STOCK: dict[str, Callable[..., None]] = {"preference": _stock_preference, "reward": _stock_reward}
+STOCK: dict[str, Callable[..., None]] = {"preference": _stock_preference, "reward_model": _stock_reward}
 
 
 def _dtype(lab: Lab) -> torch.dtype:
@@ -159,7 +159,7 @@ def _dtype(lab: Lab) -> torch.dtype:
 def compiled(lab: Lab) -> None:
     """Seconds per step with `engine: auto` and `engine: compiled`, where their losses agree at every step."""
     sizes = (16, 8, 4) if lab.tiny else (384, 128, 8)
-    for stage in ("preference", "reward"):
+    for stage in ("preference", "reward_model"):
         lab.point(f"{stage}, {sizes[2]} x ({sizes[0]} + 2 x {sizes[1]})", partial(_compiled, lab, stage, sizes))
 
 
@@ -244,7 +244,7 @@ def _ppo(lab: Lab) -> dict[str, Any]:
     data = pairs_on_disk(lab.scratch / "prompts", 16, *((16, 8) if lab.tiny else (256, 32)))
     updates, batches = (1, 2) if lab.tiny else (4, 3)
     trainer = _rollout(lab, num_generations=1, num_iterations=updates, max_steps=updates * batches)
-    judge = {"stage": "reward", "trainer": {**UNBOUNDED, "max_steps": 1, "per_device_train_batch_size": 4}}
+    judge = {"stage": "reward_model", "trainer": {**UNBOUNDED, "max_steps": 1, "per_device_train_batch_size": 4}}
     recipe: dict[str, Any] = {"base": str(base), "adapter": {"r": LORA.r}, "data": data}
     recipe["stages"] = [judge, {"stage": "online", "trainer": trainer}]
     runs: list[dict[str, Any]] = []
