@@ -44,7 +44,8 @@ def test_statistics_by_hand() -> None:
     level = Level(-1.0, warm_up=2, weight=0.5)
     assert [level.add(value) for value in (1.0, 3.0, 2.0)] == [0.0, 0.0, 0.0]
     assert level.add(1.0) == pytest.approx(0.5 * math.log(2.001 / 1.001))
-    assert level.add(math.nan) == level.value
+    assert level.add(math.nan) == level.value == level.add(math.inf)
+    assert level.add(1.0) == pytest.approx(0.75 * math.log(2.001 / 1.001))
     fit = Regression.of([(0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 3)])
     assert (fit.slope, fit.spread, fit.predict(3)) == (1, 0.5, 3.5)
     assert fit.error(1) == pytest.approx(0.5 / math.sqrt(6))
@@ -93,6 +94,8 @@ def test_thresholds_keep_the_rate_with_the_fewest_runs_that_may_promise_it() -> 
 def test_too_few_clean_runs_promise_nothing() -> None:
     with pytest.raises(DataError, match=r"20 clean runs can promise a rate of 0.0476, not 0.01"):
         joint_thresholds({"a": [1.0] * 20}, 0.01)
+    with pytest.raises(DataError, match="one clean run does not say how much clean runs differ"):
+        joint_thresholds({"a": [1.0]}, 0.5)
 
 
 def run(logged: list[Any], seed: int = 0, base: str = "elsewhere", name: str = "watched") -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,16 @@ def calibrate(folders: Sequence[Path], rate: float) -> Limits:
     return Limits(rate, len(records), max(rollouts.values()), monitors)
 
 
-def _runs(folders: Iterable[Path]) -> Iterator[Path]:
+def _runs(folders: Iterable[Path]) -> list[Path]:
+    """Each run once, however often it is named: copies of one run would count as runs of their own."""
+    found: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise RunError(f"{folder}: no such folder{nearest_path(folder, Path.is_dir)}")
-        if (folder / "status.json").exists():
-            yield folder
-        else:
-            yield from sorted(file.parent for file in folder.glob("*/status.json"))
+        is_run = (folder / "status.json").exists()
+        for run in [folder] if is_run else sorted(file.parent for file in folder.glob("*/status.json")):
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
 
 
 def _maxima(record: RunRecord) -> tuple[Maxima, dict[str, int]]:

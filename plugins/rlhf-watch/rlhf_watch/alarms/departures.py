@@ -64,8 +64,8 @@ class Level:
 
     @property
     def value(self) -> float:
-        """The statistic now."""
-        return max(0.0, self.moved) if self.seen > self.warm_up else 0.0
+        """The statistic now; 0 during the warm-up."""
+        return max(0.0, self.moved)
 
     def state_dict(self) -> dict[str, Any]:
         """What changes."""
