@@ -43,6 +43,23 @@ class Listening(Sampler):
 
 
 @dataclass
+class Shuffling(Sampler):
+    """Draws at random of what remains, and counts its draws."""
+
+    count: int = 0
+
+    def __call__(self, draw: SamplerState) -> np.ndarray:
+        self.count += 1
+        return draw.rng.permutation(np.flatnonzero(draw.remaining))[: draw.size]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+@dataclass
 class Answering(Sampler):
     """Draws what the test wants."""
 
@@ -203,6 +220,23 @@ def test_ragged_columns_are_refused() -> None:
 
 def test_no_examples_make_an_empty_epoch() -> None:
     assert [*draws(Listening(), n=0)] == []
+
+
+def test_a_training_that_goes_on_draws_what_another_would() -> None:
+    """Four of seven are drawn when it ends, two at a time: these come first, then the other three, then next epochs."""
+    made, other = (draws(Shuffling(), batch_size=2) for _ in range(2))
+    epoch = iter(made)
+    first = [next(epoch) for _ in range(3)]
+    made.observe(first, [0.1, 0.2, NAN])
+    state = made.state_dict()
+    whole = [*first, *epoch]
+    other.load_state_dict(state)
+    other.set_epoch(0)
+    assert sorted(whole) == [*range(7)]
+    assert ([*other], [*other], [*other]) == (whole, [*made], [*made])
+    assert other.state_dict()["own"] == {"count": 12} == made.state_dict()["own"]
+    assert other.state_dict()["loss"][first] == pytest.approx([0.1, 0.2, NAN], nan_ok=True)
+    assert len(state["drawn"]) == 4
 
 
 def test_accelerates_loader_asks_one_batch_ahead() -> None:
