@@ -25,7 +25,8 @@ from rlhf_bench.suite import BASE
 from rlhf_plugins import RunError
 
 Bench = dict[str, Any]  # a bench.json
-Scores = dict[str, dict[int, list[float]]]  # by algorithm and seed, of each prompt
+Where = tuple[int, str]  # a seed, and the prompts that have a score
+Scores = dict[str, dict[Where, list[float]]]  # by algorithm, of each prompt
 BEST = (
     "{} with its 95% interval. In bold: the highest mean, and every other that is not clearly below it on the "
     "same seeds and prompts, before any correction for the number of comparisons."
@@ -152,8 +153,9 @@ def scores(suite: Bench, task: str) -> Scores:
     found: Scores = {}
     for run in suite["runs"]:
         if run["task"] == task and run["status"] == "finished":
-            found.setdefault(run["algorithm"], {})[run["seed"]] = run["scores"]
-            found.setdefault(BASE, {})[run["seed"]] = run[BASE]
+            where = run["seed"], run["prompts"]
+            found.setdefault(run["algorithm"], {})[where] = run["scores"]
+            found.setdefault(BASE, {})[where] = run[BASE]
     return found
 
 
@@ -166,12 +168,15 @@ def leading(found: Scores) -> list[str]:
     return [first, *(name for name in found if name != first and not below(found[name], found[first]))]
 
 
-def below(own: Mapping[int, Sequence[float]], best: Mapping[int, Sequence[float]]) -> bool:
-    """Whether one is clearly below another; with fewer than two shared seeds nobody knows, and the mean decides."""
-    shared = [seed for seed in own if seed in best]
+def below(own: Mapping[Where, Sequence[float]], best: Mapping[Where, Sequence[float]]) -> bool:
+    """Whether one is clearly below another, by the seeds that both have with the same prompts.
+
+    With fewer than two of them nobody knows, and the mean decides.
+    """
+    shared = [where for where in own if where in best]
     if len(shared) < 2:
         return True
-    highest = estimate([np.subtract(own[seed], best[seed]) for seed in shared]).high
+    highest = estimate([np.subtract(own[where], best[where]) for where in shared]).high
     return highest is not None and highest < 0
 
 

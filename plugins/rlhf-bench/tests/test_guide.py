@@ -26,17 +26,28 @@ def bench(**changes: Any) -> dict[str, Any]:
             line = {"task": task, "algorithm": name, "gold": {"mean": gold}, "spread": 0.1, "means": {**MEANS, **own}}
             run = {"task": task, "algorithm": name, "seed": 1, "status": "finished", "scores": [gold], "base": [0.0]}
             lines.append(line)
-            runs.append({**run, "hardware": {"cores": 2, "cpu": "x"}})
+            runs.append({**run, "prompts": "these", "hardware": {"cores": 2, "cpu": "x"}})
     same = {"suite": "three_ways", "seeds": [1], "budget": {"flops": 1e9}, "algorithms": list(GOLD), "frontiers": []}
     tasks = {"clean": "few errors", "flips": ""}
     return {**same, "tasks": tasks, "lines": lines, "runs": runs, "changes": [], **changes}
 
 
 def test_the_best_and_what_may_be_equal_to_it_lead() -> None:
-    best = {1: [2.0, 3.0], 2: [2.0, 3.0]}
-    found = {"a": best, "b": {1: [1.0, 4.0], 2: [3.0, 1.0]}, "c": {1: [0.0, 1.0], 2: [0.0, 1.0]}}
+    one, two = (1, "these"), (2, "these")
+    best = {one: [2.0, 3.0], two: [2.0, 3.0]}
+    found = {"a": best, "b": {one: [1.0, 4.0], two: [3.0, 1.0]}, "c": {one: [0.0, 1.0], two: [0.0, 1.0]}}
     assert leading(found) == ["a", "b"]
-    assert leading({name: {1: of[1]} for name, of in found.items()}) == ["a"]  # one seed: the mean decides
+    assert leading({name: {one: of[one]} for name, of in found.items()}) == ["a"]  # one seed: the mean decides
+
+
+def test_scores_on_other_prompts_are_not_compared_prompt_by_prompt() -> None:
+    """Of the second seed, one algorithm has no score of the second prompt: one seed is left, and the mean decides."""
+    run = {"task": "clean", "status": "finished", "base": [0.0, 0.0], "prompts": "both"}
+    runs = [{**run, "algorithm": "dpo", "seed": seed, "scores": [2.0, 3.0]} for seed in (1, 2)]
+    runs += [{**run, "algorithm": "ppo", "seed": 1, "scores": [3.0, 1.0]}]
+    both = {**run, "algorithm": "ppo", "seed": 2, "scores": [3.0, 1.0]}
+    for more, expected in ((both, ["dpo", "ppo"]), ({**both, "scores": [3.0], "prompts": "one"}, ["dpo"])):
+        assert leading(guide.scores({"runs": [*runs, more]}, "clean")) == expected
 
 
 def test_a_page_has_a_row_per_task_and_its_command() -> None:
@@ -122,6 +133,7 @@ def test_tables_that_are_not_there_or_too_old(tmp_path: Path) -> None:
 
 
 def test_what_is_above_the_best_where_both_ran_is_not_below_it() -> None:
-    best = {1: [1.0, 1.0], 2: [1.0, 1.1], 3: [9.0, 9.0]}
-    assert not below({1: [3.0, 3.0], 2: [3.0, 3.1]}, best)
-    assert below({1: [0.0, 0.0], 2: [0.0, 0.1]}, best)
+    one, two, three = ((seed, "these") for seed in (1, 2, 3))
+    best = {one: [1.0, 1.0], two: [1.0, 1.1], three: [9.0, 9.0]}
+    assert not below({one: [3.0, 3.0], two: [3.0, 3.1]}, best)
+    assert below({one: [0.0, 0.0], two: [0.0, 0.1]}, best)
