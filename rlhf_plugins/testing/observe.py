@@ -26,7 +26,7 @@ def observed(subject: Subject, **changes: Any) -> dict[str, Any]:
     for mode, one in _modes(subject.kind, made).items():
         tried = bench.bench(subject.kind)
         for words, record in [*tried.cases(one), *tried.extremes(one)]:
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             said = _said(subject, one, words, record)
             found |= {f"{words}{mode}: {name}": part for name, part in said.items()}
     if any(name.endswith("members") for name in found):  # the trainer reads it of an ensemble

@@ -95,7 +95,7 @@ def acting(kind: str, component: Any, seed: int = 0) -> Any:
     if not component.builds:
         return component
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         try:
             built = component.build(WIDTH) if kind in ("pooling", "reward_head") else component.build()
         except RlhfError:
