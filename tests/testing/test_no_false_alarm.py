@@ -50,7 +50,6 @@ def test_every_property_holds_of_what_is_bundled(subject: Subject) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # a stage that trains several policies does so for each of its options
 @pytest.mark.parametrize("subject", OURS, ids=str)
 def test_every_option_of_ours_is_felt_in_a_training(subject: Subject) -> None:
     found = [examine(subject, one) for one in properties_of(subject.kind) if one.trains]
