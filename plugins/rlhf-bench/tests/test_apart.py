@@ -38,6 +38,12 @@ def test_two_parts_share_no_prompt_and_are_the_same_under_every_seed() -> None:
     assert 4 <= len(prompts(parts[0][1])) <= 16  # about a quarter of 40
 
 
+def test_about_how_many_rows_a_part_has() -> None:
+    """Of 80 pairs."""
+    parts = [component("data_format", "apart", rows=ROWS, share=0.25, part=part) for part in ("policies", "judge")]
+    assert [part.known_rows() for part in parts] == [60, 20]
+
+
 def test_a_prompts_part_follows_from_its_words() -> None:
     one, other = Group("Why is  the sky blue?\n", ("a",)), Group("why is the sky blue?", ("b",))
     assert 0 <= drawn(one) == drawn(other) < 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log, sqrt
 from types import SimpleNamespace
 from typing import Any
@@ -80,6 +81,9 @@ def test_gaos_form_is_fitted_to_the_mean_of_the_seeds(monkeypatch: pytest.Monkey
     shown = table([found])
     assert shown is not None
     assert shown.rows[0][-1] == f"{found.fit.peak_kl:.1f}"
+    beyond = table([replace(found, fit=found.fit._replace(turns=False))])
+    assert beyond is not None
+    assert beyond.rows[0][-1] == "-"  # a top that no point reached is not named
 
 
 def row(algorithm: str, seed: int, curve: Any) -> dict[str, Any]:

@@ -40,3 +40,21 @@ def test_algorithms_are_compared_up_to_where_each_of_them_went() -> None:
     found = table([dpo])
     assert found is not None
     assert found.rows == [["t", "dpo", "1.83", "2.00", "1.00", "1"]]  # ((1 + 2) / 2 + (2 + 7 / 3) / 2) / 2
+
+
+def test_a_frontier_is_of_its_own_task_and_of_what_has_a_kl() -> None:
+    """Between 0 and a KL of 1/2, from 1 to 3, and from 5 to 1 elsewhere; a task without a base has none."""
+    knobs = {f"{name} beta={value}": (name, value) for name in ("dpo", "ipo") for value in (1.0, 2.0)}
+    tasks = dict.fromkeys(("t", "elsewhere", "baseless"), "")
+    suite = Suite("s", "", (1,), {"flops": 1.0}, "base", tasks, dict.fromkeys(knobs, ""), knobs, ())
+
+    def line(task: str, name: str, kl: float | None, gold: float) -> Line:
+        return Line(task, name, (1,), Estimate(gold), None, None, None, {"kl": kl})
+
+    lines = [line("t", "base", None, 1.0), line("t", "dpo beta=1.0", 0.5, 3.0), line("t", "dpo beta=2.0", None, 9.0)]
+    lines += [line("elsewhere", "base", None, 5.0), line("elsewhere", "dpo beta=1.0", 0.5, 1.0)]
+    found = frontiers(suite, [*lines, line("baseless", "dpo beta=1.0", 0.5, 3.0)])
+    assert [(one.task, one.algorithm, one.up_to, one.area) for one in found] == [
+        ("t", "dpo", 0.5, 2.0),
+        ("elsewhere", "dpo", 0.5, 5.0),
+    ]

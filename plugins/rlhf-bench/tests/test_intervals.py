@@ -10,6 +10,7 @@ from rlhf_bench.intervals import estimate, holm, resampled
 def test_holm_multiplies_the_smallest_by_their_number() -> None:
     found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": None})
     assert found == {"a": pytest.approx(0.03), "c": pytest.approx(0.06), "b": pytest.approx(0.06), "d": None}
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -20,6 +21,19 @@ def test_equal_scores_have_an_interval_without_width() -> None:
     found = estimate(np.full((3, 5), 0.5))
     assert found == pytest.approx((0.5, 0.5, 0.5, 1 / 4001))
     assert found.clear
+
+
+def test_what_equals_the_baseline_is_not_clear_of_it() -> None:
+    found = estimate(np.zeros((3, 5)))
+    assert (found.low, found.high, found.p, found.clear) == (0.0, 0.0, 1.0, False)
+
+
+def test_prompts_that_all_seeds_agree_on_have_the_bootstraps_p() -> None:
+    """Of two prompts with 3 and -1 a resample has the first twice, both, or the second twice: -1 in a quarter."""
+    found = estimate([[3.0, -1.0], [3.0, -1.0]])
+    assert (found.low, found.high) == (-1.0, 3.0)
+    assert found.p == pytest.approx(0.5, abs=0.05)
+    assert estimate([[1.0, -3.0], [1.0, -3.0]]).p == pytest.approx(0.5, abs=0.05)
 
 
 def test_seeds_and_prompts_both_widen_the_interval() -> None:
@@ -57,8 +71,14 @@ def test_a_dozen_values_without_a_mean_are_rarely_clear() -> None:
     assert np.mean([one.p is not None and one.p < 0.05 for one in found]) < 0.07
 
 
-def test_the_interval_of_three_values_is_students() -> None:
-    found = resampled([1.0, 2.0, 6.0])
-    wide = 4.302653 * np.std([1, 2, 6], ddof=1) / 3**0.5
-    assert (found.low, found.high) == pytest.approx((3 - wide, 3 + wide), abs=1e-5)
+@pytest.mark.parametrize("unit", [1.0, 0.01, -0.01])
+def test_the_interval_of_three_values_is_students(unit: float) -> None:
+    found = resampled(unit * np.array([1.0, 2.0, 6.0]))
+    wide = 4.302653 * abs(unit) * np.std([1, 2, 6], ddof=1) / 3**0.5
+    assert (found.low, found.high) == pytest.approx((3 * unit - wide, 3 * unit + wide), abs=1e-5)
     assert found.p == pytest.approx(0.1885, abs=1e-4)  # P(|t| > 1.964) with 2 degrees
+
+
+def test_one_value_has_no_interval_and_two_have_students() -> None:
+    assert resampled([2.0]) == (2.0, None, None, None)
+    assert resampled([1.0, 3.0])[:3] == pytest.approx((2.0, 2 - 12.7062, 2 + 12.7062), abs=1e-3)
