@@ -94,8 +94,18 @@ def test_thresholds_keep_the_rate_with_the_fewest_runs_that_may_promise_it() -> 
 def test_too_few_clean_runs_promise_nothing() -> None:
     with pytest.raises(DataError, match=r"20 clean runs can promise a rate of 0.0476, not 0.01"):
         joint_thresholds({"a": [1.0] * 20}, 0.01)
-    with pytest.raises(DataError, match="one clean run does not say how much clean runs differ"):
-        joint_thresholds({"a": [1.0]}, 0.5)
+    for clean in ([1.0], [1.0, 3.0]):
+        with pytest.raises(DataError, match="compared with the others, which differ: give three or more"):
+            joint_thresholds({"a": clean}, 0.5)
+    with pytest.raises(DataError, match="not a finite number of at least 0"):
+        joint_thresholds({"a": [1.0, math.nan]}, 0.5)
+
+
+def test_a_threshold_by_hand() -> None:
+    """Of log(1 + M) = 0, 1, 3 with a mean of 4/3; beside the others each is at -2, (1 - 1.5) / 1.5 and 5 deviations."""
+    clean = {"a": [0.0, math.e - 1, math.e**3 - 1]}
+    expected = math.expm1(4 / 3 - math.sqrt(14 / 9) / 3)
+    assert joint_thresholds(clean, 0.5) == {"a": pytest.approx(expected)}
 
 
 def run(logged: list[Any], seed: int = 0, base: str = "elsewhere", name: str = "watched") -> Any:

@@ -18,7 +18,8 @@ from rlhf_plugins import RunError
 def record(values: Sequence[float], monitor: str = "length_drift", status: str = "finished", warm_up: int = 2) -> Any:
     """A run of one stage that logged a monitor's statistic at each step."""
     rows = [{"stage": "online", "step": step, f"watch/{monitor}": value} for step, value in enumerate(values)]
-    stages = [{"stage": "sft"}, {"stage": "online", "monitors": [{"use": "length_drift", "warm_up": warm_up}]}]
+    spec = {"use": "length_drift", "warm_up": warm_up, "notify": "HOOK"}  # of these the statistic has warm_up alone
+    stages = [{"stage": "sft"}, {"stage": "online", "monitors": [spec]}]
     return SimpleNamespace(folder=Path("r"), status=status, recipe={"stages": stages}, metrics=lambda: rows)
 
 

@@ -26,17 +26,17 @@ def joint_thresholds(largest: Mapping[str, Sequence[float]], rate: float) -> dic
         rate: of runs that alarm.
 
     Raises:
-        DataError: there are too few runs for the rate, or fewer than two, or a maximum is not finite.
+        DataError: there are too few runs for the rate, or fewer than three, or a maximum is not finite.
     """
     logs = np.log1p(np.array(list(largest.values()), dtype=float))  # (statistics, n)
     count = logs.shape[1]
     if not np.isfinite(logs).all():
         raise DataError("a statistic of a clean run is not a finite number of at least 0")
     place = ceil((count + 1) * (1 - rate))
-    if count < 2:
-        raise DataError("one clean run does not say how much clean runs differ: give two or more")
     if place > count:
         raise DataError(f"{count} clean runs can promise a rate of {1 / (count + 1):.3g}, not {rate:g}")
+    if count < 3:
+        raise DataError("each clean run is compared with the others, which differ: give three or more")
     centre, spread = logs.mean(1), np.maximum(logs.std(1), 1e-6)
     others = [np.delete(logs, place, 1) for place in range(count)]
     joint = np.array(
