@@ -14,6 +14,7 @@ import os
 import runpy
 import select
 import shutil
+import signal
 import site
 import socket
 import subprocess
@@ -129,6 +130,8 @@ class Warm:
 
 def main() -> None:
     """Answers on its own pipes, or where it is given a socket each worker that connects there."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which one in the background inherits as ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     listener, *libraries = sys.argv[1:]
     if listener:
         _share(socket.socket(fileno=int(listener)), libraries)
