@@ -92,10 +92,11 @@ def allocated(work: Callable[[], Any]) -> int:
 
 
 def trainer(folder: Path, checkpointing: bool) -> PreferenceTrainer:
-    options = {"per_device_train_batch_size": 4, "max_steps": 2, "disable_tqdm": True}
-    args = arguments(trl.DPOConfig, folder, 0, {**options, "gradient_checkpointing": checkpointing})
-    one = {"ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0, "chosen_ids": [7] * RESPONSE}
-    rows = [{"prompt_ids": [5 + i] * PROMPT, "rejected_ids": [9] * RESPONSE, **one} for i in range(4)]
+    options: dict[str, Any] = {"per_device_train_batch_size": 4, "max_steps": 2, "disable_tqdm": True}
+    options |= {"gradient_checkpointing": checkpointing, "precompute_ref_log_probs": True}
+    args = arguments(trl.DPOConfig, folder, 0, options)
+    responses = {"chosen_ids": [7] * RESPONSE, "rejected_ids": [9] * RESPONSE}
+    rows = [{"prompt_ids": [5 + i] * PROMPT, **responses} for i in range(4)]
     given = {"train_dataset": Dataset.from_list(rows), "processing_class": load_tokenizer(BASE)}
     own: dict[str, Any] = {"loss": component("preference_loss", "dpo"), "tokens_per_batch": None}
     adapter = lora_config(Adapter(r=16), "CAUSAL_LM")

@@ -93,6 +93,14 @@ def test_so_it_does_under_transformers_options(bases: Bases, tmp_path: Path, opt
     assert_equal(*(logged(script(cls, bases(), tmp_path, options, **given)) for cls in (OURS, STOCK)))
 
 
+def test_columns_of_another_reference_are_read_no_more_than_by_trl(bases: Bases, tmp_path: Path) -> None:
+    """Both compute the reference where `precompute_ref_log_probs` is not set: at the first step all rewards are 0."""
+    stale = rows().add_column("ref_chosen_logps", [-9.0] * 16).add_column("ref_rejected_logps", [-1.0] * 16)
+    found, expected = (logged(script(cls, bases(), tmp_path, {}, train=stale)) for cls in (OURS, STOCK))
+    assert_equal(found, expected)
+    assert found[0]["rewards/chosen"] == pytest.approx(0, abs=1e-5)
+
+
 @pytest.mark.slow
 def test_trls_default_precision_trains_as_with_trl(bases: Bases, tmp_path: Path) -> None:
     """bfloat16 and gradient checkpointing; they differ by rounding."""

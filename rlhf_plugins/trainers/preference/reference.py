@@ -100,8 +100,11 @@ class ReadsReference(HidesLaunch, trl.DPOTrainer):
         return torch.cat(found).unbind(1)
 
     def _reference_logps(self, inputs: dict[str, Any]) -> Tensor:
-        """(pairs, 2), as the batch has them or computed."""
-        known = [inputs[name] for name in REFERENCE if name in inputs]
+        """(pairs, 2), as they were computed before training, or computed now.
+
+        A data set may have such columns of another reference: without `precompute_ref_log_probs` TRL reads none either.
+        """
+        known = [inputs[name] for name in REFERENCE if name in inputs] if self.args.precompute_ref_log_probs else []
         return torch.stack(known or list(self.compute_ref_log_probs(self.model, inputs)), dim=1)
 
     def _summed(self, samples: Samples) -> list[float]:
