@@ -167,7 +167,7 @@ def test_a_card_is_filled_in_and_its_code_runs(
     export_policy(made(f"{run.path}#dpo"), tmp_path / "out", merge)
     _, head, text = (tmp_path / "out/README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(head)["tags"] == ["rlhf-plugins", "preference", "dpo", *([] if merge else ["lora"])]
-    assert "| base | 0.500 (0.000 to 1.000) | - | - | - | 4 |" in text
+    assert "| base | 0.500 (-0.419 to 1.419) | - | - | - | 4 |" in text  # 0, 0, 1, 1: 0.5 +- 3.182 * 0.577 / 2
     assert "beta: 0.1" in text
     assert "8 groups of rows to train on, 4 held out" in text
     assert str(tmp_path) not in text
