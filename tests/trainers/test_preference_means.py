@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from rlhf_plugins.arithmetic.ranking import map_tensors
 from rlhf_plugins.contract.records import PairLogps
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.trainers.preference.metrics import Means, label_sums
@@ -33,6 +36,24 @@ def test_a_mean_of_labels_is_over_the_responses_that_have_the_label() -> None:
     assert not found.keys() & {"rewards/rejected", "logps/rejected"}  # of none there is no mean
     means.add(label_sums(labelled([-2.0, -8.0], [0.25, 0.5]), 0.5))
     assert means.take()["rewards/chosen"] == (-3.0, 1)
+
+
+def test_numbers_of_micro_batches_are_means_over_the_batch() -> None:
+    """Under a reference of -1: log-ratios of -1 (good), -3 and -5; of tokens 6 + 2 over 4 + 1, of 2 + 1 rows."""
+    means, under = Means(), -torch.ones(3)
+    of_rows = replace(labelled([-2.0, -4.0, -6.0], [1.0, 0.0, 0.0]), ref_chosen=under, ref_rejected=1.5 * under)
+    for part, size, (total, count) in ((slice(2), 2, (6.0, 4)), (slice(2, 3), 1, (2.0, 1))):
+        means.add(label_sums(map_tensors(of_rows, operator.itemgetter(part)), 0.5))
+        means.add({"entropy": (torch.tensor(total), torch.tensor(count))}, rows=size)
+    assert means.take() == {
+        "rewards/chosen": (-0.5, 1),
+        "rewards/rejected": (-2.0, 2),
+        "logps/chosen": (-2.0, 1),
+        "logps/rejected": (-5.0, 2),
+        "kl": (-2.5, 3),
+        "entropy": (1.6, 3),
+    }
+    assert means.take() == {}
 
 
 def test_held_out_numbers_are_means_over_pairs(bases: Bases, tmp_path: Path) -> None:
