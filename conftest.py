@@ -100,16 +100,6 @@ def chromium() -> Iterator[Any]:
         yield browser
 
 
-@pytest.fixture(autouse=True, scope="module")
-def unplaced(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Leaves the parts of plots where they are, but in tests of reports: it takes longer than to draw them."""
-    svg = sys.modules.get("rlhf_plugins.report.svg")
-    with pytest.MonkeyPatch.context() as patch:
-        if svg is not None and "report" not in request.path.parts:
-            patch.setattr(svg, "_lay_out", lambda figure: figure.set_layout_engine("none"))
-        yield
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Lets the kit import packages in forks of one process that has imported what comes before a package."""
     if imports := sys.modules.get("rlhf_plugins.testing.imports"):
