@@ -30,9 +30,9 @@ class Elsewhere(DataFormat, like="rows"):
         kept = len(asked) - self.shots
         if kept < 2:
             raise DataError(f"elsewhere: {len(asked)} out-of-distribution prompts, of which shots: {self.shots}")
-        seen = {str(group.prompt) for group in asked[kept:]}
-        learned = tuple(group for group in data.out_of_distribution if str(group.prompt) in seen)
-        held_out = tuple(group for group in data.out_of_distribution if str(group.prompt) not in seen)
+        seen = {group.prompt_words for group in asked[kept:]}
+        learned = tuple(group for group in data.out_of_distribution if group.prompt_words in seen)
+        held_out = tuple(group for group in data.out_of_distribution if group.prompt_words not in seen)
         prompts = {"train": (*data.prompts.get("train", ()), *asked[kept:]), "test": asked[:kept]}
         return replace(data, train=(*data.train, *learned), test=held_out, prompts=prompts, out_of_distribution=())
 
