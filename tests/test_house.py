@@ -6,6 +6,7 @@ import gc
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -56,6 +57,13 @@ def test_half_of_the_functions_have_at_most_12_lines() -> None:
 def test_half_of_the_tests_have_at_most_15_lines() -> None:
     functions = [function for source in sources("tests") for function in source.functions]
     assert median(house.length(function) for function in functions if function.name.startswith("test_")) <= 15
+
+
+def test_no_two_test_files_are_one_module() -> None:
+    """A file in a folder that is no package is imported by its name alone, of two only the first."""
+    files = [file for folder in ("tests", "plugins") for file in (ROOT / folder).rglob("test_*.py")]
+    names = Counter(file.name for file in files if not (file.parent / "__init__.py").exists())
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_every_page_of_benchmarks_is_written_by_the_target_that_its_index_names_or_says_why_not() -> None:

@@ -22,22 +22,24 @@ class Means:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._rows: dict[str, int] = {}  # where they are not what a sum counts
 
     def add(self, sums: Sums, rows: int | None = None) -> None:
         """Adds the sums of a micro-batch, and of how many rows they are; None: of as many as they count."""
         for name, (total, count) in sums.items():
-            weight = count if rows is None else torch.full_like(count, rows)
-            three = torch.stack([total.detach().double(), count.double(), weight.double()])
-            self._sums[name] = self._sums[name] + three if name in self._sums else three
+            both = torch.stack([total.detach().double(), count.double()])
+            self._sums[name] = self._sums[name] + both if name in self._sums else both
+            if rows is not None:
+                self._rows[name] = self._rows.get(name, 0) + rows
 
     def take(self) -> dict[str, tuple[float, int]]:
         """The means so far, each with how many rows it is of, to a whole one; no mean of nothing.
 
         The next batch starts from nothing.
         """
-        names, sums = list(self._sums), list(self._sums.values())
-        self._sums = {}
-        own = dict(zip(names, torch.stack(sums).tolist(), strict=True)) if names else {}
+        sums = dict(zip(self._sums, torch.stack(list(self._sums.values())).tolist(), strict=True)) if self._sums else {}
+        own = {name: [total, count, self._rows.get(name, count)] for name, (total, count) in sums.items()}
+        self._sums, self._rows = {}, {}
         found = processes.gathered(own)
         whole = {
             name: [sum(values) for values in zip(*(one[name] for one in found if name in one), strict=True)]

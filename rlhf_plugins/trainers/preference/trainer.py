@@ -94,7 +94,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
 
     def noted(self) -> list[tuple[Any, str]]:
         """See `TrainsInMicroBatches`."""
-        return [*super().noted(), (self._means, "_sums"), (self, "_tokens")]
+        return [*super().noted(), (self._means, "_sums"), (self._means, "_rows"), (self, "_tokens")]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **more: Any) -> Any:
         """Mean loss of the batch's pairs."""
