@@ -51,9 +51,9 @@ def ratio_interval(tops: np.ndarray, bottoms: np.ndarray, seed: int = 0) -> Inte
     """sum(tops) / sum(bottoms), such as a mean over rows of which prompts have different numbers, as `mean_interval`.
 
     One interval is the percentiles' where whole units are drawn again (Davison and Hinkley 1997, 3.8), which is too
-    narrow for few of them, the other `students_half` to both sides: of 8 units with 1 to 5 normal rows the first holds
-    the ratio in 87%, both together in 93%. Both ends are NaN of one unit, and where the sum
-    of bottoms is above 0 in fewer than 97.5% of the draws, so that the ratio has no bounds (Fieller 1954).
+    narrow for few of them. The other is Student's of the linearised ratio (Cochran 1977, chapter 6). Of 8 units with 1
+    to 5 normal rows the first holds the ratio in 87%, both together in 93%. Both ends are NaN of one unit, and where
+    the sum of bottoms is above 0 in fewer than 97.5% of the draws, so that the ratio has no bounds (Fieller 1954).
 
     Args:
         tops: (n,) of independent units.

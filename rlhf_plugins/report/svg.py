@@ -71,7 +71,9 @@ def svg(key: str, alt: str, size: tuple[float, float], draw: Callable[[Figure], 
         draw(figure)
         drawn = StringIO()
         canvas, figure.dpi = FigureCanvasSVG(figure), 72
-        _lay_out(figure)
+        if layout := figure.get_layout_engine():
+            layout.execute(figure)  # savefig would draw everything for it, and then again
+        figure.set_layout_engine("none")
         canvas.print_svg(drawn, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     root = _themed(drawn.getvalue(), key)
     # In CSS pixels: half as large again as matplotlib's points, shrunk to fit, but never below legible text.
@@ -89,13 +91,6 @@ def short(name: str) -> str:
 def or_nan(value: float | None) -> float:
     """A gap in a line or an absent bar, where there is no number."""
     return nan if value is None else value
-
-
-def _lay_out(figure: Figure) -> None:
-    """Gives the parts of a figure their places: savefig would draw everything for it, and then again."""
-    if layout := figure.get_layout_engine():
-        layout.execute(figure)
-    figure.set_layout_engine("none")
 
 
 def _themed(drawn: str, key: str) -> ElementTree.Element:
