@@ -208,3 +208,53 @@ def test_members_of_a_sweep_are_those_of_one_process(python: Warm, tmp_path: Pat
             (tmp_path / member / name / "runs").mkdir(parents=True)
             (tmp_path / name / "runs/r" / member).rename(tmp_path / member / name / "runs/r")
         assert_same(tmp_path / member / "one", tmp_path / member / "two", names=COMPARED, near=2e-5)
+
+
+HALVES = """\
+from dataclasses import dataclass, replace
+from rlhf_plugins import Stage, StageResult, hookimpl, uses
+
+@dataclass(frozen=True)
+class Halves(Stage, makes={"policy"}, processes="several"):
+    \"\"\"Trains on some of the prompts, then on the others with the critic and the KL of the first training.\"\"\"
+
+    training: Stage = uses("stage", "online")
+    name: str = "halves"
+
+    def run(self, run):
+        known, start = run.data.prompts["train"], None
+        for number, prompts in enumerate((known[:6], known[6:])):
+            data = replace(run.data, prompts={**run.data.prompts, "train": prompts})
+            carry = CARRY if start else ()
+            made = run.train(self.training, name=f"half{number}", data=data, start=start, carry=carry)
+            start = made.name
+        return StageResult(policies={self.name: next(iter(made.policies.values()))})
+
+@hookimpl
+def register_stage():
+    return {"halves": Halves}
+"""
+IN_HALVES = (
+    EACH[: EACH.index("  - {stage: sft")].replace("base: base\n", "base: base\nplugins: [halves.py]\n", 1)
+    + "  - stage: halves\n    training:\n      use: online\n      reward: {use: length, most: 3}\n"
+    + "      kl: {coef: 0.1, adapt: {target: 0.001, horizon: 10}}\n      value: {adapter: {r: 2}}\n"
+    + EACH[EACH.rindex("    tokens_per_batch: 1\n") :].replace("    ", "      ")
+)
+
+
+@pytest.mark.slow
+def test_a_critic_and_a_kl_go_on_in_two_processes_as_in_one(python: Warm, tmp_path: Path) -> None:
+    """And each word counts: without one of them the second training's numbers are others."""
+    made = [prepared(tmp_path / name, IN_HALVES, EVEN, **sizes) for name, sizes in (("one", ONE), ("two", TWO))]
+    made += [prepared(tmp_path / name, IN_HALVES, EVEN, **ONE) for name in ("kl", "value")]
+    for each, carry in zip(made, ("kl value", "kl value", "kl", "value"), strict=True):
+        (each / "halves.py").write_text(HALVES.replace("CARRY", repr(carry.split())))
+    one, two, *fewer = made
+    words = ("-c", WRITES_THE_SAME)
+    found = [python(*words, cwd=each, env=ALONE) for each in (one, *fewer)]
+    found += python.together(*words, cwd=two, env=ALONE)
+    assert [each.returncode for each in found] == [0] * 5, "".join(each.stderr for each in found)
+    assert_same(one, two, names=COMPARED)
+    for other in fewer:
+        with pytest.raises(AssertionError):
+            assert_same(one, other, names=COMPARED)
