@@ -116,13 +116,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Policies judged on the same prompts; `scores[name][i]` is the score of that policy's response to prompt i."""
+    """Policies judged on the same prompts; `scores[name][i]` is the mean of that policy's responses to prompt i."""
 
     judge: str
     reference: str  # the name in `scores` that the others are compared with
     prompts: Sequence[Text]
     scores: Mapping[str, Sequence[float]]
-    lengths: Mapping[str, Sequence[int]] = field(default_factory=dict)  # words of the responses, where they are known
+    lengths: Mapping[str, Sequence[float]] = field(default_factory=dict)  # mean words of the responses, where known
 
     def __post_init__(self) -> None:
         """Raises RunError where the reference has no scores, or a policy not one score or length per prompt."""

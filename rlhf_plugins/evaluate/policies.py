@@ -23,14 +23,28 @@ ENOUGH = 20  # responses to estimate the coefficient of a control variate from
 
 @dataclass(frozen=True)
 class Judged:
-    """A policy's samples, one a prompt, with their scores, and its KL to the reference in nats a response."""
+    """A policy's samples with their scores, and its KL to the reference in nats a response."""
 
-    samples: Samples
-    scores: np.ndarray
+    samples: Samples  # those of a prompt together
+    scores: np.ndarray  # (B,) one a response
     kl: float | Interval | None  # None where it is not known
-    elsewhere: np.ndarray | None = None  # scores on out-of-distribution prompts
+    elsewhere: np.ndarray | None = None  # scores on out-of-distribution prompts, one a prompt
     line: bool = False  # no policy, but a line to read others against
     perplexity: float | None = None  # of held-out answers
+    per_prompt: int = 1  # responses
+
+    @property
+    def means(self) -> np.ndarray:
+        """The score of each prompt, (n,)."""
+        return by_prompt(self.scores, self.per_prompt)
+
+
+def by_prompt(values: np.ndarray, per_prompt: int) -> np.ndarray:
+    """The mean of each prompt's values that are known, (n,), NaN where none is; `per_prompt` neighbours a prompt."""
+    table = values.reshape(-1, per_prompt)
+    known = np.isfinite(table)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(known, table, 0.0).sum(1) / known.sum(1))
 
 
 def complete(judged: Mapping[str, Judged]) -> tuple[dict[str, Judged], list[int]]:
@@ -39,16 +53,19 @@ def complete(judged: Mapping[str, Judged]) -> tuple[dict[str, Judged], list[int]
     Raises:
         RunError: fewer than two prompts are left.
     """
-    scored = np.all([np.isfinite(one.scores) for one in judged.values()], axis=0)
+    scored = np.all([np.isfinite(one.means) for one in judged.values()], axis=0)
     places = np.flatnonzero(scored).tolist()
     if len(places) < 2:
         raise RunError(
             f"evaluate: the judge scored the responses of all policies to {len(places)} prompts of {len(scored)}"
         )
-    kept = {
-        name: replace(one, samples=one.samples.take(places), scores=one.scores[scored]) for name, one in judged.items()
-    }
-    return kept, places
+    return {name: _at(one, places) for name, one in judged.items()}, places
+
+
+def _at(judged: Judged, places: list[int]) -> Judged:
+    """Some of the prompts with all their responses."""
+    rows = [place * judged.per_prompt + which for place in places for which in range(judged.per_prompt)]
+    return replace(judged, samples=judged.samples.take(rows), scores=judged.scores[rows])
 
 
 def best_of(scores: np.ndarray, per_prompt: int, n: int) -> list[int]:
@@ -104,14 +121,14 @@ def measure(
     judged: Judged, reference: Judged, ceiling: float | None, worths: list[Mapping[str, float]]
 ) -> dict[str, Any]:
     """One policy's row of a report, as `report.schema.PolicyReport` has it."""
-    scores, texts = judged.scores, list(judged.samples.responses)
+    scores, texts = judged.means, list(judged.samples.responses[:: judged.per_prompt])
     dimensions = [name for name in (worths[0] if worths else {}) if name != "total"]
     score = mean_interval(scores)
-    base = float(reference.scores.mean())
+    base = float(reference.means.mean())
     return {
         "gold": score._asdict(),
         "n": len(scores),
-        **({} if judged is reference else paired(scores, reference.scores)),
+        **({} if judged is reference else paired(scores, reference.means)),
         "normalised": None if ceiling is None else normalised(score.mean, base, ceiling),
         "kl": judged.kl.mean if isinstance(judged.kl, Interval) else judged.kl,
         "kl_interval": judged.kl._asdict() if isinstance(judged.kl, Interval) else None,

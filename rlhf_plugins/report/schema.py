@@ -56,7 +56,8 @@ class PolicyReport(Record):
     answers, `win_rate` and `distinct_*` are shares of 1, `cut` the share of responses that reached `max_new_tokens`,
     `gain` is the paired difference in `gold` from the reference on the same prompts, `normalised` is
     100 * (gold - reference) / (ceiling - reference), `out_of_distribution` is `gold` on prompts unlike those of
-    training, `seconds` and `peak_bytes` are the cost of making the policy.
+    training, `seconds` and `peak_bytes` are the cost of making the policy. Where a prompt got several responses, its
+    score is their mean, which win rates compare, and `distinct_*` are of the first.
 
     `stage` made it, `start` is the policy that it was trained from, `start_gain` the paired difference from that one,
     and `behind` how much the best trained policy scores more. A `line` is no policy that anybody would use, such as

@@ -68,15 +68,17 @@ def of_rollouts(stage: Training, known: Known, turns: int = 1) -> Course:
 def of_evaluation(stage: Evaluate, known: Known, best_of: int) -> Course:
     """Samples of every policy on prompts of two kinds and tasks, and the best-of-n of the first, where n is not 0."""
     kinds = (stage.prompts,) * 2 if known.held_out is None else known.held_out
-    own, tasks = sum(min(stage.prompts, kind) for kind in kinds), [task.sampled() for task in stage.tasks]
-    policies = known.policies
+    asked, tasks = sum(min(stage.prompts, kind) for kind in kinds), [task.sampled() for task in stage.tasks]
+    policies, own = known.policies, asked * stage.responses
     tokens = policies * (own * stage.max_new_tokens + sum(answers * longest for answers, longest in tasks))
     measured = [
         "1 policy" if policies == 1 else f"{policies} policies",
         *([_times(len(tasks), "task")] if tasks else []),
     ]
-    words = f"up to {stage.prompts:,} prompts of each kind, {', '.join(measured)}, at most {tokens:,} sampled tokens"
-    sequences = policies * (own + sum(answers for answers, _ in tasks)) + own * best_of
+    each = f", {stage.responses:,} responses to each" * (stage.responses > 1)
+    words = f"up to {stage.prompts:,} prompts of each kind{each}, {', '.join(measured)}, "
+    words += f"at most {tokens:,} sampled tokens"
+    sequences = policies * (own + sum(answers for answers, _ in tasks)) + asked * best_of
     return Course(None, sequences, words + f", and best of {best_of}" * (best_of > 0))
 
 

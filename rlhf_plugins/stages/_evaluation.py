@@ -23,7 +23,16 @@ from rlhf_plugins.engine.sampling import end_tokens
 from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.judges import LIKELIHOOD, PairJudge, ScoreJudge, log_likelihoods, perplexity
-from rlhf_plugins.evaluate.policies import Judged, best_of, best_of_kl, complete, cut_share, measure, sequence_kls
+from rlhf_plugins.evaluate.policies import (
+    Judged,
+    best_of,
+    best_of_kl,
+    by_prompt,
+    complete,
+    cut_share,
+    measure,
+    sequence_kls,
+)
 from rlhf_plugins.report.words import called
 from rlhf_plugins.reward_models.handle import reward_handle
 from rlhf_plugins.stages._tasks import Tasks
@@ -54,6 +63,12 @@ def askable(options: Evaluate, prompts: Sequence[Group], encoder: RowEncoder) ->
     if len(asked) < 2:
         raise RunError("evaluate: fewer than two held-out prompts")
     return asked, left_out
+
+
+def words(judged: Judged) -> list[float]:
+    """How many a prompt's responses have, as a mean of each prompt."""
+    counts = np.array([len(text.split()) for text in judged.samples.responses], dtype=float)
+    return by_prompt(counts, judged.per_prompt).tolist()
 
 
 class EvaluateRun:
@@ -88,7 +103,7 @@ class EvaluateRun:
         """How many are sampled in all."""
         trained = sum(1 for _ in self.trained_policies())
         each = len(self.asked) + len(self.strange)
-        return len(self.asked) * self.pool_size + (trained + 1) * each
+        return len(self.asked) * self.pool_size + (trained + 1) * each * self.options.responses
 
     def chosen_judge(self) -> ScoreJudge | PairJudge | None:
         """What scores responses; None where held-out answers are all that is known."""
@@ -160,14 +175,14 @@ class EvaluateRun:
             for name, policy in judged.items()
         }
         of_judge, left_out = self.reward_model()
-        scores_by_name = {name: policy.scores.tolist() for name, policy in judged.items()}
+        scores_by_name = {name: policy.means.tolist() for name, policy in judged.items()}
         return StageResult(
             evaluation=Evaluation(
                 self.judge.name if self.judge else LIKELIHOOD,
                 self.weights.name,
                 [self.prompts[place] for place in places],
                 scores_by_name,
-                {name: [len(text.split()) for text in policy.samples.responses] for name, policy in judged.items()},
+                {name: words(policy) for name, policy in judged.items()},
             ),
             report=ReportParts(
                 policies=rows,
@@ -205,36 +220,45 @@ class EvaluateRun:
         samples = self.sample(policy, self.asked)
         temperature, kl = self.options.temperature, None
         if temperature > 0:
-            kl = mean_interval(sequence_kls(policy, self.reference, samples, temperature))
+            kls = sequence_kls(policy, self.reference, samples, temperature)
+            kl = mean_interval(by_prompt(kls, self.options.responses))
         return self.judged(name, samples, kl, policy)
 
     def judged(self, name: str, samples: Samples, kl: float | Interval | None, policy: Policy | None) -> Judged:
-        """Samples, one a prompt, with scores; of a policy that can sample, also on prompts out of distribution."""
+        """Samples with scores; of a policy that can sample, also on prompts out of distribution."""
+        per_prompt = len(samples.responses) // len(self.asked)
         if policy is not None:
             self.tasks.measure(name, policy)
         known = log_likelihoods(policy, self.answers) if policy and self.answers else None
         elsewhere = None
         if isinstance(self.judge, PairJudge):
-            scores = self.judge.compared(name, samples, self.own)
+            step = self.options.responses // per_prompt  # of best-of-n there is one
+            scores = self.judge.compared(name, samples, self.own.take(range(0, len(self.own.responses), step)))
         elif self.judge:
             scores = self.judge.scores(samples)
-            elsewhere = self.judge.scores(self.sample(policy, self.strange)) if policy and self.strange else None
+            elsewhere = self.elsewhere(policy) if policy and self.strange else None
         else:
             assert known is not None
-            scores = known[0] / known[1]
-        if elsewhere is not None:
-            elsewhere = elsewhere[np.isfinite(elsewhere)]
+            scores = np.repeat(known[0] / known[1], per_prompt)
         surprise = None if known is None else perplexity(*known)
-        return Judged(samples, scores, kl, elsewhere, line=policy is None, perplexity=surprise)
+        return Judged(samples, scores, kl, elsewhere, policy is None, surprise, per_prompt)
 
-    def sample(self, policy: Policy, prompts: Sequence[Group], per_prompt: int = 1, seed: int | None = None) -> Samples:
+    def elsewhere(self, policy: Policy) -> np.ndarray:
+        """The score of each prompt out of distribution that has one."""
+        assert isinstance(self.judge, ScoreJudge)
+        found = by_prompt(self.judge.scores(self.sample(policy, self.strange)), self.options.responses)
+        return found[np.isfinite(found)]
+
+    def sample(
+        self, policy: Policy, prompts: Sequence[Group], per_prompt: int | None = None, seed: int | None = None
+    ) -> Samples:
         """Responses under the stage's options; the same prompts and policy always give the same.
 
         Policies that differ little are drawn with the same random numbers, and so differ little in their responses.
         """
         samples = policy.sample(
             prompts,
-            per_prompt,
+            self.options.responses if per_prompt is None else per_prompt,
             temperature=self.options.temperature,
             max_new_tokens=self.options.max_new_tokens,
             seed=self.run.seed if seed is None else seed,
@@ -301,16 +325,19 @@ class EvaluateRun:
         return [Group(group.prompt, (group.responses[c.better], group.responses[c.worse])) for group, c in pairs]
 
     def side_by_side(self, judged: dict[str, Judged]) -> list[dict[str, Any]]:
-        """The first prompts with every policy's response and score."""
+        """The first prompts with every policy's first response and its score."""
+        one = next(iter(judged.values()))
+        asked = one.samples.prompts[:: one.per_prompt]
         return [
             {
                 "prompt": as_text(prompt),
                 "responses": {
-                    name: {"text": policy.samples.responses[row], **self.shown(float(policy.scores[row]))}
+                    name: {"text": policy.samples.responses[first], **self.shown(float(policy.scores[first]))}
                     for name, policy in judged.items()
+                    for first in (row * policy.per_prompt,)
                 },
             }
-            for row, prompt in enumerate(next(iter(judged.values())).samples.prompts[:SHOWN])
+            for row, prompt in enumerate(asked[:SHOWN])
         ]
 
     def shown(self, score: float) -> dict[str, float]:

@@ -20,8 +20,9 @@ from rlhf_plugins.stages._training import CacheTokens, distinct, sampling
 
 @dataclass(frozen=True)
 class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, processes="several"):
-    """Scores one response of each policy to each held-out prompt against one that they are all compared with.
+    """Scores responses of each policy to each held-out prompt against those of one that they are all compared with.
 
+    Of several `responses` a prompt's score is their mean, and win rates compare these means.
     The judge is `reward`, which scores each response, or `judge`, which compares it with the reference's. Without
     them it is the gold reward where the data has one, else the run's latest reward model, which then judges policies
     that may have been trained against it. A run without any of these is evaluated by the likelihood of held-out answers
@@ -29,6 +30,7 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, pr
     """
 
     prompts: Annotated[int, Field(ge=2, description="held-out prompts of each kind")] = 256
+    responses: Annotated[int, Field(ge=1, description="of each policy to a prompt, of which a score is the mean")] = 1
     best_of: Annotated[int, Field(ge=1, description="n of best-of-n against the reward model")] = 16
     ceiling: Annotated[int, Field(ge=2, description="n of best-of-n by gold, the 100 of the normalised score")] = 64
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
@@ -47,9 +49,11 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, pr
     name: str = "evaluate"
 
     def __post_init__(self) -> None:
-        """Raises ValueError where there are two judges."""
+        """Raises ValueError where there are two judges, or several responses that cannot differ."""
         if self.reward is not None and self.judge is not None:
             raise ValueError("`reward` scores responses and `judge` compares them: give one of the two")
+        if self.responses > 1 and self.temperature == 0:
+            raise ValueError("responses: at temperature 0 all responses to a prompt are the same")
         distinct(self.tasks)
 
     def fits_data(self, data: Data) -> None:
@@ -66,7 +70,7 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, pr
         from rlhf_plugins.engine.decoding import AT_ONCE
         from rlhf_plugins.engine.room import CACHE_TOKENS
 
-        responses = max(self.best_of + 1, 1)
+        responses = max(self.best_of + 1, self.responses)
         part: dict[str, Any] = {"prompt_tokens": None, "response_tokens": self.max_new_tokens}
         many = {**part, "tokens": self.tokens_per_batch}
         works = [

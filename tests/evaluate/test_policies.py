@@ -162,6 +162,28 @@ def test_a_row_by_hand() -> None:
     assert row["out_of_distribution"] == {"mean": 4.0, "low": 4.0, "high": 4.0}
 
 
+def test_of_several_responses_a_prompt_counts_once_by_hand() -> None:
+    """Two prompts with two responses each: means 2 and 4 against 1 and 4, so that one is won and one tied."""
+    prompts, texts, ids = ["p", "p", "q", "q"], ["a", "a", "b b", "b"], [[4, 0], [4, 0], [5, 5, 0], [0]]
+    samples = Samples(prompts, texts, [[1], [1], [2], [2]], ids)
+    policy = Judged(samples, np.array([1.0, 3.0, 4.0, np.nan]), 0.0, per_prompt=2)
+    reference = Judged(samples, np.array([0.0, 2.0, 3.0, 5.0]), 0.0, per_prompt=2)
+    row = measure(policy, reference, ceiling=4.5, worths=[])
+    assert (row["gold"]["mean"], row["n"], row["gain"]["mean"]) == (3.0, 2, 0.5)
+    assert row["normalised"] == 25.0  # (3 - 2.5) / (4.5 - 2.5)
+    assert row["win_rate"]["mean"] == 0.75
+    assert row["length"] == 2.0  # tokens 2, 2, 3 and 1
+    assert row["distinct_1"] == 2 / 3  # of the first responses, a and b b
+
+
+def test_a_prompt_without_any_score_is_left_out_with_all_its_responses() -> None:
+    samples = SAMPLES.take([0, 0, 1, 1, 2, 2])
+    several = Judged(samples, np.array([1.0, np.nan, np.nan, np.nan, 2.0, 4.0]), 0.0, per_prompt=2)
+    kept, places = complete({"several": several, "line": Judged(SAMPLES, np.array([5.0, 6.0, 7.0]), 0.0)})
+    assert (places, kept["several"].means.tolist(), kept["line"].means.tolist()) == ([0, 2], [1.0, 3.0], [5.0, 7.0])
+    assert kept["several"].samples.prompts == ["p", "p", "r", "r"]
+
+
 def test_kl_with_its_interval_and_a_line_are_in_the_row() -> None:
     policy = Judged(SAMPLES, np.array([2.0, 1.0, 3.0]), kl=Interval(1.5, 1.0, 2.0), line=True)
     row = measure(policy, Judged(SAMPLES, np.zeros(3), kl=0.0), None, [])

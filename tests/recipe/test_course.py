@@ -64,6 +64,8 @@ def test_policies_of_an_evaluation(tmp_path: Path) -> None:
     (course,) = courses(recipe, Data((), prompts={"test": (Group("p"),) * 9})).values()
     assert course is not None
     assert (course.sequences, course.words.endswith("at most 12 sampled tokens")) == (4, True)  # of one kind
+    (found,) = words({**evaluate, "responses": 5})
+    assert found == "up to 4 prompts of each kind, 5 responses to each, 1 policy, at most 120 sampled tokens"
     (rows := tmp_path / "sums.jsonl").write_text('{"prompt": "2 + 2", "answer": "4"}\n')
     task = {"use": "answers", "data": {"format": "prompts", "source": str(rows)}, "rows": 10, "max_new_tokens": 7}
     (found,) = words({**evaluate, "tasks": [task]})  # 8 responses of 3 tokens, and 10 answers of 7

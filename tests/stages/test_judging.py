@@ -60,6 +60,26 @@ def test_a_function_judges_and_a_prompt_on_which_it_abstains_is_left_out(base: B
     assert {len(scores) for scores in found.evaluation.scores.values()} == {asked}
 
 
+def test_of_several_responses_the_score_of_a_prompt_is_the_mean(base: Base, tmp_path: Path) -> None:
+    """By the true reward, of a policy that is the base again, beside the best of two."""
+    same = StageResult(name="same", policies={"same": {"use": "base"}}, start="base")
+    run = tiny_run(base, tmp_path, finished=[same])
+    options = {**OPTIONS, "responses": 3, "ceiling": 2}
+    found = component("stage", {"use": "evaluate", **options}).run(run)
+    sampled = run.policy().sample(run.data.prompts["test"][:8], 3, max_new_tokens=2, seed=run.seed)
+    worths = [run.data.gold(str(p), r)["total"] for p, r in zip(sampled.prompts, sampled.responses, strict=True)]
+    means = [sum(worths[row : row + 3]) / 3 for row in range(0, len(worths), 3)]
+    assert found.evaluation.scores["same"] == found.evaluation.scores["base"] == pytest.approx(means)
+    assert len(found.evaluation.prompts) == found.report.policies["same"]["n"] == len(means)
+    shown = found.report.samples[1]["responses"]["base"]
+    assert (shown["text"], shown["gold"]) == (sampled.responses[3], worths[3])
+
+
+def test_greedy_responses_to_a_prompt_are_one() -> None:
+    with pytest.raises(PluginError, match="all responses to a prompt are the same"):
+        component("stage", {"use": "evaluate", "responses": 2, "temperature": 0})
+
+
 def test_no_ceiling_is_sampled_where_the_true_reward_does_not_judge(base: Base, tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text(ABSTAINS)
     run, by_function = tiny_run(base, tmp_path / "run"), {"use": "python", "path": f"{tmp_path / 'score.py'}:score"}
@@ -162,6 +182,13 @@ def test_a_judge_of_pairs_scores_against_the_reference_and_failures_are_counted(
     assert described["failed"] == pytest.approx(1 / (len(found.evaluation.prompts) + 1))
     assert "1 comparisons without an answer: HTTP 500." in found.report.notes
     assert found.report.reward_model["n"] == len(found.evaluation.prompts)
+
+
+def test_a_judge_of_pairs_compares_each_of_several_responses(base: Base, tmp_path: Path, known: Registry) -> None:
+    found = evaluate(base, tmp_path / "run", known, judge={"use": "longer"}, responses=2)
+    prompts = len(found.evaluation.prompts)
+    assert set(found.evaluation.scores["same"]) == {0.5}  # the last comparison failed, and its prompt has another
+    assert found.report.judge["failed"] == pytest.approx(1 / (2 * prompts))
 
 
 def test_an_answer_that_was_paid_for_is_not_asked_for_again(base: Base, tmp_path: Path, known: Registry) -> None:
