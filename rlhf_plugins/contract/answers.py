@@ -46,6 +46,8 @@ def prediction(component: Any, answer: Any, inputs: tuple[Any, ...]) -> Predicti
     _of_shape(found.reward, (count,))
     for part in tensors((answer,)).values() if found is answer else ():
         _of_shape(part, (count, *part.shape[1:]))
+    if found.members is not None and found.members.shape[-1] != component.members:
+        raise Wrong(f"predicts {found.members.shape[-1]} members, and says that they are {component.members}")
     _learns(found.reward)
     for part in tensors((found,)).values():
         _finite_if_inputs_are(component, part, inputs)

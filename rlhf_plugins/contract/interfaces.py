@@ -57,6 +57,7 @@ class RewardHead(Component, kind="reward_head"):
     """Builds the module that turns features into rewards."""
 
     dropout: float = trait(0.0, "probability of dropout in training")
+    members: int = trait(1, "members of its predictions, for each of which a loss that remembers is built")
     bootstrap: bool = trait(False, "its members learn from resampled rows")
     columns: ClassVar[frozenset[str]] = trait(frozenset(), NUMBERS)
 

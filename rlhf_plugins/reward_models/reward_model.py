@@ -71,7 +71,7 @@ class RewardModel(nn.Module):
         self.sentences = SentenceEnds(trunk.config.get_text_config().vocab_size) if pooling.reads_sentences else None
         self.head = head.build(width)
         self.columns = head.columns  # of the rows, which the head reads
-        self.bootstrap = head.bootstrap  # whether its members see resampled rows
+        self.members, self.bootstrap = head.members, head.bootstrap  # how many, and whether they see resampled rows
         self.own.to(trunk.device)
         trunk.config.num_labels = 1  # what RewardTrainer asks of a model
 

@@ -12,10 +12,23 @@ import torch
 from killing import Killed, kill_at
 from torch import Tensor, nn
 
-from rlhf_plugins import KL, Checkpoint, KLTerm, PairLogps, PluginError, PreferenceLoss, StageResult, component, session
+from rlhf_plugins import (
+    KL,
+    Checkpoint,
+    KLTerm,
+    PairLogps,
+    PluginError,
+    PreferenceLoss,
+    RankedScores,
+    RewardLoss,
+    StageResult,
+    component,
+    session,
+)
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.data.digests import of_folder
 from rlhf_plugins.testing import tiny_base, tiny_run
+from rlhf_plugins.testing.subject import Subject
 
 ROLLOUT = {"num_generations": 2, "max_completion_length": 4, "logging_steps": 1, "max_steps": 3, "disable_tqdm": True}
 PAIRS = {"per_device_train_batch_size": 2, "logging_steps": 1, "max_steps": 3, "disable_tqdm": True}
@@ -57,11 +70,19 @@ class Against(PreferenceLoss):
         return Remembering()
 
 
+@dataclass(frozen=True)
+class RewardAgainst(RewardLoss):
+    """The same of rewards."""
+
+    def build(self) -> Callable[[Any], Tensor]:
+        return Remembering()
+
+
 class Remembering:
     def __init__(self) -> None:
         self.sum, self.count = torch.zeros(()), 0
 
-    def __call__(self, logps: PairLogps) -> Tensor:
+    def __call__(self, logps: PairLogps | RankedScores) -> Tensor:
         margin = logps.chosen - logps.rejected
         self.sum, self.count = self.sum + margin.detach().sum(), self.count + len(margin)
         return -torch.nn.functional.logsigmoid(margin - self.sum / self.count)
@@ -82,12 +103,17 @@ class Heavy(PreferenceLoss):
 STAGES: dict[str, Any] = {
     "online": lambda: replace(component("stage", "online", reward="gold", trainer=ROLLOUT), kl=Integrating()),
     "preference": lambda: replace(component("stage", "preference", trainer=PAIRS), loss=Against()),
+    "reward_model": lambda: replace(
+        component("stage", "reward_model", head={"use": "ensemble", "members": 2}, trainer=PAIRS), loss=RewardAgainst()
+    ),
 }
 
 
 def trained(use: str, folder: Path) -> StageResult:
     base = replace(tiny_base(folder.parent / "base"), adapter=Adapter(r=2))
-    run = session(base, tiny_run(base, folder.parent / "rows").data, folder, checkpoint=Checkpoint("1 steps"))
+    known = Subject.of(RewardAgainst, None, {}).registry
+    data = tiny_run(base, folder.parent / "rows").data
+    run = session(base, data, folder, registry=known, checkpoint=Checkpoint("1 steps"))
     return run.train(STAGES[use](), name="part")
 
 

@@ -27,7 +27,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.reward.trainer import _member
+from rlhf_plugins.trainers.reward.losses import member
 
 from .conftest import OPTIONS, furthest, losses, ranked, reward_trainer, trained
 
@@ -173,7 +173,7 @@ def test_a_member_of_an_ensemble_of_heads_learns_from_its_own_dimensions() -> No
     multi = {"use": "multi", "dimensions": ["helpful", "honest"]}
     heads = component("reward_head", {"use": "ensemble", "members": 3, "head": multi}).build(4)
     found = map_tensors(heads(torch.randn(4, 4)), lambda values: values.unflatten(0, (2, 2)))  # 2 pairs
-    own = _member(RankedScores.of(found.reward, prediction=found), 1).prediction
+    own = member(RankedScores.of(found.reward, prediction=found), 1).prediction
     assert own is not None
     own.dimensions["honest"].sum().backward()
     assert [head.linear.weight.grad is not None for head in heads.heads] == [False, True, False]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from copy import copy
-from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from rlhf_plugins.arithmetic.ranking import comparisons, mean_over_pairs, per_group
+from rlhf_plugins.arithmetic.ranking import comparisons, mean_over_pairs
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.data.batches.branches import BranchBatch, Layout
@@ -32,6 +31,7 @@ from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepare
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.reward.classifier import install, obstacle_of, saving_head, scored_by
+from rlhf_plugins.trainers.reward.losses import Losses
 from rlhf_plugins.trainers.reward.options import RewardOptions, read_by, refuse_at_odds
 from rlhf_plugins.trainers.reward.pairs import COLUMNS, ROW, Fitting, Pairs, columns_of, examples, refuse_unread
 from rlhf_plugins.trainers.steps.draws import Draws
@@ -104,10 +104,10 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         else:
             self._scorer = scored_by(self.model, own.pooling, own.head)
         loss = own.loss or component("reward_loss", "bradley_terry_margin")
-        made: Any = loss.acting()
-        if isinstance(made, nn.Module):
-            made = install(self.model, "loss", made.to(self.args.device))
-        self._reward_loss, self._reads_mates = made, loss.uses_batch_mates
+        self._reward_losses = Losses(
+            loss, self._scorer.members, lambda name, part: install(self.model, name, part.to(self.args.device))
+        )
+        self._reads_mates = loss.uses_batch_mates
         if processes.launched() == 1:
             compile_layers(self._scorer.trunk)
         layout = layout_of(self._scorer.trunk) if own.features is None else Layout.SEPARATE
@@ -182,7 +182,7 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
                 found = losses.detach().view(len(losses), -1).mean(1).tolist()
                 self._observed.append((inputs["row"].tolist(), found))
         losses = self._resampled(losses, inputs["row"]) if self._scorer.bootstrap else losses
-        return mean_loss(losses, self._reward_loss, scores, self.state.global_step), scores
+        return mean_loss(losses, self._reward_losses.acts[0], scores, self.state.global_step), scores
 
     def create_optimizer(self, *given: Any) -> Any:
         """As the trainer's, with head and pooling at a rate of their own where the options say so."""
@@ -196,9 +196,8 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         """One number a group; of an ensemble of heads in training, one a group and member."""
         members = scores.prediction.members if scores.prediction is not None else None
         if members is None or not self.model.training:
-            return per_group(self._reward_loss, scores)
-        each = [per_group(self._reward_loss, _member(scores, m)) for m in range(members.shape[-1])]
-        return torch.stack(each, 1)
+            return self._reward_losses.of_rewards(scores)
+        return self._reward_losses.of_members(scores)
 
     def _resampled(self, losses: Tensor, rows: Tensor) -> Tensor:
         """Members' losses (groups, M), each as often as its bootstrap drew the row."""
@@ -248,8 +247,7 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         """What a checkpoint asks for a state beside the trainer's; a loss with weights is in the model."""
         if self._scorer is None:
             return {}
-        loss = {} if isinstance(self._reward_loss, nn.Module) else {"loss": self._reward_loss}
-        return {**loss, "order": self._draws}
+        return {**self._reward_losses.stateful(), "order": self._draws}
 
     def train(self, *given: Any, **named: Any) -> Any:
         """Trains; afterwards the model scores as it does once it is saved and opened again.
@@ -367,15 +365,6 @@ def _split(optimizer: torch.optim.Optimizer, own: set[int], rate: float) -> None
         group["params"] = [weights for weights in group["params"] if id(weights) not in own]
         if moved:
             optimizer.add_param_group({**group, "params": moved, "lr": rate})
-
-
-def _member(scores: RankedScores, member: int) -> RankedScores:
-    """What the loss sees of one member of an ensemble."""
-    assert scores.prediction is not None
-    whole, rewards = scores.prediction, scores.prediction.members[..., member]  # type: ignore[index]
-    own = whole.each[member] if whole.each else whole
-    prediction = replace(own, reward=rewards, features=whole.features, members=None, each=())
-    return replace(scores, scores=rewards, prediction=prediction)
 
 
 def _repeats(rows: int, members: int, seed: int) -> Tensor:
