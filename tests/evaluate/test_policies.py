@@ -137,6 +137,22 @@ def test_a_judge_that_always_says_the_first_is_right_half_the_time() -> None:
     assert [one and one["accuracy"] for one in found] == [0.5, 1.0]
 
 
+def test_pairs_that_a_judge_leaves_open_are_not_counted() -> None:
+    """Every other pair is turned: .9 and 1 - .2 are right, the third has no answer, and the fourth is a tie."""
+    said = (("four", "one"), ("one", "four"), ("four", "one"), ("one", "two"))
+    pairs, given = (
+        [Group("p", pair) for pair in said],
+        [Verdict(0.9), Verdict(0.2), Verdict(None, "failed"), Verdict(0.5)],
+    )
+    found = PairJudge(lambda *asked: given, "base", lambda name, make: make(), "").accuracy(pairs)
+    assert found is not None
+    assert (found["accuracy"], found["n"]) == (2.5 / 3, 3)
+    assert found["longer_response_accuracy"] == 1.5 / 3  # longer, shorter, as long
+
+    open_ = PairJudge(lambda *asked: [Verdict(None, "abstained")] * 4, "base", lambda name, make: make(), "")
+    assert [open_.accuracy(pairs), open_.accuracy([])] == [None, None]
+
+
 def test_perplexity_by_hand() -> None:
     assert perplexity(np.log([1 / 4, 1 / 2]), np.array([2, 1])) == pytest.approx(2.0)  # 8 ** (1/3)
 
