@@ -27,12 +27,26 @@ def test_the_best_is_taken_where_it_is_clear(fields: dict[str, Any]) -> None:
     )
 
 
+def test_the_best_is_that_with_the_highest_score_in_whatever_order(fields: dict[str, Any]) -> None:
+    behind = {"mean": 0.1, "low": 0.05, "high": 0.15}
+    best = {"gold": {"mean": 0.8, "low": 0.78, "high": 0.82}, "behind": None}
+    report = _report(fields, dpo=best, ipo={"behind": {**behind, "mean": 0.2}}, ppo={"behind": behind})
+    assert answer(report).startswith("dpo, ipo or ppo? Take dpo: +0.100 (95% CI 0.050 to 0.150) over ppo. ")
+    assert taken(report) == "dpo"
+
+
 @pytest.mark.parametrize(
     ("seconds", "name", "why"),
-    [(72.8, "dpo", "costs least (1 min 13 s of training)"), (None, "dpo", "is nearest to the reference (KL 6.20)")],
+    [
+        (72.8, "dpo", "costs least (1 min 13 s of training)"),
+        (130.0, "ppo", "costs least (2 min 8 s of training)"),
+        (None, "ppo", "is nearest to the reference (KL 5.00)"),
+    ],
 )
 def test_of_equals_the_least_expensive_is_taken(fields: dict[str, Any], seconds: Any, name: str, why: str) -> None:
-    report = _report(fields, dpo={"behind": BARELY, "seconds": seconds})
+    report = _report(
+        fields, dpo={"behind": {"mean": 0.01, "low": 0.0, "high": 0.02}, "seconds": seconds}, ppo={"kl": 5}
+    )
     assert f"dpo and ppo cannot be distinguished here; {name} {why}: take it." in answer(report)
     assert taken(report) == name
 
@@ -65,7 +79,7 @@ def test_another_policy_is_taken_beside_one_that_hardly_differs(fields: dict[str
 
 
 def test_none_is_taken_on_very_few_prompts(fields: dict[str, Any]) -> None:
-    report = _report(fields, **{name: {"n": 4} for name in ("dpo", "ipo", "ppo")})
+    report = _report(fields, **{name: {"n": n} for name, n in (("dpo", 9), ("ipo", 4), ("ppo", 5))})
     assert answer(report) == "dpo, ipo or ppo? They cannot be judged on 4 prompts."
     assert taken(report) is None
 

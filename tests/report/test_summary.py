@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlhf_plugins.report import summary
-from rlhf_plugins.report.schema import Report
+from rlhf_plugins.report.schema import Interval, Report
 
 
 def _summary(fields: dict[str, Any], **means: tuple[float, float] | None) -> list[str]:
@@ -65,6 +65,15 @@ def test_reward_models_speak_where_no_policy_was_evaluated(rewards: Report, fiel
         "Next is gaussian, 70.1% (95% CI 66.1% to 74.1%); the interval of plain overlaps it.",
     ]
     assert _summary(fields)[0].startswith("reward model orders 74.2% (95% CI")
+    better = {"accuracy": 0.9, "accuracy_interval": Interval(mean=0.9, low=0.8, high=0.95)}
+    for update, end in (
+        (better, "; the interval of gaussian is clear of it."),
+        (better | {"accuracy_interval": None}, "."),
+    ):
+        models = {**rewards.reward_models, "gaussian": rewards.reward_models["gaussian"].model_copy(update=update)}
+        said = summary(rewards.model_copy(update={"reward_models": models}))
+        assert said[0].startswith("gaussian is the most accurate reward model: it orders 90.0%")
+        assert said[2] == f"Next is plain, 74.2% (95% CI 70.7% to 77.7%){end}"
 
 
 def test_a_reward_model_without_numbers_is_not_praised(fields: dict[str, Any]) -> None:

@@ -29,6 +29,8 @@ def _between(low: float, high: float) -> dict[str, float]:
         (_between(0.01, 0.03), "better", "ppo is better than sft: gold reward +0.020 (95% CI 0.010 to 0.030)"),
         (_between(-0.03, -0.01), "worse", "ppo is worse than sft: gold reward -0.020 (95% CI -0.030 to -0.010)"),
         (_between(0.0, 0.02), "not shown", "ppo is not shown to be better than sft: gold reward +0.010"),
+        (_between(-0.02, 0.0), "not shown", "ppo is not shown to be better than sft: gold reward -0.010"),
+        (_between(-0.01, 0.01), "not shown", "ppo is not shown to be better than sft: gold reward +0.000"),
     ],
 )
 def test_the_interval_of_the_difference_decides(fields: dict[str, Any], gain: Any, word: str, said: str) -> None:
@@ -46,6 +48,9 @@ def test_how_many_prompts_would_show_a_difference(fields: dict[str, Any]) -> Non
     below = _verdict(fields, gain=_between(-0.03, 0.01)).sentence
     assert below.endswith("; a difference of this size would need about 1,024 prompts.")
 
+    # 20 times the difference: 400 * 256 is more than anybody would ask
+    assert _verdict(fields, gain=_between(-0.019, 0.021)).sentence.endswith(" nats.")
+
 
 @pytest.mark.parametrize(("n", "gain"), [(9, _between(0.5, 1.5)), (256, _between(1.0, 1.0))])
 def test_very_few_prompts_and_equal_differences_show_nothing(fields: dict[str, Any], n: int, gain: Any) -> None:
@@ -55,9 +60,30 @@ def test_very_few_prompts_and_equal_differences_show_nothing(fields: dict[str, A
     assert "(95% CI 1.000" not in found.sentence
 
 
+@pytest.mark.parametrize(("n", "few"), [(10, True), (49, True), (50, False)])
+def test_ten_prompts_are_judged_and_fifty_are_enough(fields: dict[str, Any], n: int, few: bool) -> None:
+    found = _verdict(fields, n=n)
+    assert (found.word, bool(found.caveats)) == ("better", few)
+
+
+def test_a_difference_without_an_interval_or_of_exactly_nothing_shows_nothing(fields: dict[str, Any]) -> None:
+    found = _verdict(fields, gain={"mean": 1.0, "low": None, "high": None}, kl=None)
+    assert found == Verdict(
+        "ppo",
+        "not shown",
+        "ppo is not shown to be better than sft: gold reward +1.000 on 256 prompts, at an unknown KL.",
+    )
+    nothing = _verdict(fields, gain=_between(0.0, 0.0))
+    assert (nothing.word, len(nothing.caveats)) == ("not shown", 1)
+
+
 def test_it_is_compared_with_its_start_where_that_was_judged(fields: dict[str, Any]) -> None:
     found = _verdict(fields, gain=_between(0.1, 0.3), start="dpo", start_gain=_between(-0.3, -0.1))
     assert (found.word, found.sentence.partition(":")[0]) == ("worse", "ppo is worse than its start dpo")
+    assert found.caveats == ()
+    assert _verdict(fields, start="dpo").sentence.startswith("ppo is better than sft: ")
+    near = _verdict(fields, kl=0.04, start="dpo", start_gain=_between(0.1, 0.3))
+    assert (near.word, len(near.caveats)) == ("better", 1)  # its KL is not to its start
 
 
 def test_limits_are_said_beside_the_number(fields: dict[str, Any]) -> None:
@@ -92,9 +118,11 @@ def test_a_policy_that_was_trained_against_the_judge_says_so(fields: dict[str, A
 
 def test_a_policy_that_was_trained_on_the_function_that_judges_says_so(fields: dict[str, Any]) -> None:
     judge = {"judge": {"kind": "function", "name": "python s.py:f 9.0"}, "reward_model": None}
-    parts = {"use": "weighted", "rewards": [{"use": "python", "path": "s.py:f", "note": None, "timeout": 9.0}]}
-    (said,) = _verdict(fields, {**judge, "recipe": {"stages": [{"name": "ppo", "reward": parts}]}}).caveats
-    assert said.startswith("it was trained on the function that judges it")
+    own, other = {"use": "python", "path": "s.py:f", "note": None, "timeout": 9.0}, {"use": "gold"}
+    for rewards, known in (([other, own], True), ([other], False)):
+        parts = {"use": "weighted", "rewards": rewards}
+        said = _verdict(fields, {**judge, "recipe": {"stages": [{"name": "ppo", "reward": parts}]}}).caveats
+        assert [each.startswith("it was trained on the function that judges it") for each in said] == [True] * known
     assert _verdict(fields, judge).caveats == ()
 
 
@@ -114,8 +142,12 @@ def test_a_judge_of_the_same_rows_is_said(fields: dict[str, Any]) -> None:
             "it orders 55.0% (95% CI 50.0% to 60.0%) of 560 held-out pairs as people did, which may be chance",
         ),
         (
-            {"accuracy": 0.56, "longer_response_accuracy": 0.571, "accuracy_interval": _between(0.52, 0.6)},
-            "it orders 56.0% of held-out pairs as people did, their length alone 57.1%",
+            {"accuracy": 0.56, "longer_response_accuracy": 0.56, "accuracy_interval": _between(0.52, 0.6)},
+            "it orders 56.0% of held-out pairs as people did, their length alone 56.0%",
+        ),
+        (
+            {"accuracy": 0.5, "longer_response_accuracy": 0.571, "accuracy_interval": None},
+            "it orders 50.0% of held-out pairs as people did, their length alone 57.1%",
         ),
     ],
 )
@@ -123,21 +155,31 @@ def test_a_judge_that_may_be_guessing_gives_no_verdict(fields: dict[str, Any], j
     found = _verdict(fields, JUDGE | {"reward_model": fields["reward_model"] | judge})
     assert found.word == "judge not trusted"
     assert found.sentence.startswith(f"ppo: the judge cannot be trusted here, since {why} (reward model score +0.260")
+    assert not any("function" in said for said in found.caveats)
+    by_truth = _verdict(fields, {"judge": {"kind": "gold"}, "reward_model": fields["reward_model"] | judge})
+    assert (by_truth.word, by_truth.caveats) == ("better", ())
 
 
 def test_longer_responses_to_a_judge_that_prefers_length_are_said(fields: dict[str, Any]) -> None:
     judge = JUDGE | {"reward_model": fields["reward_model"] | {"length_correlation": 0.4}}
     (*_, said) = _verdict(fields, judge, length=69.0).caveats  # 2 * 34.5
     assert said == "its responses are 2.0 times as long, and the judge prefers length (correlation 0.40)"
+    for correlation, length in ((0.4, 48.3), (0.2, 69.0), (None, 69.0)):  # 48.3 is 1.4 times as long
+        model = fields["reward_model"] | {"length_correlation": correlation}
+        assert len(_verdict(fields, judge | {"reward_model": model}, length=length).caveats) == 1
 
 
 def test_a_judge_that_nobody_measured_is_said(fields: dict[str, Any]) -> None:
-    assert _verdict(fields, {**JUDGE, "judge": {"kind": "reward model"}, "reward_model": None}).caveats == (
-        "how often the judge is right was not measured",
-    )
+    for kind, said in (
+        ("reward model", "how often the judge is right was not measured"),
+        ("loss", "nobody judged its responses, only the likelihood of held-out answers is known"),
+    ):
+        assert _verdict(fields, {**JUDGE, "judge": {"kind": kind}, "reward_model": None}).caveats == (said,)
+    unmeasured = fields["reward_model"] | {"accuracy": None, "accuracy_interval": None}
+    assert _verdict(fields, JUDGE | {"reward_model": unmeasured}).word == "better"
 
 
-@pytest.mark.parametrize(("failed", "word"), [(0.1, "better"), (0.3, "judge not trusted")])
+@pytest.mark.parametrize(("failed", "word"), [(0.2, "better"), (0.3, "judge not trusted")])
 def test_comparisons_without_an_answer_are_said(fields: dict[str, Any], failed: float, word: str) -> None:
     found = _verdict(fields, {"judge": {"kind": "pairs", "name": "server", "failed": failed}})
     assert found.word == word
