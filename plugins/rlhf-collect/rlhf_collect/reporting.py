@@ -20,6 +20,7 @@ def lines(study: Study) -> Iterator[str]:
     if found.verified[0]:
         yield f"{found.verified[0]} answers with a label shown, which are no votes: {found.verified[1]} confirm it"
     yield from map(_person, found.people)
+    yield from _couples(found)
     for item, votes in found.disputed:
         yield f"divided on item {item}: {_listed(votes)}"
     yield "log: whole" if found.broken is None else f"log: broken at event {found.broken}"
@@ -44,6 +45,13 @@ def _person(one: Worker) -> str:
     if one.seconds is not None:
         parts.append(f"{one.seconds:.0f} s an item")
     return ", ".join(parts)
+
+
+def _couples(found: Summary) -> Iterator[str]:
+    names = {one.id: one.name for one in found.people}
+    for one in found.couples:
+        of = f" on {one.dimension}" if one.dimension else ""
+        yield f"{names[one.first]} and {names[one.second]}{of}: kappa {one.kappa:.2f} of {one.answers} answers"
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -14,6 +14,7 @@ from rlhf_collect.aggregate.majority import majority
 from rlhf_collect.aggregate.votes import Question, Vote, by_question
 from rlhf_collect.agreement.coefficients import fleiss, gwet, krippendorff
 from rlhf_collect.agreement.counts import Counts, Numbers, count
+from rlhf_collect.agreement.couples import Couple, couples
 from rlhf_collect.agreement.intervals import NOTHING, Interval, bootstrap
 from rlhf_collect.kinds.pair import WORDS
 from rlhf_collect.store import chain, hints, judged, tables, watch
@@ -49,6 +50,7 @@ class Summary:
     labels: Mapping[str, int]  # of the majority; `undecided` too
     changed: int  # to which Dawid and Skene give another label than the majority
     agreement: Mapping[str, Interval]  # by the name of the coefficient; of the votes that every item gets
+    couples: tuple[Couple, ...]  # the two people who agree least, and the next ones
     shift: Mapping[str, hints.Shift]  # by arm: shown, control
     verified: tuple[int, int]  # answers with a label shown, and how many confirm it
     people: tuple[Worker, ...]
@@ -68,6 +70,7 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
         said = judged.votes(connection, study.kind, judged.watermark(connection))
         first, second = (majority(said), dawid_skene(said)) if study.kind.voted else ({}, {})
         groups = by_question(said)
+        given = [vote for vote in said if not vote.further]
         return Summary(
             _counted(connection, tables.item.c.purpose),
             _counted(connection, tables.slot.c.state, tables.slot.c.purpose == "judged"),
@@ -75,7 +78,8 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
             len({(vote.item, vote.person) for vote in said}),
             Counter(verdict.label or "undecided" for verdict in first.values()),
             sum(verdict.label != second[question].label for question, verdict in first.items()),
-            _agreement(by_question([vote for vote in said if not vote.further]), study.kind.voted, samples),
+            _agreement(by_question(given), study.kind.voted, samples),
+            couples(given, study.kind.voted),
             hints.shift(connection, study.kind),
             hints.verified(connection, study.kind),
             _people(connection, said, study.kind.voted),

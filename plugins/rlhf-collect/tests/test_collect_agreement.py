@@ -5,14 +5,19 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from rlhf_collect.aggregate.votes import Vote
 from rlhf_collect.agreement.coefficients import cohen, fleiss, gwet, krippendorff
 from rlhf_collect.agreement.counts import Counts, confusion, count
+from rlhf_collect.agreement.couples import couples
 from rlhf_collect.agreement.intervals import bootstrap
+from rlhf_collect.reporting import _couples
 from rlhf_collect.simulate import join
 from rlhf_collect.store.desk import Desk
 from rlhf_collect.summary import summarise
@@ -70,6 +75,32 @@ def test_cohens_kappa_is_scikit_learns(ours: Any, theirs: str | None) -> None:
     first, second = np.random.default_rng(0).integers(5, size=(2, 300)).tolist()
     expected = cohen_kappa_score(first, second, weights=theirs)
     assert cohen(confusion(first, second, range(5)), ours) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_couple_that_agrees_least_comes_first() -> None:
+    """Ada and Cai: of 10 answers 7 are the same, by chance 5; Ada and Dan have 9 in common, Ben always says a."""
+    answers = {1: "aaaaabbbbb", 2: "aaaaaaaaaa", 3: "aaaabbbbaa", 4: "aaaabbbba"}
+    votes = [Vote(item, who, label, 1) for who, labels in answers.items() for item, label in enumerate(labels)]
+    found = couples(votes, voted=True)
+    assert [(one.first, one.second, one.answers) for one in found] == [(1, 2, 10), (2, 3, 10), (1, 3, 10)]
+    assert [one.kappa for one in found] == pytest.approx([0, 0, (0.7 - 0.5) / 0.5])
+    people = [SimpleNamespace(id=1, name="Ada"), SimpleNamespace(id=2, name="Ben")]
+    summary: Any = SimpleNamespace(couples=found[:1], people=people)
+    assert list(_couples(summary)) == ["Ada and Ben: kappa 0.00 of 10 answers"]
+    assert couples([replace(vote, label="a") for vote in votes], voted=True) == ()
+
+
+def test_ratings_that_are_one_apart_agree_more_than_those_that_are_five_apart() -> None:
+    """With squares: 1 less (ten times 1) over the mean square of all pairs of ours and theirs, 100 of them."""
+    ours, theirs = [1, 1, 2, 2, 3, 3, 4, 4, 5, 5], [2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+    votes = [
+        Vote(item, who, str(value), value, part=f"kind_{item % 2}")
+        for who, values in ((1, ours), (2, theirs))
+        for item, value in enumerate(values)
+    ]
+    chance = np.subtract.outer(np.array(ours), np.array(theirs)) ** 2
+    (one,) = couples(votes, voted=False)
+    assert (one.dimension, one.answers, one.kappa) == ("kind", 10, pytest.approx(1 - 1 / chance.mean()))
 
 
 def test_fleiss_kappa_of_the_textbook() -> None:

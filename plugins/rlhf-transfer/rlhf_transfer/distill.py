@@ -145,7 +145,7 @@ class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed",
         )
         curves = run.fit(trainer)
         sizes = tuple(sum(each.numel() for each in model.parameters()) for model in (teacher, student))
-        return student.cpu() if args.device.type == "cpu" else student, (sizes[0], sizes[1]), curves
+        return student, (sizes[0], sizes[1]), curves
 
     def _refuse_other_tokens(self, tokenizer: Any) -> None:
         """Raises RunError where the student has a tokenizer whose tokens are others than the teacher's."""

@@ -15,8 +15,8 @@ import torch
 from rlhf_watch.alarms import calibration
 from rlhf_watch.alarms.departures import Cusum, Gap, Level, Regression
 from rlhf_watch.alarms.limits import SHIPPED, Limits, read_limits
-from rlhf_watch.alarms.run_lengths import alarm_probability, average_run_length
 from rlhf_watch.alarms.thresholds import joint_thresholds
+from run_lengths import alarm_probability, average_run_length
 
 from rlhf_plugins import Alarm, DataError, PluginError, Prediction, RunError, Samples, Step, component
 
@@ -28,13 +28,19 @@ def test_run_lengths_are_those_of_the_textbook(threshold: float, shift: float, l
     assert average_run_length(0.5, threshold, shift) == pytest.approx(length, rel=0.01)  # Montgomery, table 9.3
 
 
-def test_run_lengths_are_those_of_a_simulated_cusum() -> None:
-    rng, statistic = np.random.default_rng(0), np.zeros(20_000)
-    alarmed = np.zeros(20_000, dtype=bool)
-    for _ in range(60):
-        statistic = np.maximum(0, statistic + rng.normal(size=20_000) - 0.5)
-        alarmed |= statistic > 4
-    assert alarmed.mean() == pytest.approx(alarm_probability(0.5, 4, 60), abs=0.006)
+def test_a_cusum_alarms_as_often_as_the_textbook_says() -> None:
+    """Of 4000 runs within 60 steps without a shift, and after how many of a shift by one deviation."""
+    rng = np.random.default_rng(0)
+
+    def alarms_at(shift: float, steps: int) -> float:
+        cusum = Cusum(0.5)
+        return next((at for at in range(1, steps + 1) if cusum.add(rng.normal() + shift) > 4), math.inf)
+
+    share = float(np.mean([alarms_at(0.0, 60) <= 60 for _ in range(4000)]))
+    assert share == pytest.approx(alarm_probability(0.5, 4, 60), abs=0.017)  # three standard errors
+    lengths = [alarms_at(1.0, 1000) for _ in range(4000)]
+    expected = average_run_length(0.5, 4, 1.0, sides=1)
+    assert np.mean(lengths) == pytest.approx(expected, abs=3 * np.std(lengths) / math.sqrt(4000))
     assert average_run_length(0.5, 4, sides=1) == pytest.approx(2 * average_run_length(0.5, 4))
 
 

@@ -11,21 +11,6 @@ def _z(alpha: float) -> float:
     return float(norm.ppf(1 - alpha / 2))
 
 
-def power_of_two(n: float, p: float, q: float, alpha: float = 0.05) -> float:
-    """The power of comparing two independent proportions, n of each (Fleiss 1981).
-
-    Phi((|p - q| sqrt(n) - z_{alpha/2} sqrt((p + q) (1 - (p + q) / 2))) / sqrt(p (1 - p) + q (1 - q))).
-    """
-    pooled, apart = (p + q) * (1 - (p + q) / 2), p * (1 - p) + q * (1 - q)
-    return float(norm.cdf((abs(p - q) * sqrt(n) - _z(alpha) * sqrt(pooled)) / sqrt(apart)))
-
-
-def size_of_two(p: float, q: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """The inverse: how many of each are needed, not rounded."""
-    pooled, apart = (p + q) * (1 - (p + q) / 2), p * (1 - p) + q * (1 - q)
-    return float(((_z(alpha) * sqrt(pooled) + norm.ppf(power) * sqrt(apart)) / (p - q)) ** 2)
-
-
 def size_for_win_rate(rate: float, power: float = 0.8, alpha: float = 0.05, ties: float = 0.0) -> float:
     """Prompts needed to tell a win rate from 1/2, not rounded; infinite at 1/2 itself.
 
