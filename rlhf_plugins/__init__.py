@@ -85,9 +85,10 @@ from rlhf_plugins.errors import (
 from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
-    from rlhf_plugins.arithmetic.intervals import mean_interval, ratio_interval
-    from rlhf_plugins.arithmetic.scored import wilson_interval
+    from rlhf_plugins.arithmetic.intervals import mean_interval, ratio_interval, wilson_interval
+    from rlhf_plugins.arithmetic.p_values import holm, sign_test
     from rlhf_plugins.contract.carry import Carry
+    from rlhf_plugins.data.batches.groups import best_response
     from rlhf_plugins.data.convert import strict_pairs
     from rlhf_plugins.data.measures.features import features
     from rlhf_plugins.data.store import load_data
@@ -198,12 +199,14 @@ __all__ = [
     "Work",
     "Workload",
     "as_response",
+    "best_response",
     "check_recipe",
     "component",
     "cut_off",
     "estimate",
     "export_reward_model",
     "features",
+    "holm",
     "hookimpl",
     "load_data",
     "load_policy",
@@ -222,6 +225,7 @@ __all__ = [
     "run_recipe",
     "session",
     "set_engine",
+    "sign_test",
     "strict_pairs",
     "trait",
     "uses",
@@ -239,12 +243,14 @@ _LAZY = {
     "RunRecord": "rlhf_plugins.run.files.record",
     "Value": "rlhf_plugins.trainers.ppo.options",
     "as_response": "rlhf_plugins.data.turns",
+    "best_response": "rlhf_plugins.data.batches.groups",
     "check_recipe": "rlhf_plugins.recipe.check",
     "component": "rlhf_plugins.recipe.public",
     "cut_off": "rlhf_plugins.engine.weights.loading",
     "estimate": "rlhf_plugins.forecast.forecast",
     "export_reward_model": "rlhf_plugins.saved.interchange",
     "features": "rlhf_plugins.data.measures.features",
+    "holm": "rlhf_plugins.arithmetic.p_values",
     "load_data": "rlhf_plugins.data.store",
     "load_policy": "rlhf_plugins.saved.reload",
     "load_reward_function": "rlhf_plugins.saved.reload",
@@ -259,8 +265,9 @@ _LAZY = {
     "run_recipe": "rlhf_plugins.run.run",
     "session": "rlhf_plugins.run.session",
     "set_engine": "rlhf_plugins.engine",
+    "sign_test": "rlhf_plugins.arithmetic.p_values",
     "strict_pairs": "rlhf_plugins.data.convert",
-    "wilson_interval": "rlhf_plugins.arithmetic.scored",
+    "wilson_interval": "rlhf_plugins.arithmetic.intervals",
     "with_overrides": "rlhf_plugins.recipe.check",
 }
 

@@ -1,18 +1,18 @@
-"""Means and ratios of independent numbers with their 95% intervals. It knows numbers, not what was measured."""
+"""Means, shares and ratios of independent numbers with their 95% intervals. It knows numbers, not what was measured."""
 
 from __future__ import annotations
 
+from math import hypot, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from rlhf_plugins.arithmetic.scored import unanimous
-
 RESAMPLES = 2000
 MANY = 2000  # values above which BCa, whose jackknife is quadratic, is slow and corrects next to nothing
 AT_ONCE = 1_000_000  # numbers of all resamples that are in memory together
 ROUNDING = 1e-12  # relative to the values
+Z = 1.959963984540054  # standard deviations on each side of a normal mean, of 95%
 
 
 class Interval(NamedTuple):
@@ -96,6 +96,30 @@ def share_interval(values: np.ndarray, least: float = 0.0) -> Interval:
         return Interval(mean, *unanimous(mean, len(values), least))
     mean, low, high = mean_interval(values)
     return Interval(mean, max(low, least), min(high, 1.0))
+
+
+def unanimous(value: float, n: int, least: float = 0.0) -> tuple[float, float]:
+    """The 95% interval of the mean of n independent numbers, from `least` to 1, that all are `value`.
+
+    A bootstrap has none. Here a part z^2 / (n + z^2) of the population may be of others, all `least` or all 1; of
+    shares, which are 0 or 1, this is Wilson's interval (1927).
+    """
+    unseen = Z**2 / (n + Z**2)
+    return value + (least - value) * unseen, value + (1 - value) * unseen
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """The 95% interval of a share of n independent ones (Wilson 1927)."""
+    middle, wide = share + Z**2 / (2 * n), Z * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    low, high = ((middle + way * wide) / (1 + Z**2 / n) for way in (-1, 1))
+    return max(0.0, low), min(1.0, high)  # rounding leaves them by 1e-17
+
+
+def difference(ours: float, n: int, theirs: float, m: int) -> tuple[float, float]:
+    """The 95% interval of the difference of two independent shares, of n and of m (Newcombe 1998, method 10)."""
+    (low, high), (least, most) = wilson_interval(ours, n), wilson_interval(theirs, m)
+    gap = ours - theirs
+    return gap - hypot(ours - low, most - theirs), gap + hypot(high - ours, theirs - least)
 
 
 def _equal(values: np.ndarray) -> bool:

@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from rlhf_plugins.arithmetic import scored
 from rlhf_plugins.arithmetic.bounds import mean_above
-from rlhf_plugins.arithmetic.intervals import students_half
+from rlhf_plugins.arithmetic.intervals import students_half, unanimous
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric
 
@@ -52,7 +52,7 @@ def _interval(right: np.ndarray, prompts: np.ndarray) -> tuple[float, float]:
     """Where all prompts agree, or there is but one, it is Wilson's of as many prompts."""
     counts, sums = np.bincount(prompts), np.bincount(prompts, right)  # (prompts,)
     if np.ptp(sums / counts) == 0:
-        return scored.unanimous(float(right.mean()), len(counts))
+        return unanimous(float(right.mean()), len(counts))
 
     def mean(right: np.ndarray, pairs: np.ndarray, axis: int = -1) -> np.ndarray:
         return right.sum(axis) / pairs.sum(axis)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rlhf_plugins.arithmetic.scored import larger, wilson_interval
+from rlhf_plugins.arithmetic.intervals import wilson_interval
+from rlhf_plugins.arithmetic.scored import larger
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run_kinds import RewardFunction
 from rlhf_plugins.data.batches.tokens import RowEncoder, samples_of

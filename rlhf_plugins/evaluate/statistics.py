@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from rlhf_plugins.arithmetic.intervals import mean_interval, share_interval
+from rlhf_plugins.arithmetic.p_values import sign_test
 from rlhf_plugins.arithmetic.scored import larger
 from rlhf_plugins.errors import RunError
 
@@ -26,14 +26,8 @@ def paired(scores: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
     return {
         "gain": mean_interval(scores - reference)._asdict(),
         "win_rate": share_interval(larger(scores, reference))._asdict(),
-        "win_p_value": sign_test(scores, reference),
+        "win_p_value": sign_test(int((scores > reference).sum()), int((scores < reference).sum())),
     }
-
-
-def sign_test(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Two-sided p-value that wins and losses are equally likely, ties left out (Dixon and Mood 1946)."""
-    won, lost = int((ours > theirs).sum()), int((ours < theirs).sum())
-    return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def normalised(score: float, reference: float, ceiling: float) -> float:

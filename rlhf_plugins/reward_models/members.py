@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from rlhf_plugins.arithmetic.scored import difference
+from rlhf_plugins.arithmetic.intervals import difference
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.batches.ranked import encodable
 from rlhf_plugins.data.batches.tokens import RowEncoder, samples_of

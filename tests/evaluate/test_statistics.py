@@ -1,4 +1,4 @@
-"""Wins, the sign test and the shares of a report, worked by hand."""
+"""Wins and the shares of a report, worked by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_plugins.evaluate.statistics import (
     distinct,
     finite,
     normalised,
-    sign_test,
+    paired,
 )
 
 SCORES = arrays(float, 12, elements=st.integers(-3, 3).map(float))
@@ -27,22 +27,7 @@ def test_wins_by_hand() -> None:
 @given(SCORES, SCORES)
 def test_wins_and_losses_are_complementary(ours: np.ndarray, theirs: np.ndarray) -> None:
     assert (larger(ours, theirs) + larger(theirs, ours)).tolist() == [1.0] * 12
-    assert sign_test(ours, theirs) == sign_test(theirs, ours)
-
-
-@pytest.mark.parametrize(
-    ("won", "lost", "tied", "p"),
-    [
-        (5, 0, 0, 2 / 32),  # both tails of 5 coins that all agree
-        (4, 1, 3, 12 / 32),  # 2 (1 + 5) / 32, ties left out
-        (3, 3, 0, 1.0),
-        (0, 0, 4, 1.0),
-        (100, 0, 0, 2.0**-99),
-    ],
-)
-def test_sign_test_by_hand(won: int, lost: int, tied: int, p: float) -> None:
-    ours = np.repeat([1.0, -1.0, 0.0], [won, lost, tied])
-    assert sign_test(ours, np.zeros_like(ours)) == pytest.approx(p)
+    assert paired(ours, theirs)["win_p_value"] == paired(theirs, ours)["win_p_value"]
 
 
 @pytest.mark.parametrize(("score", "expected"), [(0.4, 0.0), (0.6, 50.0), (0.8, 100.0), (0.2, -50.0), (1.0, 150.0)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_plugins.arithmetic.scored import difference, wilson_interval
+from rlhf_plugins.arithmetic.intervals import difference, wilson_interval
 from rlhf_plugins.reward_models.members import Share, agreement, drifted
 
 A, B = ("p", "yes", "no"), ("q", "yes", "no")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -85,14 +84,3 @@ def _p(means: NDArray[np.float64]) -> float:
     """(1 + 2 min(n_below, n_above)) / (1 + n) of resampled means, at most 1."""
     beyond = min((means <= 0).sum(), (means >= 0).sum())
     return min(1.0, float(1 + 2 * beyond) / (1 + len(means)))
-
-
-def holm(p_values: Mapping[Any, float | None]) -> dict[Any, float | None]:
-    """P-values corrected for their number (Holm 1979): max over smaller ones of p_(i) (m - i + 1), at most 1."""
-    known = sorted((p, key) for key, p in p_values.items() if p is not None)
-    corrected: dict[Any, float | None] = dict.fromkeys(p_values)
-    highest = 0.0
-    for place, (p, key) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - place)))
-        corrected[key] = highest
-    return corrected

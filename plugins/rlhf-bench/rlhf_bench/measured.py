@@ -15,9 +15,10 @@ from scipy.stats import levene
 
 from rlhf_bench import frontier
 from rlhf_bench.frontier import Frontier
-from rlhf_bench.intervals import Estimate, holm
+from rlhf_bench.intervals import Estimate
 from rlhf_bench.laws import Curve, Fit, fit, gains, mean_curve
 from rlhf_bench.markup import Table, markdown, shown
+from rlhf_plugins import holm
 
 GOOD = 0.9
 OF_SEEDS = ("overfit", "stability")  # suites of ten seeds

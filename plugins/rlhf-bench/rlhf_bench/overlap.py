@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf_plugins import DataFormat, Group, Policy, Run, RunError, Task, hookimpl, uses
+from rlhf_plugins import DataFormat, Group, Policy, Run, RunError, Task, best_response, hookimpl, uses
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,12 @@ def references(groups: Sequence[Group]) -> dict[str, tuple[Group, list[str]]]:
     """Each prompt with the answers that it is given: single responses, and the best one of several."""
     found: dict[str, tuple[Group, list[str]]] = {}
     for group in groups:
-        if group.responses and group.label is not False:
-            best = group.responses[_best(group)]
+        best = best_response(group)
+        if best is not None:
             text = best if isinstance(best, str) else str(best[-1]["content"])
             _, texts = found.setdefault(str(group.prompt), (group, []))
             texts += [text] * (text not in texts)
     return found
-
-
-def _best(group: Group) -> int:
-    strict = [comparison for comparison in group.comparisons if not comparison.tied]
-    won = [sum((c.better == i) - (c.worse == i) for c in strict) for i in range(len(group.responses))]
-    return won.index(max(won))
 
 
 def _words(text: str) -> list[str]:

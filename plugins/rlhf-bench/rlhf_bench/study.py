@@ -21,12 +21,12 @@ import yaml
 
 from rlhf_bench import bandits
 from rlhf_bench.bundled import SPLIT, find
-from rlhf_bench.intervals import Estimate, holm, resampled
+from rlhf_bench.intervals import Estimate, resampled
 from rlhf_bench.learned import BUNDLED
 from rlhf_bench.markup import Table, markdown, shown
 from rlhf_bench.measures import Row, measure
 from rlhf_bench.suite import Suite, read
-from rlhf_plugins import Base, Features, Resources, RunError, Situation, component, features
+from rlhf_plugins import Base, Features, Resources, RunError, Situation, component, features, holm
 
 ALWAYS = "always dpo"  # what selectors are compared with
 COMPARED = (("learned", "rules"), ("rules", ALWAYS), ("learned", ALWAYS), ("learned", "always ipo"))

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from rlhf_bench import judges
-from rlhf_bench.intervals import Estimate, estimate, holm, resampled
+from rlhf_bench.intervals import Estimate, estimate, resampled
 from rlhf_bench.measures import Row
 from rlhf_bench.suite import BASE, Suite
+from rlhf_plugins import holm
 
 EQUAL = 0.1  # the part of a budget by which runs may miss it and still be at equal compute
 SIGNIFICANT = 0.05

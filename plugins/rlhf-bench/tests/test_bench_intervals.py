@@ -1,16 +1,10 @@
-"""Intervals and corrections against numbers worked by hand."""
+"""Intervals against numbers worked by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from rlhf_bench.intervals import estimate, holm, resampled
-
-
-def test_holm_multiplies_the_smallest_by_their_number() -> None:
-    found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": None})
-    assert found == {"a": pytest.approx(0.03), "c": pytest.approx(0.06), "b": pytest.approx(0.06), "d": None}
-    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+from rlhf_bench.intervals import estimate, resampled
 
 
 def test_one_seed_has_no_interval() -> None:

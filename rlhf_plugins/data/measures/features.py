@@ -8,7 +8,7 @@ from math import log, sqrt
 from statistics import fmean
 from typing import Any
 
-from rlhf_plugins.arithmetic.scored import wilson_interval
+from rlhf_plugins.arithmetic.intervals import wilson_interval
 from rlhf_plugins.contract.rows import Comparison, Data, Group
 from rlhf_plugins.contract.selection import Features
 from rlhf_plugins.data.dropped import Dropped

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_plugins import DataError, RunError
+from rlhf_plugins import DataError, RunError, holm, sign_test
 from rlhf_watch.ab import paired, power, sequential
 from rlhf_watch.ab.length import LengthControlled, length_controlled
 from rlhf_watch.ab.scores import Scored, by_conversation, read
@@ -77,14 +77,14 @@ def compare(sources: Sequence[str], seed: int = 0, by: str = "") -> list[Compari
         raise DataError(f"no row of {', '.join(sources)} has a column {by!r}; runs and releases keep no columns")
     scored = by_conversation(scored)
     found = [_beside(scored[0], other, seed) for other in scored[1:]]
-    holm = paired.holm({str(place): one.sign_p for place, one in enumerate(found)})
-    of_means = paired.holm({str(place): one.permutation_p for place, one in enumerate(found)})
+    of_signs = holm({place: one.sign_p for place, one in enumerate(found)})
+    of_means = holm({place: one.permutation_p for place, one in enumerate(found)})
     closed = sequential.closed(np.stack([_wealths(scored[0], other) for other in scored[1:]]))
     return [
         replace(
             one,
-            holm_p=holm[str(place)],
-            permutation_holm_p=of_means[str(place)],
+            holm_p=of_signs[place],
+            permutation_holm_p=of_means[place],
             **_looks(values, scored[0], other),
         )
         for place, (one, other, values) in enumerate(zip(found, scored[1:], closed, strict=True))
@@ -145,7 +145,7 @@ def _beside(base: Scored, other: Scored, seed: int) -> Comparison:
         difference=float((ours - theirs).mean()),
         difference_interval=paired.mean_interval(ours - theirs, seed),
         effect=paired.effect_size(ours - theirs),
-        sign_p=paired.sign_test(counts),
+        sign_p=sign_test(counts.won, counts.lost),
         permutation_p=paired.permutation_test(ours, theirs, seed),
         holm_p=1.0,
         permutation_holm_p=1.0,

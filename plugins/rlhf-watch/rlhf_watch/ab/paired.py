@@ -1,8 +1,7 @@
-"""Two policies on the same prompts: win rate, tests, effect size. It knows numbers, not what was scored."""
+"""Two policies on the same prompts: win rate, permutation test, effect size. It knows numbers, not what was scored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,12 +74,6 @@ def _likely_loss(found: Counts, d: float) -> float:
     return float((np.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n))
 
 
-def sign_test(found: Counts) -> float:
-    """Two-sided p that wins and losses are equally likely, ties left out (Dixon and Mood 1946)."""
-    decided = found.won + found.lost
-    return float(stats.binomtest(found.won, decided).pvalue) if decided else 1.0
-
-
 def permutation_test(ours: Numbers, theirs: Numbers, seed: int = 0) -> float:
     """Two-sided p of the mean difference: each prompt's two scores are swapped at random (Pitman 1937)."""
     differences = ours - theirs
@@ -118,13 +111,3 @@ def effect_size(differences: Numbers) -> float:
     if spread > ROUNDING * np.abs(differences).max():
         return mean / spread
     return float(np.copysign(np.inf, mean)) if mean else 0.0
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """P-values corrected for their number m (Holm 1979): the running maximum of (m - i) p_(i), i from 0, at most 1."""
-    corrected: dict[str, float] = {}
-    highest = 0.0
-    for place, name in enumerate(sorted(p_values, key=lambda one: p_values[one])):
-        highest = max(highest, min(1.0, p_values[name] * (len(p_values) - place)))
-        corrected[name] = highest
-    return {name: corrected[name] for name in p_values}
