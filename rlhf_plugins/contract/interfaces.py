@@ -196,6 +196,11 @@ class PreferenceLoss(Component, kind="preference_loss"):
         """-> (pairs,)."""
         raise NotImplementedError
 
+    def betas(self) -> frozenset[float]:
+        """The scales of its implicit rewards beta (log pi - log pi_ref): its option `beta`, or those of its parts."""
+        own = getattr(self, "beta", None)
+        return frozenset().union(*(part.betas() for part in self.held())) if own is None else frozenset({own})
+
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(pairs,), finite, with a gradient."""
         return answer_checks().tensor(self, answer, tuple(inputs[0].chosen.shape), inputs)

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.data.batches.tokenized import Tokenized
     from rlhf_plugins.data.batches.tokens import RowEncoder
 
-NUMBERS = {f"{what}/{which}" for what in ("rewards", "logps") for which in ("chosen", "rejected")}
-NUMBERS |= {"loss", "entropy", "mean_token_accuracy", "logits/chosen"}
+NUMBERS = {"loss", "entropy", "mean_token_accuracy", "logits/chosen", "logps/chosen", "logps/rejected"}
 UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone would read
     {
         "beta",
@@ -113,8 +112,10 @@ class Preference(
 
     def own_numbers(self, gold: bool) -> frozenset[str]:
         """See `PolicyTraining`."""
-        of_pairs = {"rewards/accuracies", "rewards/margins", "logits/rejected"}
-        return frozenset(NUMBERS | ({"kl"} if self.loss.unpaired else of_pairs))
+        unit = "rewards" if len(self.loss.betas()) == 1 else "log_ratios"
+        ratios = {f"{unit}/chosen", f"{unit}/rejected"}
+        of_pairs = {"rewards/accuracies", f"{unit}/margins", "logits/rejected"}
+        return frozenset(NUMBERS | ratios | ({"kl"} if self.loss.unpaired else of_pairs))
 
     def rehearse(self, run: Run) -> None:
         """See `Stage`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.records import PairLogps
 from rlhf_plugins.engine.log_probs import ResponseLogps
 
@@ -48,16 +49,29 @@ class Means:
         return {name: (total / count, max(1, round(rows))) for name, (total, count, rows) in whole.items() if count > 0}
 
 
+def unit(loss: PreferenceLoss) -> tuple[str, float]:
+    """How numbers of log-ratios to the reference begin, and what they are times: `rewards` and the loss's beta.
+
+    Where it has none, or its parts have several, they are log-ratios.
+    """
+    betas = loss.betas()
+    return ("rewards", next(iter(betas))) if len(betas) == 1 else ("log_ratios", 1.0)
+
+
 @torch.no_grad()
-def pair_sums(logps: PairLogps, beta: float) -> Sums:
-    """What the pairs of a batch say: rewards are beta (log pi - log pi_ref) of a whole response."""
+def pair_sums(logps: PairLogps, unit: tuple[str, float]) -> Sums:
+    """What the pairs of a batch say: rewards are beta (log pi - log pi_ref) of a whole response.
+
+    The order of a pair is that of its log-ratios, whatever beta is.
+    """
+    name, beta = unit
     chosen = beta * (logps.chosen - logps.ref_chosen)
     rejected = beta * (logps.rejected - logps.ref_rejected)
     numbers = {
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
+        f"{name}/chosen": chosen,
+        f"{name}/rejected": rejected,
         "rewards/accuracies": chosen > rejected,
-        "rewards/margins": chosen - rejected,
+        f"{name}/margins": chosen - rejected,
         "logps/chosen": logps.chosen,
         "logps/rejected": logps.rejected,
     }
@@ -65,13 +79,14 @@ def pair_sums(logps: PairLogps, beta: float) -> Sums:
 
 
 @torch.no_grad()
-def label_sums(logps: PairLogps, beta: float) -> Sums:
+def label_sums(logps: PairLogps, unit: tuple[str, float]) -> Sums:
     """What labelled responses say, under the names of pairs; `kl` is the mean log-ratio of other prompts' responses."""
+    name, beta = unit
     good, reward = logps.probability, beta * (logps.chosen - logps.ref_chosen)
     bad, other = 1 - good, logps.rejected - logps.ref_rejected
     return {
-        "rewards/chosen": ((reward * good).sum(), good.sum()),
-        "rewards/rejected": ((reward * bad).sum(), bad.sum()),
+        f"{name}/chosen": ((reward * good).sum(), good.sum()),
+        f"{name}/rejected": ((reward * bad).sum(), bad.sum()),
         "logps/chosen": ((logps.chosen * good).sum(), good.sum()),
         "logps/rejected": ((logps.chosen * bad).sum(), bad.sum()),
         "kl": (other.sum(), torch.ones_like(other).sum()),

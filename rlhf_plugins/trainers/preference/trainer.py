@@ -22,7 +22,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import acting, check_rows, make_ready, mean_loss
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.preference.batch import OF_PAIRS, Collator, separate, with_room
-from rlhf_plugins.trainers.preference.metrics import Means, label_sums, pair_sums, token_sums
+from rlhf_plugins.trainers.preference.metrics import Means, label_sums, pair_sums, token_sums, unit
 from rlhf_plugins.trainers.preference.reference import ReadsReference, pair_sums_of
 from rlhf_plugins.trainers.preference.way import PreferenceOptions, check, loss_of, obstacle_of, read_by
 from rlhf_plugins.trainers.steps.mates import with_mates
@@ -82,7 +82,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         """Makes the engine compute this training."""
         logger.info("%s trains on the engine", type(self).__name__)
         args = self.args
-        self._preference_loss, self._beta = acting(loss), vars(loss).get("beta", args.beta)
+        self._preference_loss, self._unit = acting(loss), unit(loss)
         for own in (self.model, self.ref_model):
             if own is not None:
                 use_fast_paths(own)
@@ -130,7 +130,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         tokens = token_sums(found, scored)
         if self._preference_loss.unpaired:  # the second response is another prompt's
             del tokens["logits/rejected"]
-        self._means.add(sums(logps, self._beta))
+        self._means.add(sums(logps, self._unit))
         self._means.add(tokens, rows=len(losses))
         if self.model.training:
             self._tokens += batch.tokens
