@@ -145,8 +145,8 @@ class UncertaintyWeighted(Aggregation, under_shift="follows"):
 class Vote(Aggregation, compares_siblings=True, shares=True, under_shift="same", under_scale="same"):
     """Borda count: the share of its siblings that a response beats, averaged over members, between 0 and 1.
 
-    Siblings are the other responses to the prompt. A tie counts one half, and the reward of a response without siblings
-    is one half. For a pair it is the share of members that prefer the response, which is also the probability that
+    Siblings are the other responses to the prompt. A tie counts one half, and so does having no siblings, which an
+    ensemble refuses. For a pair it is the share of members that prefer the response, which is also the probability that
     judges and measures of calibration take, in place of sigmoid(r_a - r_b). All members count equally, whatever their
     scales. A count has no gradient, so it can aggregate trained members but cannot train them.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
@@ -158,7 +159,10 @@ def _scores(run: Run, built: Callable[[], RewardFunction], rows: Sequence[tuple[
     encode = run.reference().encode if handle.encoder is None else handle.encode
     answers = [as_response(prompt, text) for prompt, text in rows]
     read = [place for place, row in enumerate(rows) if _is_readable(encode, row[0], answers[place])]
-    found: list[float | None] = [None] * len(rows)
+    count = Counter(key(rows[place][0]) for place in read)
+    alone = {place for place in read if handle.compares and count[key(rows[place][0])] == 1}  # the best, being the only
+    found: list[float | None] = [0.5 if place in alone else None for place in range(len(rows))]
+    read = [place for place in read if place not in alone]
     if read:
         samples = encode([rows[place][0] for place in read], [answers[place] for place in read])
         for place, value in zip(read, rewards(handle.predict(samples)), strict=True):

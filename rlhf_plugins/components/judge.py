@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-import torch
 from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.records import Verdict
 from rlhf_plugins.contract.run_kinds import Generator, Judge, Reward
-from rlhf_plugins.data.turns import as_response
 from rlhf_plugins.engine.asking import QUESTION, asked, both_orders
 
 if TYPE_CHECKING:
@@ -22,35 +20,25 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import JudgeFunction
 
 
-ABSTAINED = Verdict(None, "abstained", "the reward abstains")
-
-
 @dataclass(frozen=True)
 class ByReward(Judge):
     """sigmoid(r_1 - r_2) of a reward's scores, the probability of Bradley and Terry (1952); abstains where it does.
 
-    Of an ensemble that votes it is the share of members that prefer the first.
+    Of an ensemble that votes it is the share of members that prefer the first, and where responses are compared by
+    another rule the share of this pair, 0, 1/2 or 1, that the first wins.
     """
 
     reward: Reward = uses("reward", "model")
 
     def build(self, run: Run) -> JudgeFunction:
         """Raises RunError as the reward does."""
-        from rlhf_plugins.reward_models.ensemble import preferred
         from rlhf_plugins.reward_models.handle import reward_handle
+        from rlhf_plugins.reward_models.judging import judge_by
 
         score = reward_handle(self.reward.build(run))
-        encode = run.reference().encode if score.encoder is None else score.encode  # its tokens may be others
-
-        def judge(prompts: Sequence[Text], first: Sequence[str], second: Sequence[str]) -> Sequence[Verdict]:
-            asked, count = [*prompts, *prompts], len(prompts)
-            found = score(encode(asked, _answers(asked, [*first, *second])))
-            places = torch.arange(count)
-            likely = preferred(found, places, places + count).tolist()
-            silent = [False] * count if found.abstained is None else found.abstained.view(2, count).any(0).tolist()
-            return [ABSTAINED if none else Verdict(p) for p, none in zip(likely, silent, strict=True)]
-
-        return judge
+        return judge_by(
+            score, run.reference().encode if score.encoder is None else score.encode
+        )  # whose tokens it reads
 
 
 @dataclass(frozen=True)
@@ -75,12 +63,6 @@ class ByPolicy(Judge):
             return [Verdict(p) for p in policy.choose(texts, self.answers)[:, 0].exp().tolist()]
 
         return both_orders(prefers_first)
-
-
-def _answers(prompts: Sequence[Text], responses: Sequence[str]) -> list[Text]:
-    """The responses, as messages to prompts that are messages."""
-    pairs = zip(prompts, responses, strict=True)
-    return [as_response(prompt, text) for prompt, text in pairs]
 
 
 @hookimpl

@@ -81,20 +81,25 @@ class Prefixes(Reward):
     """A reward R of whole responses that is paid as it grows: Phi is R of the response so far, every few tokens.
 
     It asks the reward for every such prefix too, which a reward model has seldom seen: that makes a poor guide at
-    worst, not another optimum. A reward that compares siblings compares whole responses with each other alone.
+    worst, not another optimum. An ensemble that compares the responses to a prompt is refused.
     """
 
     reward: Reward = uses("reward", "model")
     every: Annotated[int, Field(ge=1, description="tokens from one prefix that is scored to the next")] = 8
 
     def build(self, run: Run) -> RewardFunction:
-        """Raises RunError as the reward does."""
+        """Raises RunError as the reward does, and where it compares responses: a prefix is no answer beside another."""
         from rlhf_plugins.arithmetic.objectives import by_potential, lengths_and_mask
         from rlhf_plugins.engine.weights.loading import load_tokenizer
         from rlhf_plugins.reward_models.composed import Composed
         from rlhf_plugins.reward_models.handle import reward_handle
 
         whole, tokenizer = reward_handle(self.reward.build(run)), load_tokenizer(run.base)
+        if whole.compares:
+            raise RunError(
+                f"reward prefixes: aggregation {whole.compares} compares the responses to a prompt, and prefixes of "
+                "unlike length are no such responses: take an aggregation that scores each alone, such as mean"
+            )
 
         def score(samples: Samples) -> Prediction:
             places = [(row, end) for row, ids in enumerate(samples.response_ids) for end in self._ends(len(ids))]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.handles import Policy
     from rlhf_plugins.contract.rows import Samples, Text
     from rlhf_plugins.contract.run import Run
+    from rlhf_plugins.reward_models.handle import RewardHandle
 
 logger = logging.getLogger(__name__)
 Rows = Annotated[int, Field(ge=2, description="of the data, the first ones of all splits")]
@@ -46,8 +47,8 @@ class Answers(Task):
         return _judged(self, _groups(self.data.load_in(run)), run)
 
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
-        """Raises RunError where the rows or the reward cannot be had, or it abstains."""
-        score = _scored(self.reward, run, self.name)
+        """Raises RunError where the rows or the reward cannot be had, or it abstains or compares responses."""
+        score = _scored_alone(self.reward, run, self.name)
         groups = _unseen(self.name, self.asked(run), run)
         return lambda policy: score(
             policy.sample(groups, temperature=self.temperature, max_new_tokens=self.max_new_tokens, seed=run.seed)
@@ -128,8 +129,8 @@ class Violations(Task, better="lower"):
 
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """The prompts are those that the run holds out, where no `data` is given. Raises RunError as `Answers` does."""
-        scores = _scores_of(self, run)
-        return lambda policy: [float(value > self.above) for value in scores(policy)]
+        score, answers = _scored_alone(self.reward, run, self.name), _answers_of(self, run)
+        return lambda policy: [float(value > self.above) for value in score(answers(policy))]
 
 
 @dataclass(frozen=True)
@@ -155,20 +156,30 @@ class RewardWins(Task):
         return _judged(self, _held_out(self.data, run), run)
 
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
-        """The prompts are those that the run holds out, where no `data` is given. Raises RunError as `Answers` does."""
-        scores = _scores_of(self, run)
-        others = scores(run.reference())
-        return lambda policy: [
-            (value > other) + 0.5 * (value == other) for value, other in zip(scores(policy), others, strict=True)
-        ]
+        """The prompts are those that the run holds out, where no `data` is given.
+
+        Raises RunError where the rows or the reward cannot be had, or it abstains.
+        """
+        from rlhf_plugins.reward_models.handle import reward_handle
+
+        score, answers = _scored(reward_handle(self.reward.build(run)), self.name), _answers_of(self, run)
+        theirs = answers(run.reference())
+
+        def wins(policy: Policy) -> list[float]:
+            values = score(answers(policy).beside(theirs))  # in one call, for a reward that compares them
+            count = len(values) // 2
+            return [
+                (own > other) + 0.5 * (own == other) for own, other in zip(values[:count], values[count:], strict=True)
+            ]
+
+        return wins
 
 
-def _scores_of(task: Violations | RewardWins, run: Run) -> Callable[[Policy], list[float]]:
-    """The reward's score of a policy's answer to each prompt."""
-    score = _scored(task.reward, run, task.name)
+def _answers_of(task: Violations | RewardWins, run: Run) -> Callable[[Policy], Samples]:
+    """A policy's answer to each prompt."""
     groups = _unseen(task.name, task.asked(run), run)
     options: dict[str, Any] = {"temperature": task.temperature, "max_new_tokens": task.max_new_tokens}
-    return lambda policy: score(policy.sample(groups, seed=run.seed, **options))
+    return lambda policy: policy.sample(groups, seed=run.seed, **options)
 
 
 def _held_out(data: DataFormat | None, run: Run) -> Sequence[Group]:
@@ -215,11 +226,21 @@ def _unseen(name: str, asked: list[Group], run: Run) -> list[Group]:
     return asked
 
 
-def _scored(reward: Reward, run: Run, name: str) -> Callable[[Samples], list[float]]:
-    """A function to the reward of each response."""
+def _scored_alone(reward: Reward, run: Run, name: str) -> Callable[[Samples], list[float]]:
+    """A function to the reward of each response. Raises RunError where the reward compares responses."""
     from rlhf_plugins.reward_models.handle import reward_handle
 
     handle = reward_handle(reward.build(run))
+    if handle.compares:
+        raise RunError(
+            f"task {name}: aggregation {handle.compares} compares the responses to a prompt, and here each is measured "
+            "alone: take an aggregation that scores each alone, such as mean, or the task reward_wins"
+        )
+    return _scored(handle, name)
+
+
+def _scored(handle: RewardHandle, name: str) -> Callable[[Samples], list[float]]:
+    """A function to the reward of each response."""
 
     def score(samples: Samples) -> list[float]:
         found = handle(samples)

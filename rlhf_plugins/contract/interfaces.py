@@ -142,7 +142,8 @@ class Aggregation(Component, kind="aggregation"):
         False, "reads each member's accuracy on a response's topic, which the column `topic` of the samples names"
     )
     compares_siblings: ClassVar[bool] = trait(
-        False, "compares a prompt's responses; a head, which sees each alone, refuses it"
+        False,
+        "its rewards are shares of a prompt's other responses that each beats, 0 to 1; what sees one alone refuses it",
     )
     shares: ClassVar[bool] = trait(
         False, "its rewards are shares of votes, so that the share of members that order a pair is its probability"

@@ -27,6 +27,7 @@ class Prediction:
     abstained: Tensor | None = None  # (B,) bool, True where there is no reward: the number there means nothing
     each: tuple[Prediction, ...] = ()  # in training, of an ensemble of heads: the outputs of each member
     shares: bool = False  # rewards are shares of votes: the members, not differences, give the probability of a pair
+    compared: bool = False  # rewards are shares of the other responses that each beats: alone they mean nothing
 
 
 @dataclass(frozen=True)

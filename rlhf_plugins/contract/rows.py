@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
@@ -173,10 +173,13 @@ class Samples:
     prompt_ids: Sequence[Sequence[int]]
     response_ids: Sequence[Sequence[int]]
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # of the prompts' rows, each of length B
+    siblings: Sequence[int] | None = None  # (B,) equal for responses that are compared; None: for those to one prompt
 
     def __post_init__(self) -> None:
         """Raises DataError where the parts differ in length."""
         parts = {name: getattr(self, name) for name in ("prompts", "prompt_ids", "response_ids")}
+        if self.siblings is not None:
+            parts["siblings"] = self.siblings
         for name, values in {**parts, **self.columns}.items():
             if len(values) != len(self.responses):
                 _refuse(f"{name} should have {len(self.responses)} values, one per response, got {len(values)}")
@@ -190,10 +193,12 @@ class Samples:
 
         columns = {name: some(values) for name, values in self.columns.items()}
         texts = some(self.prompts), some(self.responses)
-        return Samples(*texts, some(self.prompt_ids), some(self.response_ids), columns)
+        siblings = None if self.siblings is None else some(self.siblings)
+        return Samples(*texts, some(self.prompt_ids), some(self.response_ids), columns, siblings)
 
     def __add__(self, other: Samples) -> Samples:
-        """These, then the others; columns that both have."""
+        """These, then the others; columns that both have. Where either has `siblings`, none of these has one there."""
+        own = self.groups()
         both = self.columns.keys() & other.columns.keys()
         return Samples(
             [*self.prompts, *other.prompts],
@@ -201,4 +206,24 @@ class Samples:
             [*self.prompt_ids, *other.prompt_ids],
             [*self.response_ids, *other.response_ids],
             {name: [*self.columns[name], *other.columns[name]] for name in both},
+            None if self.siblings is other.siblings is None else [*own, *(len(own) + one for one in other.groups())],
         )
+
+    def groups(self) -> list[int]:
+        """(B,) numbers from 0, equal for responses that are compared with one another."""
+        named = map(repr, self.prompts) if self.siblings is None else map(str, self.siblings)
+        numbers: dict[
+            str, int
+        ] = {}  # by text: where prompt and response merge, a response takes the prompt's last token
+        return [numbers.setdefault(name, len(numbers)) for name in named]
+
+    def beside(self, other: Samples) -> Samples:
+        """These, then the others: each is compared with the one in its place alone, whatever other rows there are.
+
+        Raises:
+            DataError: there are not as many.
+        """
+        count = len(self.responses)
+        if len(other.responses) != count:
+            _refuse(f"{count} responses and {len(other.responses)} are no pairs")
+        return replace(self + other, siblings=[*range(count), *range(count)])

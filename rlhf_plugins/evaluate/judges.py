@@ -25,6 +25,10 @@ from rlhf_plugins.reward_models.handle import RewardHandle, rewards
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import JudgeFunction
 
+COMPARES = (
+    "The aggregation {} compares responses and scores none alone: a score is the probability, by the members, that a "
+    "response is better than that of {} to the same prompt."
+)
 LIKELIHOOD = "log-likelihood per token"  # what the scores are called where nobody judges responses
 
 
@@ -80,6 +84,7 @@ class PairJudge:
         remember: gives what a call of this name made before, so that an answer that was paid for survives a kill.
         called: what it is.
         stage: of this run, that trained the reward model by which it compares.
+        reward: this model, where it was not chosen as a judge of pairs and compares responses all the same.
     """
 
     ask: JudgeFunction
@@ -87,6 +92,7 @@ class PairJudge:
     remember: Callable[[str, Callable[[], Any]], Any]
     called: str
     stage: str = ""
+    reward: RewardHandle | None = None
     verdicts: list[Verdict] = field(default_factory=list)  # of all comparisons
 
     @property
@@ -135,9 +141,10 @@ class PairJudge:
         }
 
     def reasons(self) -> list[str]:
-        """Why comparisons had no answer, with their number."""
+        """Why responses are compared with the reference's, and why comparisons had no answer, with their number."""
         silent = Counter(one.reason or one.status for one in self.verdicts if one.probability is None)
-        return [f"{count} comparisons without an answer: {reason}." for reason, count in silent.most_common(5)]
+        why = [COMPARES.format(self.reward.compares, self.reference)] if self.reward else []
+        return why + [f"{count} comparisons without an answer: {reason}." for reason, count in silent.most_common(5)]
 
     def _asked(self, who: str, prompts: Sequence[Text], ours: Sequence[str], theirs: Sequence[str]) -> list[Verdict]:
         if not prompts:

@@ -138,8 +138,8 @@ class _Pairs:
 
 
 def voted(answer: Prediction | Sequence[float | None], chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray | None:
-    """The probability of each pair by the votes of an ensemble; None where rewards are no shares of votes."""
-    if not isinstance(answer, Prediction) or not answer.shares:
+    """The probability of each pair by an ensemble that compares responses; None where that is sigmoid of a gap."""
+    if not isinstance(answer, Prediction) or not (answer.shares or answer.compared):
         return None
     found: np.ndarray = preferred(answer, torch.from_numpy(chosen), torch.from_numpy(rejected)).numpy()
     return found

@@ -30,6 +30,11 @@ class Composed:
         """As the function."""
         return self.function(samples)
 
+    @property
+    def compares(self) -> str:
+        """As of a `RewardHandle`: that of the first part that has one."""
+        return next((part.compares for part in self.parts if part.compares), "")
+
     def state_dict(self) -> dict[str, Any]:
         """Of the parts that have a state, by number."""
         return {str(place): part.state_dict() for place, part in enumerate(self.parts) if has_state(part)}

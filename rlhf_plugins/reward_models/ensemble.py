@@ -7,7 +7,7 @@ Members that are adapters of one base share one copy of it in memory.
 from __future__ import annotations
 
 import json
-import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,11 +18,9 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import Aggregation
 from rlhf_plugins.contract.records import MemberScores, Prediction
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.names import ENSEMBLE
 from rlhf_plugins.engine.backbone import Backbone
@@ -31,8 +29,8 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import Predict, RewardHandle
 from rlhf_plugins.reward_models.reward_model import load_reward_model, open_reward_model, read_description
 
-logger = logging.getLogger(__name__)
 FEWEST = 2  # members that must agree before the others are left out
+INSTEAD = "score two or more together, or take an aggregation that scores each alone, such as mean"
 
 Open = Callable[[str, Mapping[str, Any]], Any]  # a component of a kind, from a recipe's words
 
@@ -42,7 +40,7 @@ class Ensemble:
     """Reward models called in order.
 
     With `early_exit`, once the members called so far all order the responses of a prompt in the same way, the others do
-    not score that prompt; `members` of the prediction is NaN there.
+    not score that prompt; `members` of the prediction is NaN there. The aggregation is `called` so in a recipe.
     """
 
     members: tuple[Predict, ...]
@@ -50,10 +48,21 @@ class Ensemble:
     accuracy: tuple[float, ...]  # of each member
     early_exit: bool = False
     by_topic: Mapping[str, Sequence[float]] = field(default_factory=dict)  # accuracies of the members
+    called: str = "of this ensemble"
+
+    @property
+    def compares(self) -> str:
+        """As of a `RewardHandle`."""
+        return self.called if self.aggregation.compares_siblings else ""
 
     def __call__(self, samples: Samples) -> Prediction:
-        """`reward` by the aggregation, `members` (B, M), `variance` the mean of those that members predict."""
-        group, topics = prompt_codes(samples), self._accuracies(samples)
+        """`reward` by the aggregation, `members` (B, M), `variance` the mean of those that members predict.
+
+        Raises RunError where the aggregation compares responses and one has none to be compared with.
+        """
+        if self.aggregation.compares_siblings:
+            refuse_alone(samples, self.called)
+        group, topics = torch.tensor(samples.groups()), self._accuracies(samples)
         rewards = torch.full((len(samples.responses), len(self.members)), torch.nan)
         variances = torch.full_like(rewards, torch.nan)
         open_rows = torch.arange(len(rewards))
@@ -67,8 +76,8 @@ class Ensemble:
             if not len(open_rows):
                 break
         variance = None if variances.isnan().all() else variances.nanmean(1)
-        reward, shares = self._aggregated(rewards, group, topics), self.aggregation.shares
-        return Prediction(reward, variance=variance, members=rewards, shares=shares)
+        reward, by = self._aggregated(rewards, group, topics), self.aggregation
+        return Prediction(reward, variance=variance, members=rewards, shares=by.shares, compared=by.compares_siblings)
 
     def _accuracies(self, samples: Samples) -> Tensor | None:
         """(B, M) on the topic of each response; None where the aggregation reads none."""
@@ -79,10 +88,6 @@ class Ensemble:
 
     def _aggregated(self, rewards: Tensor, group: Tensor, topics: Tensor | None) -> Tensor:
         """Over the members that scored a response, which are the first few of them, (B,)."""
-        if self.aggregation.compares_siblings and len(group.unique()) == len(group):
-            logger.warning(
-                "%s compares the responses to a prompt, but each prompt has only one", named(self.aggregation)
-            )
         reward, count = torch.zeros(len(rewards)), (~rewards.isnan()).sum(1)
         for n in count.unique().tolist():
             rows = count == n
@@ -103,9 +108,11 @@ def preferred(prediction: Prediction, first: Tensor, second: Tensor) -> Tensor: 
     """P(first is better) of responses at these places, (pairs,) each: sigmoid(r_1 - r_2) (Bradley and Terry 1952).
 
     Where rewards are shares of votes it is the share of members that give the first the higher reward, a tie one half.
+    Where they are shares of siblings by another rule it is 1/2 + (r_1 - r_2)/2: that of two that are compared alone.
     """
     if not prediction.shares or prediction.members is None:
-        return (prediction.reward[first] - prediction.reward[second]).double().sigmoid()
+        gap = (prediction.reward[first] - prediction.reward[second]).double()
+        return 0.5 + gap / 2 if prediction.compared else gap.sigmoid()
     gap = prediction.members[first] - prediction.members[second]  # (pairs, M)
     votes = (gap > 0).double() + 0.5 * (gap == 0)
     return votes.masked_fill(gap.isnan(), torch.nan).nanmean(1)
@@ -121,10 +128,17 @@ def disputed(rewards: Tensor, group: Tensor) -> Tensor:
     return answer
 
 
-def prompt_codes(samples: Samples) -> Tensor:
-    """(B,) equal for responses to one prompt."""
-    codes: dict[str, int] = {}  # by text: where prompt and response merge, a response takes the prompt's last token
-    return torch.tensor([codes.setdefault(key(prompt), len(codes)) for prompt in samples.prompts])
+def refuse_alone(samples: Samples, called: str) -> None:
+    """Raises RunError where a response has none to be compared with by the aggregation that a recipe calls so."""
+    groups = samples.groups()
+    counts = Counter(groups)
+    alone = [row for row, group in enumerate(groups) if counts[group] == 1]
+    if alone:
+        prompt = str(samples.prompts[alone[0]])
+        raise RunError(
+            f"aggregation {called} compares the responses to a prompt, and {len(alone)} of {len(groups)} have no other "
+            f"to be compared with, such as that to {prompt[:60]!r}: {INSTEAD}"
+        )
 
 
 def describe(folder: Path, members: Sequence[str], aggregation: Mapping[str, Any], **rest: Any) -> None:
@@ -161,7 +175,8 @@ def open_ensemble(
     modules = nn.ModuleList(member.module for member in members if member.module is not None)
     first = members[0].encoder
     predicts = tuple(member if first is None else member.given(first) for member in members)
-    return RewardHandle(Ensemble(predicts, aggregation, accuracy, early_exit, by_topic), modules, first)
+    asked = Ensemble(predicts, aggregation, accuracy, early_exit, by_topic, described["aggregation"]["use"])
+    return RewardHandle(asked, modules, first, compares=asked.compares)
 
 
 def _members(

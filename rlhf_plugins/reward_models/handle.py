@@ -46,6 +46,7 @@ class RewardHandle:
         with_tokens: scores responses token by token, where that can be.
         label: as messages call it, the folder of a saved one.
         forms: of the prompts that it was trained on; empty where they are not known.
+        compares: the aggregation by which it compares the responses to a prompt; empty where it scores each alone.
     """
 
     function: Predict
@@ -56,6 +57,7 @@ class RewardHandle:
     with_tokens: Predict | None = field(default=None, repr=False)
     label: str = "this reward"
     forms: tuple[Form, ...] = ()
+    compares: str = ""
 
     def given(self, encoder: RowEncoder) -> RewardHandle:
         """The same for samples with the tokens of `encoder`: a model that has others reads their texts.
@@ -112,10 +114,10 @@ class RewardHandle:
         return processes.on_main(lambda: self._asked(function, samples))
 
     def _in_shares(self, function: Predict, samples: Samples) -> Prediction:
-        """Each process predicts for its share of the prompts, all responses to one of them together."""
-        rows: dict[str, list[int]] = {}
-        for row, prompt in enumerate(samples.prompts):
-            rows.setdefault(repr(prompt), []).append(row)
+        """Each process predicts for its share of the prompts, all responses that are compared together."""
+        rows: dict[int, list[int]] = {}
+        for row, group in enumerate(samples.groups()):
+            rows.setdefault(group, []).append(row)
         prompts = list(rows.values())
         own = samples.take(processes.joined(prompts[processes.share(len(prompts))]))
         with processes.alone():
@@ -173,7 +175,7 @@ def _read(samples: Samples, own: RowEncoder, encoder: RowEncoder) -> Samples:
         DataError: a prompt leaves no room for a response.
     """
     given = encoded(samples.prompts, samples.responses, replace(own, max_tokens=None))
-    whole = replace(given, columns=samples.columns)
+    whole = replace(given, columns=samples.columns, siblings=samples.siblings)
     bare = unended(whole, [True] * len(whole.responses), own.tokenizer)
     was_cut = zip(without_end(samples, encoder.tokenizer), samples.response_ids, strict=True)
     pairs = zip(was_cut, whole.response_ids, bare.response_ids, strict=True)
@@ -203,7 +205,8 @@ def reward_handle(built: Any, retries: Retries = Retries()) -> RewardHandle:  # 
         return built
     names = ("module", "encoder", "with_grad", "with_tokens")
     module, encoder, with_grad, with_tokens = (getattr(built, name, None) for name in names)
-    return RewardHandle(built, module, encoder, retries, with_grad, with_tokens)
+    compares = getattr(built, "compares", "")
+    return RewardHandle(built, module, encoder, retries, with_grad, with_tokens, compares=compares)
 
 
 def rewards(prediction: Prediction) -> list[float | None]:

@@ -85,7 +85,8 @@ def score_file(
     what they share; each text or messages. A `system` turn and `tools` join the prompt, as in training. A row gets a
     `reward`, or `rewards` in the order of its responses; and
     `variance`, `quantiles`, `dimensions`, `members` and `epistemic` (the members' variance) where the model has them.
-    Responses that an ensemble compares must be in one row. Several processes score a file together.
+    An ensemble that compares responses, or asks further members only where these differ, compares those of a row alone,
+    whatever other rows there are. Several processes score a file together.
 
     Args:
         model: the folder of a saved reward model or ensemble, or what a run made of others.
@@ -97,8 +98,9 @@ def score_file(
 
     Raises:
         DataError: rows cannot be read, or have no or too many tokens; it names them, and nothing is written then.
-        RunError: the model does not open; `out` belongs to other rows or another model; a score is not finite; one of
-            several processes has another model, other rows or other versions.
+        RunError: the model does not open; it compares responses, and a row has one, or there is a cache of rewards;
+            `out` belongs to other rows or another model; a score is not finite; one of several processes has another
+            model, other rows or other versions.
         KeyboardInterrupt: Ctrl-C; the message gives the number of rows scored.
     """
     from rlhf_plugins.report import versions
@@ -132,7 +134,7 @@ def _score(
     tokens: Sequence[Any],
     model: tuple[Path | Made, str, Path | None],
 ) -> None:
-    with _model(*model) as (score, reads):
+    with _model(*model, items) as (score, reads):
 
         def ends(first: int) -> list[str]:
             chunk = slice(first, first + CHUNK)
@@ -268,12 +270,13 @@ def _samples(items: Sequence[Item], tokens: Sequence[Any], reads: Collection[str
     ids = [pair for of_item in tokens for pair in of_item]
     rows = [row for item in items for row in [item.read()] * len(item.responses)] if reads is None or reads else []
     columns = {name: values for name, values in by_name(rows).items() if reads is None or name in reads}
-    return Samples(prompts, written, [prompt for prompt, _ in ids], [response for _, response in ids], columns)
+    of_row = [row for row, item in enumerate(items) for _ in item.responses]
+    return Samples(prompts, written, [prompt for prompt, _ in ids], [response for _, response in ids], columns, of_row)
 
 
 @contextmanager
 def _model(
-    model: Path | Made, identity: str, cache: Path | None
+    model: Path | Made, identity: str, cache: Path | None, items: Sequence[Item]
 ) -> Iterator[tuple[Callable[[Samples], list[Scores]], Collection[str] | None]]:
     """A function from samples to the scores of each response, from the cache where there is one.
 
@@ -285,6 +288,10 @@ def _model(
     from rlhf_plugins.reward_models.score_cache import cached_in_shares
 
     judge = open_reward(model, opener(model)) if isinstance(model, Path) else model.reward()
+    if judge.compares:
+        _refuse_alone(items, judge.compares)
+    if cache is not None and (judge.compares or getattr(judge, "early_exit", False)):
+        raise RunError("cache: a reward of this ensemble depends on the other responses of its row: leave it out")
     reads = None if not isinstance(model, Path) and model.folder is None else columns_read(judge)
     if cache is None:
         yield lambda samples: _scores(judge(samples)), reads
@@ -295,6 +302,15 @@ def _model(
         return [{"reward": reward} for reward in found]
 
     yield remembered, reads
+
+
+def _refuse_alone(items: Sequence[Item], compares: str) -> None:
+    alone = [item.where for item in items if len(item.responses) == 1]
+    if alone:
+        raise RunError(
+            f"{alone[0]}: has one response, as have {len(alone)} of {len(items)} rows, and aggregation {compares} "
+            "compares the responses of a row: give each `responses`, or `chosen` and `rejected`"
+        )
 
 
 def _scores(prediction: Prediction) -> list[Scores]:

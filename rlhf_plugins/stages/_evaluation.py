@@ -38,9 +38,10 @@ from rlhf_plugins.reward_models.handle import reward_handle
 from rlhf_plugins.stages._tasks import Tasks
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.run_kinds import Reward
+    from rlhf_plugins.contract.run_kinds import JudgeFunction, Reward
     from rlhf_plugins.data.batches.tokens import RowEncoder
     from rlhf_plugins.engine.policy import Handle
+    from rlhf_plugins.reward_models.handle import RewardHandle
     from rlhf_plugins.stages.evaluate import Evaluate
 
 logger = logging.getLogger(__name__)
@@ -109,19 +110,31 @@ class EvaluateRun:
         """What scores responses; None where held-out answers are all that is known."""
         if self.options.judge is not None:
             name = self.run.spec(self.options.judge)["use"]
-            ask, reference = self.options.judge.build(self.run), self.run.weights("reference").name
             stage = self.own_stage(getattr(self.options.judge, "reward", None))
-            return PairJudge(ask, reference, self.run.once, name, stage)
+            return self.of_pairs(self.options.judge.build(self.run), name, stage)
         if self.options.reward is not None:
             handle = reward_handle(self.options.reward.build(self.run))
-            name = called(self.run.spec(self.options.reward))
-            stage = self.own_stage(self.options.reward)
-            return ScoreJudge(None, handle, name, stage, handle.module is not None)
+            return self.by_reward(
+                handle, called(self.run.spec(self.options.reward)), self.own_stage(self.options.reward)
+            )
         if self.run.data.gold is not None:
             return ScoreJudge(self.run.data.gold, None)
         if self.reward is None:
             return None
-        return ScoreJudge(None, self.reward, stage=[result.name for result in self.run.finished if result.rewards][-1])
+        return self.by_reward(self.reward, "", [result.name for result in self.run.finished if result.rewards][-1])
+
+    def by_reward(self, reward: RewardHandle, name: str, stage: str) -> ScoreJudge | PairJudge:
+        """A judge that scores each response, or, by a reward that compares, each beside the reference's."""
+        from rlhf_plugins.reward_models.judging import judge_by
+
+        if not reward.compares:
+            return ScoreJudge(None, reward, name, stage, not name or reward.module is not None)
+        encode = self.run.reference().encode if reward.encoder is None else reward.encode
+        return self.of_pairs(judge_by(reward, encode), name or reward.compares, stage, reward)
+
+    def of_pairs(self, ask: JudgeFunction, name: str, stage: str, reward: RewardHandle | None = None) -> PairJudge:
+        """A judge that compares each response with the reference's."""
+        return PairJudge(ask, self.run.weights("reference").name, self.run.once, name, stage, reward)
 
     def own_stage(self, reward: Reward | None) -> str:
         """The stage of this run that trained a reward; empty where none did."""
@@ -202,9 +215,10 @@ class EvaluateRun:
         yield self.weights.name, self.judged(self.weights.name, self.own, 0.0, self.reference)
         if self.chooses and self.pool:
             n = self.options.best_of
-            best = best_of(ScoreJudge(None, self.reward).scores(self.pool), self.pool_size, n)
+            first = self.pool.take(row for row in range(len(self.pool.responses)) if row % self.pool_size < n)
+            best = best_of(ScoreJudge(None, self.reward).scores(first), n, n)
             name = f"best-of-{n}"
-            yield name, self.judged(name, self.pool.take(best), best_of_kl(n), None)
+            yield name, self.judged(name, first.take(best), best_of_kl(n), None)
         for name in self.trained_policies():
             logger.info("evaluating %s", name)
             yield name, self.trained(name, self.run.policy(name))
@@ -299,9 +313,10 @@ class EvaluateRun:
         from rlhf_plugins.reward_models.opening import row_encoder_of
 
         judge = self.judge
-        if isinstance(judge, PairJudge):
+        if isinstance(judge, PairJudge) and judge.reward is None:
             return judge.accuracy(self.strict_pairs()), {}
-        reward = self.reward if judge is None or judge.gold else judge.reward
+        by_gold = isinstance(judge, ScoreJudge) and judge.gold
+        reward = self.reward if judge is None or by_gold else judge.reward
         if reward is None:
             return None, {}
         encoder = row_encoder_of(reward, self.run.base)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from templates import chat_base
 from torch import Tensor
+from voting import share_that_prefers, voting
 
 from rlhf_plugins import Run, RunError, Samples
 from rlhf_plugins.data.fields import content
@@ -100,10 +101,26 @@ def test_violations_are_scores_above_a_limit(run: Run, tmp_path: Path) -> None:
 
 
 def test_wins_of_a_reward_over_the_reference_by_hand(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = iter([[1.0, 2.0, 3.0, 4.0], [0.5, 2.0, 3.5, 9.0]])  # of the reference, and of the policy
-    monkeypatch.setattr("rlhf_plugins.components.task._scored", lambda *_: lambda samples: next(scores))
-    found = component("task", {"use": "reward_wins", "max_new_tokens": 2}).build(run)(SaysFour())
+    scores = [0.5, 2.0, 3.5, 9.0, 1.0, 2.0, 3.0, 4.0]  # of the policy, and of the reference
+    monkeypatch.setattr("rlhf_plugins.components.task._scored", lambda *_: lambda samples: scores)
+    monkeypatch.setattr("rlhf_plugins.components.task._answers_of", lambda *_: lambda _: SaysFour().sample(()))
+    found = component("task", {"use": "reward_wins", "reward": "json_object"}).build(run)(SaysFour())
     assert found == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_votes_are_on_both_answers_to_a_prompt(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is alone has one half, which would tie with the reference's for every policy."""
+    prompts, ours, theirs = ["how is "] * 2 + ["who is "], ["ant", "gas bee", "elk"], ["bee", "ox", "cat ant"]
+    said = lambda texts: run.reference().encode(prompts, texts if isinstance(texts, list) else theirs)  # noqa: E731
+    monkeypatch.setattr("rlhf_plugins.components.task._answers_of", lambda *_: said)
+    reward = {"use": "saved", "path": str(voting(tmp_path / "votes", run.base))}
+    found = component("task", {"use": "reward_wins", "reward": reward}).build(run)(ours)
+    shares = share_that_prefers(tmp_path / "votes", prompts, ours, theirs)
+    assert found == [float(share > 0.5) for share in shares]
+    assert set(found) == {0.0, 1.0}
+    for use in ("violations", "answers"):
+        with pytest.raises(RunError, match=f"task {use}: aggregation vote compares .* or the task reward_wins"):
+            component("task", {"use": use, "reward": reward, "data": "sandbox"}).build(run)
 
 
 def test_rows_that_the_run_trains_on_are_counted(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

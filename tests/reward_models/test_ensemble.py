@@ -89,12 +89,22 @@ def test_what_members_predict_of_noise_is_given_though_some_were_not_called() ->
     assert found.variance.tolist() == [0.5] * 4
 
 
-def test_a_vote_on_responses_without_siblings_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    two, alone = Ensemble((Table(1, 0, 0, 0),) * 2, Vote(), (1, 1)), Samples(["a"], ["w"], [[5]], [[7]])
-    two(SAMPLES)
-    assert caplog.text == ""
-    assert two(alone).reward.tolist() == [0.5]
-    assert "Vote of rlhf_plugins.components.aggregation compares the responses to a prompt" in caplog.text
+def test_a_vote_on_responses_without_siblings_is_refused() -> None:
+    """w and x have each other, and y has none: one half would look like a measurement."""
+    votes = Ensemble((Table(1, 0, 0, 0),) * 2, Vote(), (1, 1), called="vote")
+    assert votes(SAMPLES.take([0, 1])).reward.tolist() == [1, 0]
+    with pytest.raises(RunError, match="aggregation vote compares .* 1 of 3 have no other .* that to 'b': score two"):
+        votes(SAMPLES.take([0, 1, 2]))
+    assert Ensemble((Table(1, 0, 0, 0),) * 2, Mean(), (1, 1))(SAMPLES.take([0])).reward.tolist() == [1]
+
+
+def test_siblings_are_those_that_the_samples_name() -> None:
+    """All to one prompt, w beside y and x beside z. By the prompt each would be compared with three."""
+    one = Samples(["a", "a"], ["w", "x"], [[5]] * 2, [[7], [8]])
+    other = Samples(["a", "a"], ["y", "z"], [[5]] * 2, [[9], [10]])
+    votes = Ensemble((Table(9, 0, 4, 1), Table(9, 3, 4, 1)), Vote(), (1, 1))
+    assert votes(one.beside(other)).reward.tolist() == [1, 0.5, 0, 0.5]
+    assert votes(one + other).reward.tolist() == pytest.approx([1, 1 / 6, 2 / 3, 1 / 6])
 
 
 def test_a_response_without_siblings_is_shown_to_all() -> None:

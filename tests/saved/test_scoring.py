@@ -23,6 +23,7 @@ from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models import opening
 from rlhf_plugins.reward_models.ensemble import describe
+from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.saved import scoring
 from rlhf_plugins.saved.scoring import score_file
@@ -144,11 +145,36 @@ def test_what_else_a_model_says_is_written(base: Base, tmp_path: Path, written: 
     assert row["variance"] == pytest.approx(1.0)  # as the head starts
 
 
-def ensemble(folder: Path, base: Base) -> Path:
-    for member in range(2):
+def ensemble(folder: Path, base: Base, aggregation: str = "mean", early_exit: bool = False) -> Path:
+    for member in range(3):
         saved(folder / str(member), base, seed=member)
-    describe(folder, ["0", "1"], {"use": "mean"}, accuracy=[1.0, 1.0], early_exit=False)
+    names = ["0", "1"] if aggregation == "mean" and not early_exit else ["0", "1", "2"]
+    describe(folder, names, {"use": aggregation}, accuracy=[1.0] * len(names), early_exit=early_exit)
     return folder
+
+
+@pytest.mark.parametrize(("aggregation", "early_exit"), [("vote", False), ("mean", True)])
+def test_a_row_is_scored_as_it_is_alone_whatever_rows_of_its_prompt_are_beside_it(
+    aggregation: str, early_exit: bool, base: Base, tmp_path: Path, written: Callable[..., str]
+) -> None:
+    """In a chunk of two rows, of which the votes and what ends the asking were those of all four responses."""
+    folder = ensemble(tmp_path / "ensemble", base, aggregation, early_exit)
+    rows = [{"prompt": "why ", "responses": each} for each in (["ant", "gas ice"], ["elk elk", "ox"])]
+    both = rows_of(score_file(folder, written(rows)).out)
+    alone = [rows_of(score_file(folder, written([row], f"{i}.jsonl")).out)[0] for i, row in enumerate(rows)]
+    for found, expected in zip(both, alone, strict=True):
+        assert found["rewards"] == pytest.approx(expected["rewards"], abs=1e-5)
+        assert [row.count(None) for row in found["members"]] == [row.count(None) for row in expected["members"]]
+
+
+def test_what_depends_on_a_whole_row_is_neither_given_for_one_response_nor_kept_for_other_rows(
+    base: Base, tmp_path: Path, written: Callable[..., str]
+) -> None:
+    folder, pair = ensemble(tmp_path / "ensemble", base, "vote"), {"prompt": "why ", "responses": ["ant", "gas"]}
+    with pytest.raises(RunError, match=r"rows.jsonl:2: has one response, as have 1 of 2 rows, and aggregation vote"):
+        score_file(folder, written([pair, ROWS[0]]))
+    with pytest.raises(RunError, match="cache: a reward of this ensemble depends on the other responses of its row"):
+        score_file(folder, written([pair]), cache=Path("cache"))
 
 
 def test_an_ensemble_tells_its_members_and_their_variance(
@@ -180,7 +206,7 @@ def test_members_that_were_not_asked_are_null(
     model: Path, written: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = Prediction(torch.tensor([1.0]), members=torch.tensor([[0.0, 2.0, float("nan")]]))
-    monkeypatch.setattr(opening, "open_reward", lambda *_: lambda samples: said)
+    monkeypatch.setattr(opening, "open_reward", lambda *_: RewardHandle(lambda samples: said))
     (row,) = rows_of(score_file(model, written(ROWS[:1])).out)
     assert (row["members"], row["epistemic"]) == ([0.0, 2.0, None], 1.0)
 
@@ -197,7 +223,7 @@ def interrupting(after: int) -> Callable[..., Any]:
                 raise KeyboardInterrupt
             return judge(samples)
 
-        return interrupted
+        return RewardHandle(interrupted)
 
     return open_reward
 
@@ -321,7 +347,7 @@ def test_a_reward_that_is_not_finite_names_its_row(
     def judge(samples: Samples) -> Prediction:
         return Prediction(torch.tensor([bad if "ant" in response else 0.0 for response in samples.responses]))
 
-    monkeypatch.setattr(opening, "open_reward", lambda *_: judge)
+    monkeypatch.setattr(opening, "open_reward", lambda *_: RewardHandle(judge))
     with pytest.raises(RunError, match="^rows.jsonl:4: its reward"):
         score_file(model, written([ROWS[0]] * 3 + [ROWS[1]]))
     assert len(rows_of(Path("rows.jsonl.scored.jsonl"))) == 2

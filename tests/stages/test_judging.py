@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from marks import slow
+from voting import share_that_prefers, voting
 
 from rlhf_plugins import Base, Group, PluginError, RunError, StageResult
 from rlhf_plugins.recipe.assemble import component
@@ -78,6 +79,46 @@ def test_of_several_responses_the_score_of_a_prompt_is_the_mean(base: Base, tmp_
 def test_greedy_responses_to_a_prompt_are_one() -> None:
     with pytest.raises(PluginError, match="all responses to a prompt are the same"):
         component("stage", {"use": "evaluate", "responses": 2, "temperature": 0})
+
+
+def compared(base: Base, folder: Path, **options: Any) -> EvaluateRun:
+    """Of a base, of another one and of a saved vote that the run made, on pairs whose truth nobody knows."""
+    votes, other = voting(folder / "votes", base), tiny_base(folder / "other", seed=1)
+    policy = StageResult(name="o", policies={"o": {"use": "trained", "path": other.path, "base": other.path}})
+    reward = StageResult(name="votes", rewards={"votes": {"use": "saved", "path": str(votes)}})
+    run, test = tiny_run(base, folder / "run", tiny_pairs(16), [reward, policy]), tuple(tiny_pairs(8, seed=1))
+    data = replace(run.data, gold=None, test=test, prompts={"test": tuple(Group(group.prompt) for group in test)})
+    return EvaluateRun(
+        component("stage", {"use": "evaluate", **OPTIONS, "max_new_tokens": 8, **options}), replace(run, data=data)
+    )
+
+
+@pytest.mark.parametrize("given", [{}, {"reward": "model"}], ids=["the latest", "given"])
+def test_a_reward_that_compares_responses_scores_each_beside_that_of_the_reference(
+    base: Base, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    """Alone each would have one half; the members are asked one by one here, and their shares are the scores."""
+    made = compared(base, tmp_path, **given)
+    found, texts = made.result(), {name: policy.samples.responses for name, policy in made.policies()}
+    assert found.evaluation is not None
+    prompts = [str(prompt) for prompt in made.prompts]
+    expected = share_that_prefers(tmp_path / "votes", prompts, texts["o"], texts["base"])
+    assert found.evaluation.scores["o"] == pytest.approx(expected)
+    assert len(set(expected)) > 1
+    assert (found.evaluation.judge, found.report.judge["stage"]) == ("P(better than base)", "votes")
+    assert any(note.startswith("The aggregation vote compares responses") for note in found.report.notes)
+    assert found.report.reward_model["accuracy_interval"]["low"] >= 0  # by `metrics`, as of any reward model
+
+
+def test_the_best_of_n_is_voted_among_these_n(base: Base, tmp_path: Path) -> None:
+    """Of three that are sampled for a ceiling, two; which of them, the members that are asked one by one say."""
+    made = compared(base, tmp_path, best_of=2)
+    made.pool, made.pool_size = made.sample(made.reference, made.asked, 3), 3
+    best, pool = dict(made.policies())["best-of-2"].samples.responses, made.pool.responses
+    prompts = [str(prompt) for prompt in made.prompts]
+    won = share_that_prefers(tmp_path / "votes", prompts, pool[::3], pool[1::3])
+    assert best == [pool[3 * row + (share < 0.5)] for row, share in enumerate(won)]
+    assert min(won) < 0.5 < max(won)
 
 
 def test_no_ceiling_is_sampled_where_the_true_reward_does_not_judge(base: Base, tmp_path: Path) -> None:
