@@ -96,7 +96,7 @@ class _EntropyFloor:
 
 
 @dataclass(frozen=True)
-class KLLimit(Monitor, reads_rollouts=True):
+class KLLimit(Monitor, reads_rollouts=True, watches="kl"):
     """Stops when the KL to the reference exceeds a limit."""
 
     limit: Annotated[float, Field(gt=0, description="nats per token")] = 5.0

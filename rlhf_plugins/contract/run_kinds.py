@@ -107,6 +107,7 @@ class Monitor(Component, kind="monitor"):
     """Watches a training; `build` binds it to the run."""
 
     reads_rollouts: ClassVar[bool] = trait(False, "reads numbers of rollouts; refused in a stage that makes none")
+    watches: ClassVar[str] = trait("", "the option whose numbers it reads; refused in a stage where that is `none`")
 
     def build(self, run: Run) -> Callable[[Step], Alarm | None]:
         """A function that is called after every step, and may raise an alarm that stops or slows the training."""

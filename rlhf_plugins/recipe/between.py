@@ -75,7 +75,7 @@ def _out_of_order(made: Made, unmade: Unmade, registry: Registry) -> list[tuple[
 
 
 def _useless_monitors(made: Made, registry: Registry) -> list[tuple[Keys, str]]:
-    """The monitors that read rollouts in stages that make none."""
+    """The monitors that would never raise an alarm."""
     stages = {keys: stage for keys, stage in made.items() if keys[0] == "stages"}
     return [
         ((*keys, *inside), message)

@@ -75,7 +75,10 @@ def refuse_unmet(stage: Component, groups: Iterable[Group], name: Name) -> None:
 
 
 def useless_monitors(stage: Stage, name: Name) -> Iterator[tuple[Keys, str]]:
-    """The monitors that read rollouts in stages that make none: where each is, and a message."""
+    """The monitors that would never raise an alarm, since a stage makes no rollouts, or has `none` of what they watch.
+
+    Each is where it is, and a message.
+    """
     from rlhf_plugins.contract.run_kinds import Monitor, Stage
 
     for keys, part in parts_of(stage):
@@ -83,10 +86,13 @@ def useless_monitors(stage: Stage, name: Name) -> Iterator[tuple[Keys, str]]:
             yield from (((*keys, *below), message) for below, message in useless_monitors(part, name))
         elif isinstance(part, Monitor) and part.reads_rollouts and not stage.makes_rollouts:
             yield keys, f"monitor {name(part)} {READS_ROLLOUTS.format(name(stage))}"
+        elif isinstance(part, Monitor) and part.watches and getattr(stage, part.watches, part) is None:
+            has = f"watches {part.watches}, and stage {name(stage)} has `{part.watches}: none`"
+            yield keys, f"monitor {name(part)} {has}, so that it would never raise an alarm: leave it out"
 
 
 def refuse_useless_monitors(stage: Stage, name: Name) -> None:
-    """Raises RunError for the first monitor of a stage that reads rollouts where the stage makes none."""
+    """Raises RunError for the first monitor of a stage that would never raise an alarm."""
     for _, message in useless_monitors(stage, name):
         raise RunError(message)
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.run_kinds import Monitor, Stage
 from rlhf_plugins.errors import nearest
@@ -25,6 +26,7 @@ from rlhf_plugins.registry.registry import Registry
 logger = logging.getLogger(__name__)
 RENAMED = {"reward": "reward_model"}  # stages
 TRACKERS = "report_to"  # an option of the top that every `trainer` block takes over
+ROLLOUTS = "read rollouts, and are left out of stages that make none"
 SHARED = ("monitor",)  # kinds of components that the top of a recipe may give to all of its stages
 
 
@@ -73,19 +75,30 @@ class Resolver:
         return any(keys[0] == name for keys, _ in self.problems)
 
     def _with_shared(self, cls: type, option: Option, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The values, with those of the recipe's own components that are of use to `cls` where they give none."""
-        if option.kind not in SHARED or option.name in values or option.name not in self.shared:
-            return values
-        useless = [one[option.tag] for one in self.shared[option.name] if self._useless(cls, option, one)]
-        if useless:
-            _say_left_out(option.name, tuple(useless))
-        return {**values, option.name: [one for one in self.shared[option.name] if one[option.tag] not in useless]}
+        """The values, where they give none with those of the recipe's own components that are of use to `cls`.
 
-    def _useless(self, cls: type, option: Option, one: Mapping[str, Any]) -> bool:
-        """Whether a component reads rollouts, and a stage of this class makes none."""
-        found = self.registry.get(str(option.kind), one[option.tag])
-        reads = issubclass(found, Monitor) and found.reads_rollouts
-        return reads and issubclass(cls, Stage) and not cls.makes_rollouts
+        Without any at the recipe's top these are the default ones.
+        """
+        if option.kind not in SHARED or option.name in values:
+            return values
+        names = option.default if isinstance(option.default, list) else []
+        given = self.shared.get(option.name, [{option.tag: name} for name in names])
+        if not given and option.name not in self.shared:
+            return values
+        useless = {one[option.tag]: why for one in given if (why := self._useless(cls, option, one, values))}
+        for why in dict.fromkeys(useless.values()) if option.name in self.shared else ():
+            _say_left_out(option.name, tuple(name for name, its in useless.items() if its == why), why)
+        return {**values, option.name: [one for one in given if one[option.tag] not in useless]}
+
+    def _useless(self, cls: type, option: Option, one: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+        """What a component reads that a stage of this class, with these values, has not; empty where it has all."""
+        kind, name = str(option.kind), one[option.tag]
+        found: Any = Component if self.registry.fault(kind, name) else self.registry.get(kind, name)
+        if not issubclass(found, Monitor) or not issubclass(cls, Stage):
+            return ""
+        if found.watches in values and values[found.watches] in (None, NONE):
+            return f"watch {found.watches}, and are left out of stages with `{found.watches}: none`"
+        return ROLLOUTS if found.reads_rollouts and not cls.makes_rollouts else ""
 
     def missing(self, option: Option, keys: Keys) -> bool:
         """Whether an option that is left out is required; if so, a problem is recorded."""
@@ -194,9 +207,9 @@ def _say_renamed(old: str) -> None:
 
 
 @cache
-def _say_left_out(option: str, names: tuple[str, ...]) -> None:
+def _say_left_out(option: str, names: tuple[str, ...], why: str) -> None:
     """Once per process."""
-    logger.warning("%s: %s read rollouts, and are left out of stages that make none", option, ", ".join(names))
+    logger.warning("%s: %s %s", option, ", ".join(names), why)
 
 
 def _got(value: Any) -> str:

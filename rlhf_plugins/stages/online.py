@@ -12,12 +12,13 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Environment, Monitor, Reward
-from rlhf_plugins.contract.workload import Course, Known, Work, Workload
+from rlhf_plugins.contract.workload import Course, Known, Workload
 from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rollouts
 from rlhf_plugins.stages._left import leave
 from rlhf_plugins.stages._of_grpo import OF_GRPO_CONFIG, UNREAD
-from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, sampling, tried
+from rlhf_plugins.stages._rollout_work import work_of_rollouts
+from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, tried
 from rlhf_plugins.trainers.ppo import sampling as options_of_sampling
 from rlhf_plugins.trainers.ppo.options import (
     Exploration,
@@ -87,7 +88,7 @@ class Online(
     advantage: Advantage = uses("advantage", "gae")
     policy_loss: PolicyLoss = uses("policy_loss", "clip")
     reduction: Reduction = uses("reduction", "tokens")
-    kl: KL = uses("kl", "in_reward")
+    kl: KL | None = uses("kl", "in_reward", optional=True)
     shaping: tuple[Shaping, ...] = uses("shaping", ["missing_eos"])
     value: Value = Value()
     entropy_coef: Annotated[float, Field(ge=0, description="weight of the entropy bonus")] = 0.0  # Huang et al. 2024
@@ -124,6 +125,8 @@ class Online(
             raise ValueError(f"value: {NO_VALUES}")
         if (self.abstained == "fallback") != (self.fallback is not None):
             raise ValueError("fallback: a second reward goes with `abstained: fallback`; write both or neither")
+        if self.kl is None and self.reference != "start":
+            raise ValueError(f"reference: {self.reference}, but with `kl: none` nothing reads it; leave it out")
         self._check_turns()
         self._check_correction()
         if reason := options_of_sampling.refusal(self.trainer, self.setting("temperature")):
@@ -205,31 +208,7 @@ class Online(
 
     def workload(self, adapter: Adapter | None) -> Workload:
         """A training step of a rollout, what the reference and the reward compute of it, and its generation."""
-        from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
-        from rlhf_plugins.engine.room import CACHE_TOKENS
-
-        size, group = self.setting("per_device_train_batch_size"), self.setting("num_generations")
-        steps = self.setting("steps_per_generation") or self.setting("gradient_accumulation_steps")
-        rows, new = size * steps, self.setting("max_completion_length")
-        prompts, own = max(1, size // group) * self.turns, self.value.reads if self.advantage.reads_values else ""
-        part: dict[str, Any] = {"prompt_tokens": None, "response_tokens": new, "tokens": self.tokens_per_batch}
-        alone = steps == 1
-        works = [
-            Work("train", "learn", prompts, min(size, group), entropy=alone, values=bool(own), **part),
-            Work("generation", "sample", rows, 1, None, new, self.cache_tokens or CACHE_TOKENS),
-            *sampling(self.tasks, self.cache_tokens),
-        ]
-        if self.kl is not None:
-            works.append(Work("reference", "score", prompts, min(size, group), **part))
-        if judges := "reward" in self.reward.takes:
-            whole = {**part, "tokens": self.tokens_per_batch or TOKENS_PER_BATCH}
-            works.append(Work("scoring", "score", max(1, rows // group) * self.turns, group, rewards=True, **whole))
-        beside = adapter is None
-        return self.learning(
-            works,
-            adapters=1 + judges + (own == "adapter"),
-            models=beside * (1 + judges) + (own == "own"),
-        )
+        return work_of_rollouts(self, adapter)
 
     def course(self, known: Known) -> Course:
         """Of its rollouts."""
@@ -237,7 +216,14 @@ class Online(
 
     def own_numbers(self, gold: bool) -> frozenset[str]:
         """See `PolicyTraining`."""
-        return frozenset({"reward", "kl", "length", *(["gold_reward"] if gold else [])})
+        known = {"gold_reward": gold, "kl": self.kl is not None}
+        return frozenset({"reward", "length", *(name for name, measured in known.items() if measured)})
+
+    def keeping(self, carry: Collection[str]) -> Any:
+        """See `Stage`."""
+        if self.kl is None and "kl" in carry:
+            raise ValueError("carry: kl: the stage has `kl: none`; leave it out")
+        return super().keeping(carry)
 
     def rehearse(self, run: Run) -> None:
         """See `Stage`."""
@@ -314,7 +300,7 @@ class Online(
                 train_dataset=train,
                 eval_dataset=held_out(args, unseen, prompt_dataset),
                 processing_class=encoder.tokenizer,
-                reference=_reference(run.weights("reference"), backbone),
+                reference=_reference(run.weights("reference"), backbone) if self.kl else None,
                 oversight=Oversight(self.table, run.data.gold, built_monitors(self, run), run.log_samples),
                 **self._parts(run.sharing(backbone) if backbone else run),
             )

@@ -43,6 +43,14 @@ def test_those_of_the_top_that_read_rollouts_are_left_out_where_there_are_none(
     assert [record.getMessage() for record in caplog.records].count(said) == 1
 
 
+def test_one_of_the_top_that_watches_the_kl_is_left_out_where_there_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    own = [{"stage": "online", "name": kl, "reward": "gold", "kl": kl} for kl in ("none", "in_loss")]
+    with caplog.at_level("WARNING"):
+        assert stages({"monitors": ["kl_limit"]}, *own) == [[], ["kl_limit"]]
+    said = "monitors: kl_limit watch kl, and are left out of stages with `kl: none`"
+    assert [record.getMessage() for record in caplog.records].count(said) == 1
+
+
 @pytest.mark.parametrize("stage", ["sft", "reward_model", "reward_ensemble", "preference"])
 def test_a_monitor_that_reads_rollouts_is_refused_where_there_are_none(stage: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"

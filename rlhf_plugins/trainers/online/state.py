@@ -75,11 +75,14 @@ class KeepsRollout:
                 raise RunError(f"carry: value: {named(self._objective.advantage)} reads no values; leave it out")
             self._critic.load(stage)
         if "kl" in words:
+            if self._objective.kl is None:
+                raise RunError("carry: kl: the stage has `kl: none`; leave it out")
             self._kl_coef = kl_file.load(self._objective.kl, stage)
 
     def keep_kl(self: Any, stage: Path) -> None:
-        """Leaves the KL's state in a stage's folder."""
-        kl_file.save(self._objective.kl, self._kl_coef, stage)
+        """Leaves the KL's state, where there is one, in a stage's folder."""
+        if self._objective.kl is not None:
+            kl_file.save(self._objective.kl, self._kl_coef, stage)
 
     def _get_train_sampler(self: Any, dataset: Any = None) -> Any:
         """TRL's order of the prompts, in any epoch that a training goes on in."""

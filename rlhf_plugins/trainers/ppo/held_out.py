@@ -1,4 +1,4 @@
-"""What a policy does on held-out prompts while it trains: reward, KL and length of a response to each.
+"""What a policy does on held-out prompts while it trains: reward, KL (where it trains with one) and length.
 
 Where it trains in conversations it is measured in conversations, at most so long.
 """
@@ -38,8 +38,8 @@ class HeldOut:
         rows = list(self.eval_dataset)
         with evaluating(self.model), torch.no_grad(), gathered(self.model):  # TRL logs the training's numbers apart
             talks = _talked(self, batch_prompts(rows), batch_columns(rows))
-            found = {**_scored(talks, self._objective, self.gold), **_kl(talks.samples, self._models)}
-            found |= self.task_shares()
+            kl = _kl(talks.samples, self._models) if self._objective.kl else {}
+            found = {**_scored(talks, self._objective, self.gold), **kl, **self.task_shares()}
             named = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
             self.log(named)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
