@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from rlhf_plugins.arithmetic import masked
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PolicyLoss
 
@@ -33,9 +34,40 @@ class Clip(PolicyLoss):
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)
         """With the sign of a loss."""
-        ratio = log_ratio.exp()
-        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
-        return -(advantages * ratio).minimum(advantages * ratio.clamp(1 - self.epsilon, 1 + high))
+        return _clipped(log_ratio.exp(), advantages, self.epsilon, self.epsilon_high)
+
+
+@dataclass(frozen=True)
+class GSPO(PolicyLoss, reads_mask=True):
+    """max(-A s, -A clip(s, 1 - epsilon, 1 + epsilon_high)), s the ratio of the whole response (Zheng et al. 2025).
+
+    s = exp(mean over its tokens of log r), their equation 7, so that a response is clipped as a whole, and each of its
+    tokens weighs alike in the gradient. With `reduction: responses` and one advantage for a response it is their
+    equation 5. s moves far less than r: the limits are those of their section 5.1.
+    """
+
+    epsilon: Epsilon = 3e-4
+    epsilon_high: Annotated[
+        Annotated[float, Field(gt=0)] | None, Field(description="of the upper limit; null is epsilon")
+    ] = 4e-4
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, T) each, with the sign of a loss, the same at all tokens of a response that have one advantage."""
+        return _clipped(_mean_log(log_ratio, mask).exp(), advantages, self.epsilon, self.epsilon_high)
+
+
+@dataclass(frozen=True)
+class GSPOToken(GSPO, holds_constant=True):
+    """GSPO whose gradient at a token is weighed by the advantage of that token (Zheng et al. 2025, equations 13, 14).
+
+    The ratio of a token has the value s, and the gradient of s log r with s held constant. With one advantage for a
+    response it is `gspo`, loss and gradient; with advantages of tokens, such as those of `gae`, it keeps them apart.
+    """
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, T) each, with the sign of a loss."""
+        ratio = (_mean_log(log_ratio, mask).detach() + log_ratio - log_ratio.detach()).exp()
+        return _clipped(ratio, advantages, self.epsilon, self.epsilon_high)
 
 
 @dataclass(frozen=True)
@@ -76,6 +108,17 @@ class AdvantageWeighted(PolicyLoss, off_policy=True):
         return -(advantages / self.beta).exp().clamp(max=self.limit) * log_ratio
 
 
+def _clipped(ratio: Tensor, advantages: Tensor, low: float, high: float | None) -> Tensor:
+    """max(-A r, -A clip(r, 1 - low, 1 + high)) of ratios that broadcast to (B, T); `high` is `low` where it is None."""
+    clipped = ratio.clamp(1 - low, 1 + (low if high is None else high))
+    return -(advantages * ratio).minimum(advantages * clipped)
+
+
+def _mean_log(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """The mean over each response's tokens, (B, 1)."""
+    return masked.mean(log_ratio, mask, dim=1).unsqueeze(1)
+
+
 @hookimpl
 def register_policy_loss() -> dict[str, type]:
     """The bundled losses."""
@@ -83,5 +126,7 @@ def register_policy_loss() -> dict[str, type]:
         "advantage_weighted": AdvantageWeighted,
         "clip": Clip,
         "dual_clip": DualClip,
+        "gspo": GSPO,
+        "gspo_token": GSPOToken,
         "policy_gradient": PolicyGradient,
     }

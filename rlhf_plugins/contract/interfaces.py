@@ -232,6 +232,10 @@ class PolicyLoss(Component, kind="policy_loss"):
     off_policy: ClassVar[bool] = trait(
         False, "learns from responses of any policy, for which log pi is in the place of the log-ratio"
     )
+    reads_mask: ClassVar[bool] = trait(
+        False, "is given, after the advantages, which tokens are the response's, bool (B, T)"
+    )
+    holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:
         """(B, T) log pi - log pi_old, pi_old the policy that sampled, and (B, T) advantages -> (B, T)."""

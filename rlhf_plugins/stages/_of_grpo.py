@@ -57,6 +57,7 @@ OF_GRPO_CONFIG = {  # -> what does it here
     "beta": "is the strength of the KL here: write `kl: {use: in_loss, coef: 0.04}`, or `kl: none` for 0",
     "epsilon": CLIPPED,
     "epsilon_high": CLIPPED,
+    "importance_sampling_level": "is the policy loss here: write `policy_loss: gspo` for sequence, `clip` for token",
     "loss_type": "is the estimator, the clipping and the reduction here: write `advantage: grpo` and `reduction: "
     "responses` for grpo, `reduction: tokens` for dapo, `advantage: dr_grpo` and `reduction: {use: constant, "
     "length: 512}` for dr_grpo",

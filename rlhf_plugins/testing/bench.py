@@ -111,6 +111,11 @@ def _rewarded(acts: Any, record: cases.Features) -> Any:
     return unchecked(acts)(record.features, *([record.columns] if record.columns else []))
 
 
+def _lost(acts: Any, record: tokens.Tokens) -> Any:
+    more = (record.mask,) if acts.reads_mask else ()
+    return unchecked(acts)(record.log_ratio, record.advantages, *more)
+
+
 def _pull(acts: Any, record: tokens.Ratios) -> Any:
     """What the distance weighs at the strength that follows a KL of 12 nats over 1000 responses.
 
@@ -162,7 +167,7 @@ BENCHES = {
     "policy_loss": Bench(
         tokens.tokens,
         tokens.token_extremes,
-        lambda acts, record: unchecked(acts)(record.log_ratio, record.advantages),
+        _lost,
         _first("log_ratio"),
         ("log_ratio",),
         "response",

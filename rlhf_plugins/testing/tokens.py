@@ -16,6 +16,7 @@ class Tokens:
 
     log_ratio: Tensor  # (B, T)
     advantages: Tensor  # (B, T)
+    mask: Tensor  # (B, T) True at the response's tokens
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,24 @@ def _normal(seed: int) -> Tensor:
 
 
 def tokens(_: object = None) -> list[tuple[str, Tokens]]:
-    """Ratios around 1 and far from it, with advantages of both signs."""
+    """Ratios around 1 and far from it, with advantages of both signs, of responses of 5, 3, 1 and 4 tokens."""
     near, far = 0.1 * _normal(0), 2 * _normal(1)
+    mask = torch.arange(5) < torch.tensor([5, 3, 1, 4]).unsqueeze(1)
     return [
-        ("twenty tokens that have hardly moved", Tokens(near, _normal(2))),
-        ("twenty tokens that have moved far", Tokens(far, _normal(3))),
+        ("four responses that have hardly moved", Tokens(near, _normal(2), mask)),
+        ("four responses that have moved far", Tokens(far, _normal(3), mask)),
     ]
 
 
 def token_extremes(_: object = None) -> list[tuple[str, Tokens]]:
     """Ratios of 1, and ratios and advantages of a policy in trouble."""
     zero, signs = torch.zeros(4, 5), _normal(4).sign()
+    whole = torch.ones(4, 5, dtype=torch.bool)
     return [
-        ("ratios of 1", Tokens(zero, _normal(2))),
-        ("advantages of 0", Tokens(_normal(1), zero)),
-        (f"log-ratios of {FAR} and -{FAR}", Tokens(FAR * signs, 1e4 * _normal(5))),
-        ("a batch of one", Tokens(_normal(1)[:1], _normal(2)[:1])),
+        ("ratios of 1", Tokens(zero, _normal(2), whole)),
+        ("advantages of 0", Tokens(_normal(1), zero, whole)),
+        (f"log-ratios of {FAR} and -{FAR}", Tokens(FAR * signs, 1e4 * _normal(5), whole)),
+        ("a batch of one", Tokens(_normal(1)[:1], _normal(2)[:1], whole[:1])),
     ]
 
 

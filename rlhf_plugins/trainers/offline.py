@@ -61,8 +61,10 @@ class OfflineTrainer(Trainer):
         with self.accelerator.autocast():
             logps = response_logps(self.model, batch).logps  # (B, T)
         advantages = inputs["advantages"].unsqueeze(1).expand_as(logps)
-        losses = self.policy_loss(logps, advantages.contiguous())
-        loss = finite(self.reduction(losses, batch.response_mask()), self.state.global_step, "loss")
+        mask = batch.response_mask()
+        more = (mask,) if self.policy_loss.reads_mask else ()
+        losses = self.policy_loss(logps, advantages.contiguous(), *more)
+        loss = finite(self.reduction(losses, mask), self.state.global_step, "loss")
         return (loss, None) if return_outputs else loss
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Tensor, None, None]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from math import exp, log, nan
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import trl
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, tensor
@@ -67,12 +71,97 @@ def test_advantage_weighted_regression_by_hand() -> None:
     assert loss("advantage_weighted", 0.5, 0.0) == pytest.approx(log(2))  # the supervised loss
 
 
-@pytest.mark.parametrize("name", sorted({*registry().names("policy_loss")} - {"advantage_weighted"}))
+def asked(name: str, log_ratio: Tensor, advantages: Tensor, mask: Tensor, **options: float) -> Tensor:
+    acts = component("policy_loss", {"use": name, **options})
+    found: Tensor = acts(log_ratio, advantages, *([mask] if acts.reads_mask else []))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted({*registry().names("policy_loss")} - {"advantage_weighted", "gspo"}))
 def test_at_ratio_1_every_loss_has_the_policy_gradient(name: str) -> None:
     log_ratio = torch.zeros(2, 3, requires_grad=True)
     advantages = tensor([[1.0, -2.0, 0.0], [3.0, -0.5, 0.25]])
-    (found,) = torch.autograd.grad(component("policy_loss", name)(log_ratio, advantages).sum(), log_ratio)
+    losses = asked(name, log_ratio, advantages, torch.ones(2, 3, dtype=torch.bool))
+    (found,) = torch.autograd.grad(losses.sum(), log_ratio)
     assert_close(found, -advantages)
+
+
+TWO = tensor([[True, True, False], [True, True, True]])
+MOVED = tensor([[0.2, 0.4, 9.0], [-0.6, 0.1, -0.1]])  # of a mean 0.3 and -0.2, without what is behind the first
+
+
+@pytest.mark.parametrize("name", ["gspo", "gspo_token"])
+def test_the_ratio_of_a_response_is_the_geometric_mean_of_its_tokens(name: str) -> None:
+    """s = e^0.3 = 1.35 and e^-0.2 = 0.82: clipped at 1.25 where A = 2, at 0.9 where A = -1, and else not at all."""
+    sharp = {"epsilon": 0.1, "epsilon_high": 0.25}
+    for advantages, expected in (([2.0, -1.0], [-2.5, 0.9]), ([-2.0, 1.0], [2 * exp(0.3), -exp(-0.2)])):
+        found = asked(name, MOVED, tensor(advantages).unsqueeze(1).expand(2, 3), TWO, **sharp)
+        for row, own, value in zip(found, TWO, expected, strict=True):
+            assert row[own].tolist() == pytest.approx([value] * int(own.sum()))
+
+
+def test_a_clipped_response_learns_nothing_and_any_other_with_equal_weights_of_its_tokens() -> None:
+    """Of the mean over a response of n tokens the gradient at each is -A s / n."""
+    advantages, names = tensor([[2.0], [1.0]]).expand(2, 3), ("gspo", "gspo_token")
+    for name in names:
+        log_ratio = MOVED.clone().requires_grad_()
+        losses = asked(name, log_ratio, advantages, TWO, epsilon=0.1, epsilon_high=0.25)
+        mean = component("reduction", "responses")(losses, TWO)
+        (found,) = torch.autograd.grad(mean, log_ratio)
+        assert found.tolist() == [[0, 0, 0], [pytest.approx(-exp(-0.2) / 3 / 2)] * 3], name
+
+
+def test_advantages_of_tokens_stay_at_their_tokens_in_gspo_token_alone() -> None:
+    advantages = tensor([[1.0, 3.0, 0.0], [0.0, 0.0, 6.0]])
+    expected = {"gspo": [[-2, -2, 0], [-2, -2, -2]], "gspo_token": [[-1, -3, 0], [0, 0, -6]]}  # at a ratio of 1
+    for name, gradient in expected.items():
+        log_ratio = torch.zeros(2, 3, requires_grad=True)
+        losses = asked(name, log_ratio, advantages, TWO).masked_fill(~TWO, 0.0)
+        (found,) = torch.autograd.grad(losses.sum(), log_ratio)
+        assert_close(found, tensor(gradient, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("delay", [0.0, 4e-4, 0.3])
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
+def test_gspo_is_trls_sequence_level(loss_type: str, delay: float) -> None:
+    """One batch of four responses by TRL's own arithmetic: its loss, its gradients and its share of clipped ones."""
+    draw = torch.Generator().manual_seed(0)
+    mask = torch.arange(6) < tensor([6, 1, 4, 2]).unsqueeze(1)
+    old, moved = -torch.rand(4, 6, generator=draw), delay * torch.randn(4, 6, generator=draw)
+    advantages = tensor([-1.5, -0.5, -2.0, 1.0])
+    leaves = [(old + moved).requires_grad_() for _ in range(2)]
+    theirs, logged = trl_loss(leaves[0], old, mask, advantages, loss_type)
+    losses = asked("gspo", leaves[1] - old, advantages.unsqueeze(1).expand(4, 6), mask)
+    ours = component("reduction", {"grpo": "responses", "dapo": "tokens"}[loss_type])(losses, mask)
+    assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(each, leaf)[0] for each, leaf in zip((theirs, ours), leaves, strict=True)]
+    assert_close(gradients[1], gradients[0].masked_fill(~mask, 0.0))
+    clipped = (gradients[1] == 0)[:, 0].float().mean()
+    assert logged["clip_ratio/region_mean"] == [pytest.approx(clipped.item())]
+    assert 0 < clipped < 1 or delay == 0
+
+
+def trl_loss(
+    log_probs: Tensor, old: Tensor, mask: Tensor, advantages: Tensor, loss_type: str
+) -> tuple[Tensor, dict[str, list[float]]]:
+    """What GRPOTrainer computes of log-probabilities at `importance_sampling_level="sequence"`, and what it logs."""
+    off = dict.fromkeys(
+        ("aux_loss_enabled", "use_vllm", "_entropy_bonus_enabled", "vllm_importance_sampling_correction")
+    )
+    options: dict[str, Any] = {"top_entropy_quantile": 1.0, "off_policy_mask_threshold": None, "beta": 0.0}
+    options |= {"importance_sampling_level": "sequence", "epsilon_low": 3e-4, "epsilon_high": 4e-4}
+    logged: dict[str, list[float]] = defaultdict(list)
+    whole = SimpleNamespace(reduce=lambda found, **_: found, gather=lambda found: found, num_processes=1)
+    trainer = SimpleNamespace(
+        **off, **options, loss_type=loss_type, model=torch.nn.Identity(), accelerator=whole, _metrics={"train": logged},
+        args=SimpleNamespace(delta=None, steps_per_generation=1), current_gradient_accumulation_steps=1,
+        _get_per_token_logps_and_entropies=lambda *_, **__: (log_probs, torch.zeros_like(log_probs), None),
+    )  # fmt: skip
+    ids = torch.zeros(4, 6, dtype=torch.long)
+    inputs = {"prompt_ids": ids, "prompt_mask": ids, "completion_ids": ids, "completion_mask": mask.long()}
+    inputs |= {"advantages": advantages, "old_per_token_logps": old, "num_items_in_batch": mask.sum()}
+    loss: Tensor = trl.GRPOTrainer._compute_loss(trainer, None, inputs)
+    return loss, logged
 
 
 LOSSES = tensor([[1.0, 2.0, 6.0], [5.0, 0.0, 0.0]])

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from handed import folder_of, saved_policy
+from torch import Tensor
 
-from rlhf_plugins import PluginError
+from rlhf_plugins import PluginError, PolicyLoss
+from rlhf_plugins.arithmetic import masked
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base, StageResult
 from rlhf_plugins.engine.weights.loading import load_causal
@@ -57,6 +59,22 @@ def test_the_first_loss_is_worked_by_hand(tmp_path: Path) -> None:
     good, bad = log_probs(model, LETTERS, 2), log_probs(model, torch.tensor([[15, 16, 14, 1]]), 2)
     expected = -(torch.tensor(2.0).exp() * good.sum() + torch.tensor(-2.0).exp() * bad.sum()) / 5  # tokens
     assert dict(result.curves["loss"].points)[1] == pytest.approx(float(expected), rel=1e-3)
+
+
+class MeanOfResponse(PolicyLoss, off_policy=True, reads_mask=True):
+    """-A times the mean log-probability of a response's tokens, at each of them."""
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        return -advantages * masked.mean(log_ratio, mask, dim=1).unsqueeze(1)
+
+
+def test_a_loss_that_reads_the_mask_is_given_the_tokens_of_responses(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")
+    run = tiny_run(base, tmp_path / "run", [Group("how is\n", ("ant bee", "mud"), ratings={"reward": (2.0, 0.0)})])
+    stage = replace(component("stage", {"use": "offline", "trainer": FEW}), policy_loss=MeanOfResponse())
+    good, bad = (log_probs(load_causal(base), ids, 2) for ids in (LETTERS, torch.tensor([[15, 16, 14, 1]])))
+    expected = -(3 * good.mean() - 2 * bad.mean()) / 5  # tokens
+    assert dict(stage.run(run).curves["loss"].points)[1] == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_held_out_rewards_that_are_equal_are_not_evaluated_on(tmp_path: Path, caplog: Any) -> None:

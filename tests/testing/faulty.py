@@ -265,6 +265,22 @@ class TokenMean(PolicyLoss):
 
 
 @dataclass(frozen=True)
+class PaddedMean(PolicyLoss, reads_mask=True):
+    """Takes the mean ratio of a response over its padding too."""
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        return -advantages * log_ratio.mean(1, keepdim=True).exp()
+
+
+@dataclass(frozen=True)
+class OneForAll(PolicyLoss, reads_mask=True):
+    """Takes one ratio for all responses of a batch."""
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        return -advantages * log_ratio[mask].mean().exp()
+
+
+@dataclass(frozen=True)
 class Centred(KLEstimator, has_gradient=True):
     """Takes the mean of the minibatch off each token's estimate."""
 

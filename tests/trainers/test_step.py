@@ -33,10 +33,12 @@ from .online_parts import Bases, logged, objective, trainer
 REDUCTIONS = ["tokens", "responses", {"use": "constant", "length": 7}]
 
 
+GSPO = {"use": "gspo", "epsilon": 0.05, "epsilon_high": 0.1}
 MORE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "accumulation": ({}, {"gradient_accumulation_steps": 2, "max_steps": 3}),
     "stop_kl": ({"stop_kl": 1e-5}, {"num_iterations": 3}),
     "exploration": ({"exploration": Exploration(0.3, 5.0)}, {}),
+    "gspo": ({"policy_loss": GSPO, "advantage": "grpo", "reduction": "responses"}, {"num_iterations": 2}),
     "remax": ({"advantage": "remax"}, {}),
     "critic of its own": ({"value": Value(adapter=Adapter(r=2))}, {}),
     "checkpointing": ({}, {"gradient_checkpointing": True}),
@@ -145,7 +147,7 @@ def test_a_reduction_that_proves_late_to_be_none_is_refused() -> None:
             ({"reduction": REDUCTIONS[2], "advantage": "rloo"}, {"adapter": False}),
             ({}, {"architecture": "mamba", "adapter": False, "tokens_per_batch": 25}),
         ),
-        *(case if name == "stop_kl" else slow(case)[0] for name, case in MORE.items()),
+        *(case if name in ("stop_kl", "gspo") else slow(case)[0] for name, case in MORE.items()),
     ],
     ids=["tokens", "responses", "constant", "a row a response", *MORE],
 )

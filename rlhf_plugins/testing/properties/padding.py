@@ -16,7 +16,7 @@ from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.properties.tensors import answered
 from rlhf_plugins.testing.subject import Subject, expect
 
-PADDED = ("pooling", "reward_loss", "advantage")
+PADDED = ("pooling", "reward_loss", "advantage", "policy_loss")
 GARBAGE = 1234.5
 
 
@@ -38,14 +38,14 @@ def padding_side(subject: Subject) -> None:
     _unmoved(subject, "padded on the left", lambda record: records.over(record, lambda _, x: _left(x, record.mask)))
 
 
-@holds_of("pooling", "reward_loss")
+@holds_of("pooling", "reward_loss", "policy_loss")
 def padding_gets_no_gradient(subject: Subject) -> None:
     """A gradient into padding trains the model on what nobody wrote."""
     acts = subject.acting()
     for (words, record), _ in answered(subject, acts):
         leaves = {name: tensor.clone().requires_grad_() for name, tensor in bench.learned(subject, record).items()}
         said = bench.answer(subject, acts, (words, bench.filled(record, leaves))) or {}
-        total = torch.stack([part.sum() for part in said.values()]).sum()
+        total = torch.stack([_marked(part, record).sum() for part in said.values()]).sum()
         if total.requires_grad:
             found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
             for name, grad in zip(leaves, found, strict=True):

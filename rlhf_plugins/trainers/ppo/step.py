@@ -41,7 +41,8 @@ def loss(outputs: Outputs, part: MicroBatch, rollout: Experience, aim: Objective
         return (tokens.masked_fill(~mask, 0.0) * known(rollout.token_weights)).sum()
 
     log_ratio, advantages = outputs.log_probs - known(rollout.log_probs), known(rollout.advantages)
-    losses = aim.policy_loss(log_ratio, advantages)  # (b, t)
+    more = (mask,) if aim.policy_loss.reads_mask else ()
+    losses = aim.policy_loss(log_ratio, advantages, *more)  # (b, t)
     cut_off = without_gradient(losses, log_ratio) & (advantages != 0)
     if rollout.importance is not None:
         losses = losses * known(rollout.importance)
