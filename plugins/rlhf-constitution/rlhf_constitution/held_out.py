@@ -97,7 +97,7 @@ def leans(policy: Policy, pairs: Sequence[Group]) -> list[float]:
     return [a - b for a, b in zip(first, second, strict=True)]
 
 
-def of_people(run: Run, most: int) -> tuple[Group, ...]:
+def of_people(run: Run) -> tuple[Group, ...]:
     """The held-out pairs that people ordered, the chosen one first. Raises RunError where there are fewer than two."""
     found = []
     for group in run.data.test:
@@ -106,21 +106,42 @@ def of_people(run: Run, most: int) -> tuple[Group, ...]:
             found.append(Group(group.prompt, (group.responses[pair.better], group.responses[pair.worse])))
     if len(found) < 2:
         raise RunError("self_improve: `judge: people` needs two held-out pairs at least that people ordered")
-    return tuple(found[:most])
+    return tuple(found)
 
 
-def held_out(run: Run, judge: str | None, most: int, answers: int, max_new_tokens: int) -> HeldOut:
-    """The held-out prompts with their judge. Raises RunError where there are too few, or no judge."""
+def held_out(run: Run, judge: str | None, most: int, answers: int, max_new_tokens: int) -> tuple[HeldOut, HeldOut]:
+    """The held-out prompts that choose a policy, and as many others that measure it, with their judge.
+
+    Both are the same where the data hold out fewer than two others. Raises RunError where there are too few, or no
+    judge.
+    """
     if judge == PEOPLE:
-        pairs = of_people(run, most)
-        asked = [pair.prompt for pair in pairs]
-        start = tuple(leans(run.policy(), pairs))
-        return ByPeople(asked, _nobody, "people", answers, max_new_tokens, pairs, start)
+        pairs = of_people(run)
+        by_people = [
+            ByPeople([one.prompt for one in part], _nobody, PEOPLE, answers, max_new_tokens, part, _start(run, part))
+            for part in _halves(pairs, most)
+        ]
+        return by_people[0], by_people[-1]
     score, name = judge_of(run, judge)
-    asked = [group.prompt for group in run.data.prompts.get("test", ())[:most]]
+    asked = run.data.prompts.get("test", ())
     if len(asked) < 2:
         raise RunError("self_improve: fewer than two held-out prompts")
-    return HeldOut(asked, score, name, answers, max_new_tokens)
+    found = [
+        HeldOut([one.prompt for one in part], score, name, answers, max_new_tokens) for part in _halves(asked, most)
+    ]
+    return found[0], found[-1]
+
+
+def _halves(groups: Sequence[Group], most: int) -> list[tuple[Group, ...]]:
+    """The first ones, and the next ones of other prompts where there are two or more."""
+    first = tuple(groups[:most])
+    known = {one.prompt_words for one in first}
+    others = tuple(one for one in groups[most:] if one.prompt_words not in known)[:most]
+    return [first, others] if len(others) > 1 else [first]
+
+
+def _start(run: Run, pairs: Sequence[Group]) -> tuple[float, ...]:
+    return tuple(leans(run.policy(), pairs))
 
 
 def _nobody(prompts: Sequence[Text], texts: Sequence[str], draw: int) -> list[float]:

@@ -1,7 +1,8 @@
 """The stage `self_improve`: rounds of generating, judging, filtering and training that cannot fool themselves.
 
 A judge that trains nothing decides on held-out prompts what is kept: a round that is worse, or whose answers are less
-varied, is not built on. The reported gain is of fresh answers and fresh noise, so that it is not the winner's curse.
+varied, is not built on. The reported gain is of other prompts where the data hold out enough, and else of fresh answers
+and fresh noise: on what chose a policy, the best of several rounds seems to gain also where none does.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class SelfImprove(Stage, makes={"policy", "data", "evaluation"}):
         OnDisk(words=(PEOPLE, *bundled())),
         Field(description="a constitution that trains nothing, or `people`'s held-out pairs; null is the true reward"),
     ] = None
-    held_out: Annotated[int, Field(ge=2, description="held-out prompts")] = 64
+    held_out: Annotated[int, Field(ge=2, description="held-out prompts to choose by; as many others measure")] = 64
     answers: Annotated[int, Field(ge=2, description="to each held-out prompt")] = 4
     max_new_tokens: Annotated[int, Field(ge=1, description="where such an answer is cut")] = 64
     replay: Annotated[Replay, Field(description="rows of earlier rounds")] = field(default_factory=Replay)
@@ -91,14 +92,15 @@ class SelfImprove(Stage, makes={"policy", "data", "evaluation"}):
 
     def run(self, run: Run) -> StageResult:
         """Raises RunError where there is no judge, or too little to judge."""
-        return _Loop(self, run, held_out(run, self.judge, self.held_out, self.answers, self.max_new_tokens)).result()
+        return _Loop(self, run, *held_out(run, self.judge, self.held_out, self.answers, self.max_new_tokens)).result()
 
 
 class _Loop:
     """One run of the loop: what it made so far."""
 
-    def __init__(self, options: SelfImprove, run: Run, held_out: HeldOut) -> None:
-        self.options, self.run, self.held_out = options, run, held_out
+    def __init__(self, options: SelfImprove, run: Run, held_out: HeldOut, others: HeldOut) -> None:
+        self.options, self.run = options, run
+        self.held_out, self.others = held_out, others  # that choose, that measure what was chosen
         self.rows: dict[str, list[Sequence[Group]]] = {}  # by the stage that made them, of each round, without replay
         self.rounds: list[Round] = []
         self.specs: dict[str, Any] = {START: spec_of_start(run)}
@@ -172,11 +174,11 @@ class _Loop:
         return Data(tuple(rows) or whole.train, whole.test, prompts, gold=whole.gold)
 
     def measure(self, name: str, draw: int = 0) -> Measured:
-        """A policy on held-out prompts, once; another draw is other answers and other noise."""
+        """A policy on held-out prompts, once; draw 1 is of the others, with other answers and other noise."""
 
         def make() -> Any:
-            policy = self.run.policy(none_of(name))
-            return vars(self.held_out.measure(policy, self.run.seed + 1000 * draw, draw))
+            policy, asked = self.run.policy(none_of(name)), self.others if draw else self.held_out
+            return vars(asked.measure(policy, self.run.seed + 1000 * draw, draw))
 
         return Measured(**self.run.once(f"held_out-{name}-{draw}", make))
 
@@ -192,8 +194,10 @@ class _Loop:
         first = {"round": "start", "score": round(self.measured[START].mean, 4)}
         first |= {"effective answers": round(self.measured[START].varied, 2)}
         gains = f"it gains {gain:.3f} (standard error {error:.3f})"
-        if self.held_out.draws:
-            gains = f"It seemed to gain {seemed:.3f}; with fresh answers and fresh noise {gains}."
+        if self.others is not self.held_out:
+            gains = f"It seemed to gain {seemed:.3f}; on {len(self.others.prompts)} other prompts {gains}."
+        elif self.held_out.draws:
+            gains = f"It seemed to gain {seemed:.3f}; with fresh answers and fresh noise on the same prompts {gains}."
         else:
             gains = f"On the pairs that it was chosen by {gains}, which may be too high with several rounds."
         text = f"Chosen: {chosen}, by {self.held_out.name} on {len(self.held_out.prompts)} held-out prompts. {gains}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rlhf_constitution.held_out import HeldOut, Measured
+from rlhf_constitution.held_out import HeldOut, Measured, held_out
 from safetensors.torch import load_file
 
-from rlhf_plugins import Policy, RlhfError, RunRecord, open_run, run_recipe
+from rlhf_plugins import Data, Group, Policy, RlhfError, RunRecord, open_run, run_recipe
 from rlhf_plugins.testing import tiny_base
 
 FEEDBACK = {"stage": "ai_feedback", "constitution": "./c.yaml", "answers": 3, "gap": 0.0, "prompts": 8}
@@ -66,11 +67,31 @@ def test_the_lineage_is_in_the_report_and_the_winner_is_scored_again(tmp_path: P
     rows = table(record)
     assert [row["round"] for row in rows] == ["start", 0, 1]
     (result,) = record.finished
-    assert "with fresh answers and fresh noise" in result.sections[0].text
+    assert "; with fresh answers and fresh noise on the same prompts it gains " in result.sections[0].text
     assert {"gain", "gain_error", "rounds", "chosen"} <= result.metrics.keys()
     assert list(result.policies) == ["self_improve"]
     audited = (record.folder / "01-self_improve/audit-r0.jsonl").read_text().splitlines()
     assert set(json.loads(audited[0])) == {"prompt", "responses"}
+
+
+def test_other_prompts_than_those_that_chose_measure_the_gain(tmp_path: Path) -> None:
+    (loop,) = (made := recipe(tmp_path, rounds=1, held_out=3))["stages"]
+    made |= {"data": {**made["data"], "test_prompts": 5}, "stages": [{**loop, "gates": False}]}
+    record = ran(made)
+    assert "; on 2 other prompts it gains " in record.finished[0].sections[0].text
+    first, fresh = (
+        json.loads((record.folder / f"01-self_improve/once/held_out-start-{draw}.json").read_text()) for draw in (0, 1)
+    )
+    assert (len(first["scores"]), len(fresh["scores"])) == (3, 2)
+
+
+def test_prompts_that_choose_and_those_that_measure_are_others() -> None:
+    asked = [Group(prompt, ()) for prompt in ("p0", "p1", "p2", "p3", "p0", "p4")]
+    run: Any = SimpleNamespace(data=Data((), prompts={"test": asked}, gold=lambda prompt, response: {"total": 0.0}))
+    two, three, four = (held_out(run, None, most, 1, 1) for most in (2, 3, 4))
+    assert [one.prompts for one in two] == [["p0", "p1"], ["p2", "p3"]]
+    assert [one.prompts for one in three] == [["p0", "p1", "p2"], ["p3", "p4"]]
+    assert [one.prompts for one in four] == 2 * [["p0", "p1", "p2", "p3"]]
 
 
 def test_a_round_goes_on_with_the_optimizer_of_its_start(tmp_path: Path) -> None:
@@ -145,13 +166,13 @@ def test_without_gates_the_collapse_is_kept(tmp_path: Path, measured: list[tuple
 
 @pytest.mark.slow
 def test_held_out_labels_of_people_choose_and_rows_of_another_stage_are_no_earlier_round(tmp_path: Path) -> None:
-    made = recipe(tmp_path, rounds=1, judge="people")
+    made = recipe(tmp_path, rounds=1, judge="people", held_out=64)
     (loop,) = made["stages"]
     loop["stages"] = [{**each, "name": f"{each['stage']}{n}"} for n in (0, 1) for each in loop["stages"]]
     record = ran(made)
     (result,) = record.finished
     assert result.evaluation.judge == "people"
-    assert result.evaluation.scores["start"] == [0.5] * 4  # of itself, it leans nowhere
+    assert result.evaluation.scores["start"] == [0.5] * 12  # of itself, it leans nowhere
     assert set(result.evaluation.scores["r0-preference1"]) <= {0.0, 0.5, 1.0}
     assert "On the pairs that it was chosen by it gains" in result.sections[0].text
     own = [group for group in result.data.train if group.origin.source == "r0-ai_feedback1"]
