@@ -89,10 +89,9 @@ def _agreement(model: RewardModelReport, who: str) -> str:
 
 
 def _elsewhere(models: Models) -> Models:
-    """The models where they meet pairs unlike those of training; none if no model does."""
+    """The models where they meet pairs unlike those of training; without a number where they do not."""
     unmeasured = RewardModelReport(accuracy=None, ece=None, n=0)
-    found = {name: model.out_of_distribution or unmeasured for name, model in models.items()}
-    return found if any(model is not unmeasured for model in found.values()) else {}
+    return {name: model.out_of_distribution or unmeasured for name, model in models.items()}
 
 
 def _rows(models: Models, columns: Mapping[str, Callable[[RewardModelReport], str]]) -> list[Row]:

@@ -44,6 +44,19 @@ def test_what_is_not_on_one_scale_is_said(tmp_path: Path) -> None:
     ]
 
 
+def test_other_references_prompts_and_rows_are_said(tmp_path: Path) -> None:
+    one = report_of(tmp_path / "a" / "run")
+    policies = {"base": one.policies["base"], "dpo": one.policies["dpo"].model_copy(update={"n": 99})}
+    recipe = {**one.recipe, "data": {"format": "sandbox"}}
+    two = one.model_copy(update={"reference": None, "policies": policies, "recipe": recipe})
+    groups = f"({one.data.train} and {one.data.test} groups)"
+    assert obstacles({"a": one, "b": two}) == [
+        "The references differ: a base, b none.",
+        f"The numbers of prompts differ: a {one.policies['dpo'].n}, b 99.",
+        f"The data differ: a pairs.jsonl {groups}, b sandbox {groups}.",
+    ]
+
+
 def test_runs_that_were_judged_by_other_weights_say_so(tmp_path: Path) -> None:
     values = report_of(tmp_path / "run").model_dump() | {"score_name": "reward model score"}
     judge = {"kind": "reward model", "stage": "reward"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from io import StringIO
 from typing import Any
 
@@ -105,6 +106,29 @@ def test_words() -> None:
     assert words.number(-0.0001) == "0.000"
     assert words.memory(2**30 - 1) == "1024 MiB"
     assert words.memory(3 * 2**29) == "1.5 GiB"
-    assert [words.seconds(value) for value in (0.04, 9.94, 128.4)] == ["0.0", "9.9", "128"]
-    assert [words.duration(value) for value in (0.4, 185.2, 8040)] == ["0.4 s", "3 min 5 s", "2 h 14 min"]
-    assert [words.p_value(value) for value in (None, 0.0004, 0.0416)] == ["-", "< 0.001", "0.042"]
+    assert [words.seconds(value) for value in (0.04, 9.94, 10.0, 128.4)] == ["0.0", "9.9", "10", "128"]
+    spans = (None, 0.4, 60.0, 185.2, 3600, 8040)
+    assert [words.duration(value) for value in spans] == [
+        "-",
+        "0.4 s",
+        "1 min 0 s",
+        "3 min 5 s",
+        "1 h 0 min",
+        "2 h 14 min",
+    ]
+    assert words.elapsed(timedelta(seconds=-1)) == "0.0 s"
+    assert [words.p_value(value) for value in (None, 0.0004, 0.001, 0.0416)] == ["-", "< 0.001", "0.001", "0.042"]
+    assert [words.count(value) for value in (None, 0, 1234.6)] == ["-", "-", "1,235"]
+    assert [words.flops(value) for value in (None, 0.0, 3.2e12)] == ["-", "-", "3.20e12"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((None, True, False, "a", ["é"]), ["-", "yes", "no", "a", '["é"]']),
+        ((1234, 1234.0, -2.0, 1.0, 0.0), ["1,234", "1,234", "-2", "1.000", "0.000"]),
+        ((0.5, -2.5, 0.001, 0.0004, 1e6, 1234567.5), ["0.500", "-2.500", "0.001", "0.0004", "1e+06", "1.23e+06"]),
+    ],
+)
+def test_a_value_whose_column_is_not_known_before(values: tuple[object, ...], said: list[str]) -> None:
+    assert [words.cell(value) for value in values] == said
