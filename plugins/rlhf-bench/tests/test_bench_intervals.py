@@ -28,6 +28,8 @@ def test_prompts_that_all_seeds_agree_on_have_the_bootstraps_p() -> None:
     assert (found.low, found.high) == (-1.0, 3.0)
     assert found.p == pytest.approx(0.5, abs=0.05)
     assert estimate([[1.0, -3.0], [1.0, -3.0]]).p == pytest.approx(0.5, abs=0.05)
+    # of ten with three 1s a resample has none in 0.7^10 = 2.8%, which is more than the 2.5% below the interval
+    assert estimate([[1.0] * 3 + [0.0] * 7] * 2).low == 0.0
 
 
 def test_seeds_and_prompts_both_widen_the_interval() -> None:

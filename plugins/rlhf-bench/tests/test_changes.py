@@ -8,7 +8,7 @@ import pytest
 from rlhf_bench.changes import changes, table
 from rlhf_bench.columns import COST
 from rlhf_bench.suite import Suite
-from rlhf_bench.table import MEANS, OF_ALL, lines, notes, won
+from rlhf_bench.table import MEANS, OF_ALL, lines, notes, verdicts, won
 
 NONE: dict[str, Any] = {**dict.fromkeys((*MEANS, *OF_ALL)), "dimensions": {}, "tasks": {}, "ratings": {}, "base": [0.0]}
 NONE |= {"judge": "gold reward", "versions": {"torch": "2.13"}}
@@ -78,3 +78,41 @@ def test_what_is_to_be_known_of_a_judge(kind: str | None, said: str) -> None:
 def test_a_prompt_is_won_by_a_gain_and_half_won_by_a_draw() -> None:
     found = won([[1.0, 0.0, -2.0, 3.0]] * 2)
     assert found.mean == pytest.approx(2.5 / 4)
+    assert [won([[gain] * 2] * 2)[:3] for gain in (-1.0, 1.0)] == [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0)]
+    assert won([[1.0, 1.0], [1.0, -1.0]])[1:3] == (0.0, 1.0)  # Student's would go on
+
+
+def test_what_is_above_or_below_the_baseline_beyond_chance_is_said() -> None:
+    """Three seeds at 1 with a deviation of 0.1 have t = 10 sqrt(3) and p = 1 - t / sqrt(t^2 + 2)."""
+    of_seeds = {"dpo": (0.0, 0.0, 0.0), "ipo": (1.0, 1.1, 0.9), "ppo": (-1.0, -1.1, -0.9), "rloo": (1.0, -1.0, 0.0)}
+    suite = Suite(
+        "s", "", (1, 2, 3), {"flops": 1.0}, "dpo", {"clean": "", "flips": ""}, dict.fromkeys(of_seeds, ""), {}, ()
+    )
+    rows = [
+        {**NONE, **row("clean", seed, score, score), "algorithm": name}
+        for name, scores in of_seeds.items()
+        for seed, score in enumerate(scores, 1)
+    ]
+    found = lines(suite, [*rows, {**NONE, **row("flips", 1, 0.0)}])
+    by_name = {line.algorithm: line for line in found if line.task == "clean"}
+    assert verdicts(suite, found) == [
+        "clean: above dpo: ipo; below: ppo (p < 0.05, corrected for 3 comparisons).",
+    ]
+    p = 1 - 300**0.5 / 302**0.5
+    assert [by_name[name].p for name in ("dpo", "ipo", "ppo")] == [None, pytest.approx(3 * p), pytest.approx(3 * p)]
+    assert (by_name["ipo"].spread, by_name["rloo"].spread) == pytest.approx((0.1, 1.0))
+    assert next(line.spread for line in found if (line.task, line.algorithm) == ("flips", "dpo")) is None
+
+
+def test_a_tasks_runs_that_are_not_there_are_said() -> None:
+    suite = Suite("s", "", (1,), {"flops": 1.0}, "dpo", {"clean": "", "flips": ""}, {"dpo": ""}, {}, ())
+    rows = [{**NONE, **row("clean", 1, 2), "dimensions": {"helpful": 0.5}, "tasks": {"sums": 0.25}}]
+    rows += [{**row("flips", seed), "status": "failed", "message": "no memory"} for seed in (1, 2)]
+    found = lines(suite, rows)
+    assert notes(suite, rows, found) == [
+        "One seed says nothing of how much seeds differ: there are no intervals and no p-values.",
+        "flips, dpo, seed 1, 2: failed: no memory",
+        "flips: the baseline dpo has no finished run, so that there are no gains.",
+    ]
+    (of_dpo,) = (line for line in found if line.algorithm == "dpo")
+    assert (of_dpo.means["helpful"], of_dpo.means["task: sums"]) == (0.5, 0.25)

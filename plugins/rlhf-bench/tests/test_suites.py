@@ -7,17 +7,18 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rlhf_bench.bundled import find
 from rlhf_bench.commands import SUITES, bench, parted
-from rlhf_bench.measures import converged
+from rlhf_bench.measures import _convergence, _cost, converged
 from rlhf_bench.pages import as_json
 from rlhf_bench.runs import KILLED, perform, run_all
 from rlhf_bench.suite import read
 
-from rlhf_plugins import Curve, RecipeError, RunError
+from rlhf_plugins import Cost, Curve, RecipeError, RunError
 
 Write = Callable[..., Path]
 STAGE = {"stage": "preference", "name": "dpo", "loss": "dpo"}
@@ -254,7 +255,21 @@ def test_one_seed_has_no_interval_and_says_so(suite: Write, tmp_path: Path, caps
 def test_convergence_is_the_first_step_with_nine_tenths_of_the_way() -> None:
     steps = [(10, 0.0), (20, 0.0), *((30 + 10 * i, 1.0) for i in range(8))]
     assert converged(Curve(steps)) == 70  # where the moving mean of five is 1 first; 4/5 at step 60
-    assert converged(Curve([(1, 1.0), (2, 0.5)])) is None
+    assert converged(Curve([(10, 1.0), (20, 2.0), *((30 + 10 * i, 3.0) for i in range(8))])) == 60  # 14/5 there
+    assert converged(Curve([(1, 1.0), (2, 0.5)])) is converged(Curve([(1, 1.0), (2, 1.0)])) is None
+
+
+def test_what_stages_cost_together_and_when_the_last_had_risen() -> None:
+    rising = Curve([(10, 0.0), (20, 0.0), *((30 + 10 * i, 1.0) for i in range(8))])  # 70 of 100 steps
+    first = SimpleNamespace(curves={}, cost=Cost(10.0, 1e10, 100, 0, 0, peak_bytes=9))
+    curves = {"kl": Curve([]), "accuracy": rising}
+    last = SimpleNamespace(curves=curves, cost=Cost(40.0, 4e10, 400, 100, 60, peak_bytes=7))
+    assert _cost([first, last], {"flops": 1e11}) == {
+        **{"flops": 5e10, "seconds": 50.0, "spent": 0.5, "trained_tokens": 500, "generated_tokens": 100},
+        **{"tokens_per_second": 12.0, "reward_calls": 60, "peak_bytes": 9},
+    }
+    assert _convergence([first, last]) == {"converged_step": 70, "converged_seconds": 10 + 0.7 * 40}
+    assert set(_convergence([last, first]).values()) == {None}
 
 
 def test_a_table_has_a_line_of_json_for_each_run() -> None:
