@@ -221,6 +221,11 @@ def test_topics_of_the_test_source_are_not_trained_on(tmp_path: Path) -> None:
         "topic is in the test source too": 1,
         "prompt is in the test source too": 1,
     }
+    assert isinstance(data.dropped, Dropped)
+    assert data.dropped.places == {
+        "topic is in the test source too": [f"{tmp_path}/topics.jsonl:1"],
+        "prompt is in the test source too": [f"{tmp_path}/topics.jsonl:3"],
+    }
 
 
 def test_topics_that_cannot_be_held_out_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from rlhf_plugins.components.data_format import Preference
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base
+from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.measures.audit import audit
 from rlhf_plugins.errors import DataError, PluginError
 from rlhf_plugins.recipe.assemble import component
@@ -45,6 +46,7 @@ def test_named_topics_are_apart_and_prompts_of_the_others_are_held_out(tmp_path:
     assert (len(data.train), len(data.test)) == (6, 2)
     assert {group.topic for group in (*data.train, *data.test)} == {"art", "sea"}
     assert audit(data).groups == {"train": 6, "test": 2, "out of distribution": 4}
+    assert data.dropped == {}
 
 
 def test_a_file_of_its_own_takes_its_prompts_out_of_the_others(tmp_path: Path) -> None:
@@ -52,6 +54,8 @@ def test_a_file_of_its_own_takes_its_prompts_out_of_the_others(tmp_path: Path) -
     assert asked(data.out_of_distribution) == {"a", "z"}
     assert asked((*data.train, *data.test)) == {"b", "c", "d"}
     assert data.dropped == {"prompt is out of distribution too": 1}
+    assert isinstance(data.dropped, Dropped)
+    assert data.dropped.places == {"prompt is out of distribution too": [f"{tmp_path}/rows.jsonl:1"]}
 
 
 def test_both_join_and_a_test_source_is_kept_clear_too(tmp_path: Path) -> None:
