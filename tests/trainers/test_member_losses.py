@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.reward.trainer import _repeats
 
 from .conftest import OPTIONS, losses, ranked, reward_trainer
 
@@ -108,6 +110,18 @@ def test_a_member_learns_as_it_would_alone(bases: Bases, tmp_path: Path) -> None
         own = getattr(together.model, "loss" if m == 0 else f"loss_{m}").state_dict()
         assert_close(own, alone.model.loss.state_dict())
         assert own["offset"] != 0
+
+
+def test_a_member_sees_a_row_as_often_as_its_bootstrap_drew_it(bases: Bases, tmp_path: Path) -> None:
+    """Poisson(1): of 10,000 numbers 1/e are 0, as many 1 and half as many 2; the loss of a row is 1 here."""
+    drawn = _repeats(5000, 2, seed=0)
+    shares = [float((drawn == times).float().mean()) for times in (0, 1, 2)]
+    assert shares == pytest.approx([1 / math.e, 1 / math.e, 1 / (2 * math.e)], abs=0.02)
+    head, whole = component("reward_head", {"use": "ensemble", "members": 2}), {"per_device_train_batch_size": 24}
+    trainer = training(bases(), tmp_path, head, module=False, max_steps=1, **whole)
+    assert losses(trainer) == pytest.approx([float(_repeats(24, 2, seed=0).mean())])
+    resampled = trainer._resampled(torch.full((3, 2), 0.5), torch.tensor([5, 0, 5]))
+    assert_close(resampled, 0.5 * _repeats(24, 2, seed=0)[[5, 0, 5]])
 
 
 def test_a_head_that_hides_its_members_is_refused() -> None:
