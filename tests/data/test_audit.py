@@ -33,6 +33,9 @@ def test_counts_by_hand() -> None:
     assert found.longer_wins == Share(3, 1)  # aa > b; c > aa and b > eee do not
     assert found.first_wins == Share(1, 0)
     assert found.too_long is None
+    tied = audit(data(Group("r", ("one", "two!"), (0, 0)), test=()), lambda *texts: 1)
+    assert (tied.ties, tied.longer_wins, tied.first_wins, tied.too_long) == (1, Share(0, 0), Share(0, 0), None)
+    assert (str(tied.first_wins), str(Share(4, 1))) == ("- (n=0)", "0.250 (n=4)")
 
 
 def test_circles_and_contradictions() -> None:
@@ -46,6 +49,7 @@ def test_what_stands_in_train_and_test() -> None:
     found = audit(data(RANKED, test=(TEST, CIRCLE)))
     assert (found.shared_prompts, found.shared_responses) == ({"p": 2}, {"b": 3})
     assert found.known == Share(2, 2)
+    assert audit(data(RANKED, test=(TEST, replace(TEST, responses=("x", "y"))))).known == Share(2, 1)
     found = audit(data(RANKED, RANKED, test=(replace(TEST, prompt=" P\n"),)))
     assert found.shared_prompts == {" P\n": 3}
     found = audit(data(RANKED, test=()))
@@ -62,12 +66,21 @@ def test_over_long_responses() -> None:
 
 
 def test_distributions_by_hand() -> None:
-    found = {d.name: d for d in distributions([CIRCLE, TEST])}
+    found = {
+        d.name: d for d in distributions([CIRCLE, replace(TEST, ratings={"good": (1.0, 3.0), "kind": (None, 5.0)})])
+    }
     sizes = found["responses of a group"]
     assert (sizes.count, sizes.mean, sizes.deviation, sizes.quartiles) == (2, 2.5, 0.5, (2, 2.25, 2.5, 2.75, 3))
     assert found["margin of a comparison"].quartiles == (2, 2, 2, 2, 2)
     assert (found["weight of a comparison"].count, found["weight of a comparison"].mean) == (4, 0.875)
-    assert found["rating: good"].mean == 2
+    assert [(found[f"rating: {name}"].count, found[f"rating: {name}"].mean) for name in ("good", "kind")] == [
+        (2, 2),
+        (1, 5),
+    ]
+    names = ("comparisons of a group", "characters of a prompt", "characters of a response")
+    assert [(found[name].count, found[name].mean) for name in names] == [(2, 2.0), (2, 1.0), (5, 1.2)]
+    (*_, difficult, _) = distributions([CIRCLE, replace(TEST, difficulty=3.0)])
+    assert (difficult.name, difficult.count, difficult.mean) == ("difficulty of a group", 1, 3.0)
     assert "difficulty of a group" not in found
     assert topics([TEST, CIRCLE, TEST]) == [("t", 2)]
 

@@ -33,7 +33,27 @@ def test_a_weight_is_how_often_a_row_is_there() -> None:
     assert sorted(count[name] for name in "pq") == [2, 3]
     assert sorted(count[name] for name in "rstu") == [0, 0, 1, 1]
     assert Counter(str(group.prompt) for group in found.prompts["train"]) == count
-    assert found.train == mixed([data("p", "q"), data("r", "s", "t", "u")], [2.5, 0.5], seed=0).train
+    again = mixed([data("p", "q"), data("u", "t", "s", "r")], [2.5, 0.5], seed=0)  # in another order
+    assert Counter(str(group.prompt) for group in again.train) == count
+
+
+def prompts(*train: str, test: tuple[str, ...] = ()) -> Data:
+    """Prompts alone."""
+    return Data((), (), {"train": tuple(map(Group, train)), "test": tuple(map(Group, test))}, {"empty": 2})
+
+
+def test_prompts_alone_are_held_out_and_counted_as_rows_are() -> None:
+    found = mixed([prompts("p", test=("q",)), prompts("q", "r")], [1, 1], seed=0)
+    assert [group.prompt for group in found.prompts["train"]] == ["p", "r"]
+    assert found.dropped == {"empty": 4, HELD_OUT: 1}
+    own = without_held_out(prompts("q", "r"), prompts("p", test=("q",)))
+    assert ([group.prompt for group in own.prompts["train"]], own.dropped) == (["r"], {"empty": 2, OF_RECIPE: 1})
+
+
+def test_the_truth_of_a_mixture_is_known_where_the_parts_have_one() -> None:
+    first, second = (lambda prompt, response: {"total": 0.0} for _ in range(2))
+    parts = [replace(data("p"), gold=first), replace(data("q"), gold=first), replace(data("r"), gold=second)]
+    assert (mixed(parts[:2], [1, 1], 0).gold, mixed(parts, [1, 1, 1], 0).gold) == (first, None)
 
 
 def test_what_one_part_holds_out_is_trained_on_in_none() -> None:

@@ -56,6 +56,7 @@ def test_a_file_of_its_own_takes_its_prompts_out_of_the_others(tmp_path: Path) -
     assert data.dropped == {"prompt is out of distribution too": 1}
     assert isinstance(data.dropped, Dropped)
     assert data.dropped.places == {"prompt is out of distribution too": [f"{tmp_path}/rows.jsonl:1"]}
+    assert (audit(data).rows, audit(data).places) == (6, data.dropped.places)
 
 
 def test_both_join_and_a_test_source_is_kept_clear_too(tmp_path: Path) -> None:

@@ -33,11 +33,10 @@ def mixed(parts: Sequence[Data], weights: Sequence[float], seed: int) -> Data:
     apart = held_out(parts)
     train, asked, dropped = list[Group](), list[Group](), Counter[str]()
     for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-        seen = [group for group in part.train if hashed(group) not in apart]
+        seen, own, lost = _without(part, apart)
         dropped.update(part.dropped)
-        dropped[HELD_OUT] += len(part.train) - len(seen)
+        dropped[HELD_OUT] += lost
         train += repeated(seen, weight, seed + number)
-        own = [group for group in part.prompts.get("train", ()) if hashed(group) not in apart]
         asked += repeated(own, weight, seed + number)
     if not train and not asked:
         raise DataError("mix: every prompt is held out in another part, so none is left to train on")
@@ -67,17 +66,20 @@ def without_held_out(data: Data, whole: Data) -> Data:
     Raises:
         DataError: no row to train on is left.
     """
-    apart = held_out([whole])
-    train, asked = (
-        tuple(group for group in groups if hashed(group) not in apart)
-        for groups in (data.train, data.prompts.get("train", ()))
-    )
-    if lost := max(len(data.train) - len(train), len(data.prompts.get("train", ())) - len(asked)):
+    train, asked, lost = _without(data, held_out([whole]))
+    if lost:
         if not train and not asked:
             raise DataError("data of the stage: the recipe's data hold out every prompt, so none is left to train on")
         dropped = {**data.dropped, OF_RECIPE: lost}
         return replace(data, train=train, prompts={**data.prompts, "train": asked}, dropped=dropped)
     return data
+
+
+def _without(data: Data, apart: set[str]) -> tuple[tuple[Group, ...], tuple[Group, ...], int]:
+    """The rows and the prompts to train on that are not apart, and how many are left out, of prompts alone too."""
+    given = data.train, data.prompts.get("train", ())
+    train, asked = (tuple(group for group in groups if hashed(group) not in apart) for groups in given)
+    return train, asked, max(len(given[0]) - len(train), len(given[1]) - len(asked))
 
 
 def trained(data: Data) -> set[str]:
