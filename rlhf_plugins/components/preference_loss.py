@@ -84,7 +84,7 @@ class IPOPerToken(PreferenceLoss, takes_probabilities=True):
 
 
 @dataclass(frozen=True)
-class SFT(PreferenceLoss, takes_probabilities=True, holds_constant=True):
+class SFT(PreferenceLoss, takes_probabilities=True, holds_constant=True, reads_reference=False):
     """-log pi(y_w) / |y_w|, supervised learning on the better response (Pang et al. 2024, eq. 2, as a term of `sum`).
 
     With a soft label p it is its mean over the label.
@@ -111,7 +111,7 @@ class ReferenceKL(PreferenceLoss, takes_probabilities=True):
 
 
 @dataclass(frozen=True)
-class Entropy(PreferenceLoss, takes_probabilities=True, holds_constant=True, reads_entropy=True):
+class Entropy(PreferenceLoss, takes_probabilities=True, holds_constant=True, reads_entropy=True, reads_reference=False):
     """-(H_w + H_l) / 2, H the policy's entropy per token of a response: an entropy bonus as a term of `sum`.
 
     The bonus of Mnih et al. 2016 (section 4), at the tokens of the rows' responses, where `online` has the policy's

@@ -187,6 +187,9 @@ class PreferenceLoss(Component, kind="preference_loss"):
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
     holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
     reads_entropy: ClassVar[bool] = trait(False, "is given the entropies of the policy's next tokens")
+    reads_reference: ClassVar[bool] = trait(
+        True, "reads the reference's log-probabilities; one that does not is given NaN, and no reference is computed"
+    )
     unpaired: ClassVar[bool] = trait(
         False,
         "is given a labelled response as `chosen`, its label (1 desirable, 0 not) as `probability`, and another "
@@ -200,7 +203,8 @@ class PreferenceLoss(Component, kind="preference_loss"):
     def betas(self) -> frozenset[float]:
         """The scales of its implicit rewards beta (log pi - log pi_ref): its option `beta`, or those of its parts."""
         own = getattr(self, "beta", None)
-        return frozenset().union(*(part.betas() for part in self.held())) if own is None else frozenset({own})
+        parts = (part.betas() for part in self.held() if part.reads_reference)
+        return frozenset().union(*parts) if own is None else frozenset({own})
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(pairs,), finite, with a gradient."""

@@ -91,7 +91,7 @@ class Preference(
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
 
     def workload(self, adapter: Adapter | None) -> Workload:
-        """A batch of pairs, and the reference's log-probabilities of many."""
+        """A batch of pairs, and the reference's log-probabilities of many where the loss reads them."""
         from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 
         sizes = pair_tokens(self.setting("max_length"))
@@ -99,12 +99,14 @@ class Preference(
         train = Work("train", "learn", batch, 2, *sizes, tokens, entropy=self.loss.reads_entropy)
         reference = Work("reference", "score", PLENTY, 2, *sizes, tokens or TOKENS_PER_BATCH)
         shared = self.reference == "start" and self.trainer.get("precompute_ref_log_probs", True)
+        if not self.loss.reads_reference:
+            return self.learning([train, *sampling(self.tasks)])
         return self.learning([train, reference, *sampling(self.tasks)], models=int(adapter is None and not shared))
 
     def course(self, known: Known) -> Course:
-        """Of its rows, which the reference reads once, or where it is asked to in each step."""
+        """Of its rows, which a reference that the loss reads computes once, or where it is asked to in each step."""
         found = of_rows(self, known, *(("labelled responses", 1) if self.loss.unpaired else ("pairs", 2)))
-        if not found.passes:
+        if not found.passes or not self.loss.reads_reference:
             return found
         once = self.trainer.get("precompute_ref_log_probs", True)
         read = 2 * known.rows if once and known.rows is not None else found.passes["train"]
@@ -112,6 +114,8 @@ class Preference(
 
     def own_numbers(self, gold: bool) -> frozenset[str]:
         """See `PolicyTraining`."""
+        if not self.loss.reads_reference:
+            return frozenset(NUMBERS if self.loss.unpaired else {*NUMBERS, "logits/rejected"})
         unit = "rewards" if len(self.loss.betas()) == 1 else "log_ratios"
         ratios = {f"{unit}/chosen", f"{unit}/rejected"}
         of_pairs = {"rewards/accuracies", f"{unit}/margins", "logits/rejected"}
@@ -167,8 +171,9 @@ class Preference(
         rows = self._rows(run.data.train, encoder)
         train = rows.dataset
         start, reference = run.weights("start"), run.weights("reference")
+        reads, once = self.loss.reads_reference, args.precompute_ref_log_probs
         with building(len(train)):
-            models = _models(start, reference, args.precompute_ref_log_probs)
+            models = _models(start, reference, once, reads)
             trainer = PreferenceTrainer(
                 models.policy,
                 models.reference,
@@ -179,8 +184,8 @@ class Preference(
                 peft_config=models.adapter,
                 loss=self.loss,
                 tokens_per_batch=self.tokens_per_batch,
-                reference_cache=run.folder.parent / "reference.sqlite" if args.precompute_ref_log_probs else None,
-                reference_identity=_identity(reference, args),
+                reference_cache=run.folder.parent / "reference.sqlite" if once and reads else None,
+                reference_identity=_identity(reference, args) if reads else None,
             )
             if models.moves:  # the reference is read by now
                 copy_start(trainer.model, start)
@@ -205,21 +210,24 @@ def _identity(reference: Weights, args: Any) -> str | None:
     return files_identity(folders, reference.base.quantization, args.bf16, args.fp16)
 
 
-def _models(start: Weights, reference: Weights, precomputed: bool) -> _Models:
-    """The policy and its reference, on one base in memory where that is possible."""
+def _models(start: Weights, reference: Weights, precomputed: bool, read: bool) -> _Models:
+    """The policy and its reference if it is read, on one base in memory where that is possible.
+
+    Without the reference the policy is made as beside it, so that it starts from the same numbers.
+    """
     from rlhf_plugins.engine.weights.loading import load_to_adapt
     from rlhf_plugins.engine.weights.noted import same_base
     from rlhf_plugins.engine.weights.starting import config_of, load_frozen, load_start
 
     if start.base.adapter is None:
-        shared = precomputed and reference == start
+        shared = not read or (precomputed and reference == start)
         return _Models(load_start(start), None if shared else load_frozen(reference))
     alike = same_base(start.base, reference.base)
     if alike and reference.folder is None:
         return _Models(load_to_adapt(start.base), None, config_of(start), moves=start.folder is not None)
     if alike and start.folder is not None:  # TRL keeps a copy of the adapter as the reference
-        return _Models(load_start(reference), moves=reference != start)
-    return _Models(load_start(start), load_frozen(reference))
+        return _Models(load_start(reference if read else start), moves=reference != start)
+    return _Models(load_start(start), load_frozen(reference) if read else None)
 
 
 @hookimpl

@@ -140,6 +140,14 @@ class InPlace(PreferenceLoss):
 
 
 @dataclass(frozen=True)
+class ReferenceHidden(PreferenceLoss, reads_reference=False):
+    """Reads what it says that it does not, and so is not given."""
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        return -logsigmoid((logps.chosen - logps.rejected) - (logps.ref_chosen - logps.ref_rejected))
+
+
+@dataclass(frozen=True)
 class Averaged(PreferenceLoss):
     """Reduced already: one number a batch."""
 

@@ -33,6 +33,7 @@ FAULTS = [
     ("reward_loss", loss.ShiftHeeded, "shift_as_declared", "as `under_shift = 'same'` says"),
     ("preference_loss", loss.BetaTwice, "ends_are_usable", "beta = 0"),
     ("preference_loss", loss.InPlace, "unmutated", "`ref_chosen` changed in place"),
+    ("preference_loss", loss.ReferenceHidden, "reference_as_declared", "as `reads_reference = False` says"),
     ("preference_loss", loss.Averaged, "shape", "loss of shape ()"),
     ("preference_loss", loss.Noisy, "deterministic", "twice"),
     ("preference_loss", loss.Noisy, "random_state", "another state of torch"),

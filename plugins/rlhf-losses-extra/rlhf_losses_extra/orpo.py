@@ -11,7 +11,7 @@ from rlhf_plugins import PairLogps, PreferenceLoss, hookimpl
 
 
 @dataclass(frozen=True)
-class ORPO(PreferenceLoss):
+class ORPO(PreferenceLoss, reads_reference=False):
     """-l_w - lam log sigmoid(o_w - o_l), o = l - log(1 - e^l), l = logp / |y| (Hong et al. 2024, equations 6 and 7)."""
 
     lam: Annotated[float, Field(ge=0, description="weight of the preference beside imitation")] = 0.1

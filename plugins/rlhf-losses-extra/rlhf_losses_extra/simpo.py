@@ -11,7 +11,7 @@ from rlhf_plugins import PairLogps, PreferenceLoss, hookimpl
 
 
 @dataclass(frozen=True)
-class SimPO(PreferenceLoss):
+class SimPO(PreferenceLoss, reads_reference=False):
     """-log sigmoid(beta (logp_w / |y_w| - logp_l / |y_l|) - gamma) (Meng et al. 2024, equation 6); no reference."""
 
     beta: Annotated[float, Field(gt=0, description="scale of the log-probability a token")] = 2.0

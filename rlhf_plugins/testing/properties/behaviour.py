@@ -13,6 +13,7 @@ from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.properties.tensors import answered
 from rlhf_plugins.testing.subject import Subject, expect, has
 
+REFERENCE = ("ref_chosen", "ref_rejected")
 REWARDS = ("scores", "rewards", "prediction.reward")
 
 
@@ -45,6 +46,21 @@ def _leaning(record: Any, sign: float) -> Any:
     ratings = {name: rating.where(record.ratings[name].isnan(), level[name]) for name, rating in record.ratings.items()}
     prediction = Prediction(scores, said.variance, named, quantiles, None, said.features)
     return replace(record, scores=scores, ratings=ratings, prediction=prediction)
+
+
+@holds_of("preference_loss")
+def reference_as_declared(subject: Subject) -> None:
+    """A loss that declares that it reads no reference is given NaN in its place."""
+    acts = subject.acting()
+    if has(acts, "reads_reference"):
+        return
+    for case, said in answered(subject, acts):
+        unread = records.over(case[1], lambda name, x: x * torch.nan if name in REFERENCE else x)
+        again = bench.answer(subject, acts, (f"{case[0]}, without a reference", unread)) or {}
+        for name, part in said.items():
+            came = again.get(name, part * torch.nan)
+            expected = f"{records.shown(part)}, as `reads_reference = False` says"
+            expect(records.equal(came, part), f"{case[0]}, without a reference", expected, records.shown(came))
 
 
 @holds_of("reward_loss", "aggregation")

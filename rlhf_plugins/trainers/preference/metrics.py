@@ -49,48 +49,48 @@ class Means:
         return {name: (total / count, max(1, round(rows))) for name, (total, count, rows) in whole.items() if count > 0}
 
 
-def unit(loss: PreferenceLoss) -> tuple[str, float]:
-    """How numbers of log-ratios to the reference begin, and what they are times: `rewards` and the loss's beta.
+Unit = tuple[str, float]  # how numbers of log-ratios to the reference begin, and what they are times
 
-    Where it has none, or its parts have several, they are log-ratios.
-    """
+
+def unit(loss: PreferenceLoss) -> Unit | None:
+    """`rewards` and the loss's beta; where it has none, or its parts have several, log-ratios. None without any."""
+    if not loss.reads_reference:
+        return None
     betas = loss.betas()
     return ("rewards", next(iter(betas))) if len(betas) == 1 else ("log_ratios", 1.0)
 
 
 @torch.no_grad()
-def pair_sums(logps: PairLogps, unit: tuple[str, float]) -> Sums:
+def pair_sums(logps: PairLogps, unit: Unit | None) -> Sums:
     """What the pairs of a batch say: rewards are beta (log pi - log pi_ref) of a whole response.
 
     The order of a pair is that of its log-ratios, whatever beta is.
     """
-    name, beta = unit
-    chosen = beta * (logps.chosen - logps.ref_chosen)
-    rejected = beta * (logps.rejected - logps.ref_rejected)
-    numbers = {
-        f"{name}/chosen": chosen,
-        f"{name}/rejected": rejected,
-        "rewards/accuracies": chosen > rejected,
-        f"{name}/margins": chosen - rejected,
-        "logps/chosen": logps.chosen,
-        "logps/rejected": logps.rejected,
-    }
+    numbers = {"logps/chosen": logps.chosen, "logps/rejected": logps.rejected}
+    if unit is not None:
+        name, beta = unit
+        chosen = beta * (logps.chosen - logps.ref_chosen)
+        rejected = beta * (logps.rejected - logps.ref_rejected)
+        numbers |= {f"{name}/chosen": chosen, f"{name}/rejected": rejected, f"{name}/margins": chosen - rejected}
+        numbers |= {"rewards/accuracies": chosen > rejected}
     return {name: (values.sum(), torch.ones_like(values).sum()) for name, values in numbers.items()}
 
 
 @torch.no_grad()
-def label_sums(logps: PairLogps, unit: tuple[str, float]) -> Sums:
+def label_sums(logps: PairLogps, unit: Unit | None) -> Sums:
     """What labelled responses say, under the names of pairs; `kl` is the mean log-ratio of other prompts' responses."""
-    name, beta = unit
-    good, reward = logps.probability, beta * (logps.chosen - logps.ref_chosen)
-    bad, other = 1 - good, logps.rejected - logps.ref_rejected
-    return {
-        f"{name}/chosen": ((reward * good).sum(), good.sum()),
-        f"{name}/rejected": ((reward * bad).sum(), bad.sum()),
-        "logps/chosen": ((logps.chosen * good).sum(), good.sum()),
-        "logps/rejected": ((logps.chosen * bad).sum(), bad.sum()),
-        "kl": (other.sum(), torch.ones_like(other).sum()),
-    }
+    good, bad = logps.probability, 1 - logps.probability
+    numbers = {"logps": logps.chosen}
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    if unit is not None:
+        name, beta = unit
+        numbers[name] = beta * (logps.chosen - logps.ref_chosen)
+        other = logps.rejected - logps.ref_rejected
+        found["kl"] = other.sum(), torch.ones_like(other).sum()
+    for name, values in numbers.items():
+        found[f"{name}/chosen"] = (values * good).sum(), good.sum()
+        found[f"{name}/rejected"] = (values * bad).sum(), bad.sum()
+    return found
 
 
 @torch.no_grad()

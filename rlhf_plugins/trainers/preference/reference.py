@@ -41,13 +41,14 @@ class ReadsReference(HidesLaunch, trl.DPOTrainer):
     eval_dataset: Any
     obstacle: str | None = None  # why this training goes TRL's own way; None where the engine computes it
     reference_cache: Path | None = None
+    _reads_reference = True  # whether the loss does; one that does not has none
     _reference_identity = ""
     _reference_tokens: int | None = TOKENS_PER_BATCH  # laid out at once
 
     def fill_in_reference(self) -> None:
         """The columns of all data sets, if the configuration asks for them."""
         theirs = self.obstacle is not None and self.is_fsdp_enabled
-        if not self.args.precompute_ref_log_probs or theirs:
+        if not self.args.precompute_ref_log_probs or not self._reads_reference or theirs:
             return
         if self.reference_cache is not None and not self._reference_identity:
             self._reference_identity = self._identity()
@@ -59,6 +60,12 @@ class ReadsReference(HidesLaunch, trl.DPOTrainer):
             self.eval_dataset = {name: self._precompute_ref_logps(each, name, rest) for name, each in given}
         elif self.eval_dataset is not None:
             self.eval_dataset = self._precompute_ref_logps(self.eval_dataset, "eval", rest)
+
+    def forget_reference(self) -> None:
+        """Frees what TRL's constructor made of a reference that nothing reads."""
+        self.precompute_ref_logps = False
+        if self._adapter() is not None:
+            self.model.delete_adapter(self._adapter())
 
     def _identity(self) -> str:
         """A hash of the reference. It must be taken before training, which may change the weights that it is of."""

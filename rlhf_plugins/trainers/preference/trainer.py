@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,15 @@ from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.preference.batch import OF_PAIRS, Collator, separate, with_room
 from rlhf_plugins.trainers.preference.metrics import Means, label_sums, pair_sums, token_sums, unit
 from rlhf_plugins.trainers.preference.reference import ReadsReference, pair_sums_of
-from rlhf_plugins.trainers.preference.way import PreferenceOptions, check, loss_of, obstacle_of, read_by
+from rlhf_plugins.trainers.preference.way import (
+    PreferenceOptions,
+    check,
+    loss_of,
+    obstacle_of,
+    read_by,
+    refuse_read,
+    without_reference,
+)
 from rlhf_plugins.trainers.steps.mates import with_mates
 from rlhf_plugins.trainers.steps.micro_batches import (
     MICRO_BATCHES,
@@ -63,7 +72,11 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         self._means, self._tokens, self._reads_ours = Means(), 0, own.loss is not None
         self.reference_cache = None if own.reference_cache is None else Path(own.reference_cache)
         self._reference_identity, self._reference_tokens = own.reference_identity or "", own.tokens_per_batch
-        super().__init__(**read_by(own).checked(arguments))
+        self._reads_reference = own.loss is None or own.loss.reads_reference
+        with nullcontext() if self._reads_reference else without_reference(arguments):
+            super().__init__(**read_by(own).checked(arguments))
+        if not self._reads_reference:
+            self.forget_reference()
         loss = own.loss or loss_of(self.args)
         self.obstacle, self.settled = obstacle_of(self, arguments, loss), True
         hand_options_on(self)
@@ -111,7 +124,8 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         scored = batch.response_mask() & inputs["scored"].unsqueeze(1)  # (2 pairs, T)
         with self.accelerator.autocast():
             found = response_logps(self.model, batch, entropy=self._preference_loss.reads_entropy, observe=True)
-        policy, reference = pair_sums_of(found.logps, inputs), self._reference_logps(inputs)  # (pairs, 2)
+        policy = pair_sums_of(found.logps, inputs)  # (pairs, 2)
+        reference = self._reference_logps(inputs) if self._reads_reference else torch.full_like(policy, torch.nan)
         parts = (*policy.unbind(1), *reference.unbind(1), *inputs["lengths"].view(-1, 2).unbind(1))
         more = {name: inputs[name] for name in OF_PAIRS if name in inputs}
         if self._preference_loss.reads_entropy:
@@ -123,6 +137,8 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
             losses = self._preference_loss(known)[own]
         else:
             losses = self._preference_loss(logps)
+        if not self._reads_reference:
+            refuse_read(losses, self._preference_loss, policy)
         loss = mean_loss(losses, self._preference_loss, logps, self.state.global_step)
         if not counts(inputs):
             return loss

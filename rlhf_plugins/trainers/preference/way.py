@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any
 
 import trl
+from peft import PeftModel
+from torch import Tensor
 
+from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.trainers.arguments import unusual_adapter, unusual_launch
 from rlhf_plugins.trainers.given_rows import Rows
 from rlhf_plugins.trainers.preference.batch import OF_PAIRS, REFERENCE
@@ -61,8 +65,41 @@ def check(own: PreferenceOptions, given: Mapping[str, Any]) -> None:
         raise RunError(
             f"{type(loss).__name__} needs the column {lacking[0]!r} of each row, which has {', '.join(columns)}"
         )
+    if loss is not None and not loss.reads_reference:
+        _refuse_reference(loss, own, given)
     if own.reference_cache is not None and not (args is not None and args.precompute_ref_log_probs):
         raise RunError("reference_cache= keeps what args.precompute_ref_log_probs computes: set that to True")
+
+
+def _refuse_reference(loss: PreferenceLoss, own: PreferenceOptions, given: Mapping[str, Any]) -> None:
+    """Raises RunError for an argument about a reference."""
+    args = given.get("args")
+    asked = {"ref_model": given.get("ref_model"), "reference_cache": own.reference_cache}
+    asked |= {"args.sync_ref_model": args is not None and args.sync_ref_model}
+    if named := [name for name, value in asked.items() if value]:
+        raise RunError(f"{type(loss).__name__} reads no reference: leave {named[0]} out")
+
+
+@contextmanager
+def without_reference(given: dict[str, Any]) -> Iterator[None]:
+    """For the block, DPOTrainer's arguments are such that it loads no reference, nor hashes one with an adapter."""
+    model = given["model"]
+    if given.get("args") is None:  # as TRL does
+        name = model if isinstance(model, str) else model.config.name_or_path
+        given["args"] = trl.DPOConfig(f"{name.split('/')[-1]}-DPO")
+    args = given["args"]
+    before, adapted = args.precompute_ref_log_probs, given.get("peft_config") or isinstance(model, PeftModel)
+    args.precompute_ref_log_probs = not adapted
+    try:
+        yield
+    finally:
+        args.precompute_ref_log_probs = before
+
+
+def refuse_read(losses: Tensor, loss: Any, policy: Tensor) -> None:
+    """Raises PluginError where losses are not finite though the policy's log-probabilities are: it read NaN."""
+    if not losses.isfinite().all() and policy.isfinite().all():
+        raise PluginError(f"{named(loss)} reads the reference, and its trait reads_reference says that it does not")
 
 
 def _check_read(args: trl.DPOConfig, own_loss: bool) -> None:
