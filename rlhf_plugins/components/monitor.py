@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,11 @@ Watch = Callable[["Step"], "Alarm | None"]
 
 @dataclass(frozen=True)
 class EqualRewards(Monitor, reads_rollouts=True):
-    """Stops after more than `limit` rollouts in a row of which nothing can be learned: their rewards are all equal."""
+    """Acts after more than `limit` rollouts in a row of which nothing can be learned: their rewards are all equal.
+
+    Where they are above the mean reward of the first rollout that taught something, the task is solved: the training
+    ends, and its policy is kept. Otherwise the stage fails.
+    """
 
     limit: Annotated[int, Field(ge=0, description="rollouts in a row that may be skipped")] = 10
 
@@ -35,27 +39,31 @@ class EqualRewards(Monitor, reads_rollouts=True):
 class _EqualRewards:
     def __init__(self, limit: int) -> None:
         self._limit, self._count = limit, 0
+        self._first: float | None = None  # mean reward of the first rollout whose rewards differed
 
     def __call__(self, step: Step) -> Alarm | None:
-        equal = step.values.get("equal_rewards")
+        equal, reward = step.values.get("equal_rewards"), step.values.get("reward")
         if equal is None:
             return None
         self._count = self._count + 1 if equal else 0
+        if not equal and self._first is None:
+            self._first = reward
         if self._count <= self._limit:
             return None
         rewards = step.responses.get("shaped_reward", ())
-        message = (
-            f"{_equal(rewards)}, for {self._count} rollout{'s' * (self._count > 1)} in a row: nothing can be learned "
-            "from them; look at the reward, or sample at a higher temperature (`limit` of the monitor equal_rewards "
-            "allows more)"
-        )
-        return _stop(message, step, range(len(rewards)))
+        found = f"{_equal(rewards)}, for {self._count} rollout{'s' * (self._count > 1)} in a row: nothing"
+        allows = "(`limit` of the monitor equal_rewards allows more)"
+        if reward is not None and self._first is not None and reward > self._first:
+            risen = f"their mean rose from {self._first:.4g} to {reward:.4g}, and the training ends here {allows}"
+            return _alarm(f"{found} more can be learned from them; {risen}", step, range(len(rewards)), "end")
+        advice = f"look at the reward, or sample at a higher temperature {allows}"
+        return _alarm(f"{found} can be learned from them; {advice}", step, range(len(rewards)))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self._count}
+        return {"count": self._count, "first": self._first}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._count = state["count"]
+        self._count, self._first = state["count"], state["first"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class _EntropyFloor:
             "try entropy_coef, a larger kl.coef or a smaller learning_rate (`share` of the monitor entropy_floor "
             "allows less)"
         )
-        return _stop(message, step, _sorted(step, "entropy"))
+        return _alarm(message, step, _sorted(step, "entropy"))
 
     def state_dict(self) -> dict[str, Any]:
         return {"first": self._first}
@@ -112,7 +120,7 @@ class KLLimit(Monitor, reads_rollouts=True, watches="kl"):
                 f"the KL to the reference is {kl:.3g} nats per token: the policy has left it; try a larger kl.coef or "
                 "a smaller learning_rate (`limit` of the monitor kl_limit allows more)"
             )
-            return _stop(message, step, _sorted(step, "kl_per_token")[::-1])
+            return _alarm(message, step, _sorted(step, "kl_per_token")[::-1])
 
         return watch
 
@@ -147,7 +155,7 @@ class _ValueDivergence:
             "diverges; try a smaller learning_rate or value.clip, or value: {network: own} "
             "(`limit` of the monitor value_divergence allows more)"
         )
-        return _stop(message, step, _sorted(step, "value")[::-1])
+        return _alarm(message, step, _sorted(step, "value")[::-1])
 
     def state_dict(self) -> dict[str, Any]:
         return {"largest": self._largest}
@@ -170,8 +178,8 @@ def _sorted(step: Step, name: str) -> list[int]:
     return sorted(range(len(values)), key=lambda i: values[i])
 
 
-def _stop(message: str, step: Step, places: Any) -> Alarm:
-    return Alarm(message, {"responses": step.shown(places)}, action="stop")
+def _alarm(message: str, step: Step, places: Any, action: Literal["stop", "end"] = "stop") -> Alarm:
+    return Alarm(message, {"responses": step.shown(places)}, action=action)
 
 
 @hookimpl

@@ -23,7 +23,7 @@ from rlhf_plugins.contract.selection import Choice, Situation
 from rlhf_plugins.errors import nearest
 
 MAY_BE_NAN = {"ratings"}  # NaN is a missing rating
-ACTIONS = ("stop", "scale_lr", "scale_kl")  # of an alarm
+ACTIONS = ("stop", "end", "scale_lr", "scale_kl")  # of an alarm
 STATUSES = ("judged", "abstained", "failed")  # of a verdict
 
 

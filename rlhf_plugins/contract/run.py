@@ -203,12 +203,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Alarm:
-    """What a monitor found. An action `scale_lr` or `scale_kl` multiplies by `factor`, `stop` ends the stage."""
+    """What a monitor found. `stop` fails the stage, `end` ends its training, `scale_*` multiply by `factor`."""
 
     message: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
     false_alarm_rate: float | None = None
-    action: Literal["stop", "scale_lr", "scale_kl"] | None = None
+    action: Literal["stop", "end", "scale_lr", "scale_kl"] | None = None
     factor: float = 1.0
 
 

@@ -85,6 +85,15 @@ def test_equal_rewards_stop_after_some_rollouts_in_a_row() -> None:
     assert "all 3 rewards are 2, for 3 rollouts in a row" in str(found)
 
 
+def test_equal_rewards_above_those_of_the_first_rollout_that_taught_end_the_training() -> None:
+    watching = watch("equal_rewards", limit=0)
+    assert watching(step(reward=1.0)) is None
+    assert watching(step(reward=3.0)) is None
+    actions = [watching(step({"shaped_reward": [2.0] * 3}, equal_rewards=1.0, reward=r)) for r in (1.5, 1.0, 0.5)]
+    assert [alarm and alarm.action for alarm in actions] == ["end", "stop", "stop"]
+    assert "nothing more can be learned from them; their mean rose from 1 to 1.5, and the training" in str(actions[0])
+
+
 def test_rewards_that_equal_those_of_other_responses_to_their_prompts_stop_too() -> None:
     equal = step({"shaped_reward": [2.0, 1.0, 1.0]}, equal_rewards=1.0)
     found = str(watch("equal_rewards", limit=0)(equal))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import stubs
@@ -194,11 +194,13 @@ def test_any_trainer_is_fitted_with_curves_and_a_check(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Until(Monitor):
-    """Slows the training at step 1 and stops it at step 2."""
+    """Slows the training at step 1 and stops or ends it at step 2."""
+
+    action: Literal["stop", "end"] = "stop"
 
     def build(self, run: Run) -> Callable[[Step], Alarm | None]:
         """What acts."""
-        alarms = {1: Alarm("slower", action="scale_lr", factor=0.5), 2: Alarm("enough", action="stop")}
+        alarms = {1: Alarm("slower", action="scale_lr", factor=0.5), 2: Alarm("enough", action=self.action)}
         return lambda step: alarms.get(step.step)
 
 
@@ -221,6 +223,8 @@ def test_monitors_watch_the_training_of_a_guest(tmp_path: Path) -> None:
         run.fit(trainer(tmp_path / "a", 1.0), [Until()])
     rows = [json.loads(line) for line in (tmp_path / "run" / "alarms.jsonl").read_text().splitlines()]
     assert [(row["step"], row["message"]) for row in rows] == [(1, "slower"), (2, "enough")]
+    ended = run.fit(trainer(tmp_path / "c", 1.0), [Until(action="end")])
+    assert [step for step, _ in ended["loss"].points] == [1, 2]  # of three
     with pytest.raises(RunError, match="fit: a monitor reads rollouts, of which a guest's Trainer makes none: Reader"):
         run.fit(trainer(tmp_path / "b", 1.0), [Reader()])
 

@@ -190,7 +190,7 @@ def test_monitors_go_on_from_their_state(tmp_path: Path) -> None:
     first, second = made(), made()
     first.show(Step("", 0, 1, {"equal_rewards": 1.0}))
     second.load_state_dict(first.state_dict())
-    assert second.state_dict() == {"equal_rewards": {"count": 1}}
+    assert second.state_dict() == {"equal_rewards": {"count": 1, "first": None}}
     with pytest.raises(RunError, match="the state of the monitor 'kl' fits none of: equal_rewards"):
         second.load_state_dict({"kl": {}})
 
@@ -217,6 +217,18 @@ def test_a_skipped_minibatch_does_not_pull_the_loss_down(bases: Bases, tmp_path:
     assert logged(each, "train_loss") == [pytest.approx(sum(alone) / 2)]
     assert logged(each, "skipped") == [0.0, 1.0, 0.0, 1.0]
     assert logged(together, "skipped") == [0.5]
+
+
+def test_a_solved_task_ends_the_training_and_keeps_its_policy(bases: Bases, tmp_path: Path) -> None:
+    """A rollout every two steps; the rewards of the first differ, those of later ones are all 2."""
+    rollouts = iter([[0.0, 1.0], [2.0, 2.0], [2.0, 2.0]])
+    limit = Monitors({"equal": component("monitor", {"use": "equal_rewards", "limit": 1}).build(None)}, "a", tmp_path)
+    aim = objective(lambda s: next(rollouts) * (len(s.responses) // 2), shaping=[])
+    found = trainer(bases(), tmp_path, aim, max_steps=20, oversight=Oversight(monitors=limit))
+    found.train()
+    assert found.state.global_step == 5  # of the third rollout, which is skipped
+    (row,) = saved(tmp_path)
+    assert (row["action"], row["taken"], row["step"]) == ("end", True, 4)
 
 
 class Broken(OnlineTrainer):

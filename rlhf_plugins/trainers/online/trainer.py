@@ -123,7 +123,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         accept_skips(self)
         folder = Path(args.output_dir)
         self.monitors = watch.monitors or Monitors(folder=folder)
-        self.monitors.trackers.follow(self)
+        self.monitors.follow(self)
         self._asked = RewardFunctions(self) if reward is None else OneReward(reward)
         fallback = None if own.fallback is None else handle_of(own.fallback).given(self._policy_tokens)
         aim = self._objective = objective_of(args, own, self._asked, fallback)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic_core import from_json, to_json
+from transformers import TrainerCallback
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Alarm, Section, Step
@@ -71,6 +72,7 @@ class Monitors:
         self.trackers = trackers or Trackers()
         self._file = None if folder is None else folder / ALARMS
         self.counter = Counter()  # of the costs so far; a training replaces it by one that counts
+        self.ends = False  # whether an alarm ends the training after the step that is due
         self._alarms: list[Row] = []
 
     @property
@@ -100,11 +102,17 @@ class Monitors:
         alarms = {name: alarm for name, alarm in found.items() if alarm is not None}
         alarms = processes.from_main(alarms) if self._built else alarms  # so that all of them do the same
         for name, alarm in alarms.items():
-            self._record(name, alarm, step.step, alarm.action in {None, "stop", *scales})
+            self._record(name, alarm, step.step, alarm.action in {None, "stop", "end", *scales})
         for alarm in alarms.values():
             if alarm.action == "stop":
                 self._stop(alarm, step.step)
+        self.ends |= any(alarm.action == "end" for alarm in alarms.values())
         return {name: prod(a.factor for a in alarms.values() if a.action == name) for name in scales}
+
+    def follow(self, trainer: Any) -> None:
+        """Gives a trainer's trackers what the monitors log, and ends its training where an alarm does."""
+        self.trackers.follow(trainer)
+        trainer.add_callback(_Ends(self))
 
     def stop(self, name: str, alarm: Alarm, step: int) -> NoReturn:
         """Records an alarm of the trainer's own and ends the training. Raises RunError."""
@@ -153,6 +161,15 @@ class Monitors:
         what = "responses are" if "responses" in alarm.evidence else "evidence is"
         where = f"; the {what} in {self._file}" if alarm.evidence and self._file is not None else ""
         raise RunError(f"step {step}: {alarm.message}{where}")
+
+
+class _Ends(TrainerCallback):
+    def __init__(self, monitors: Monitors) -> None:
+        self._monitors = monitors
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called by the trainer."""
+        control.should_training_stop |= self._monitors.ends
 
 
 def scale_learning_rate(trainer: Any, factor: float) -> None:

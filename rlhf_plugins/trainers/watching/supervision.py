@@ -76,7 +76,7 @@ def watch(trainer: Any, monitors: Monitors) -> None:
     """Has a trainer show its monitors every optimizer step."""
     trainer.__class__ = as_first_base(Monitored, type(trainer))
     trainer.monitors, trainer.step_numbers = monitors, defaultdict(list)
-    monitors.trackers.follow(trainer)
+    monitors.follow(trainer)
 
 
 def regularize(trainer: Any, stage: Any, run: Run) -> None:

@@ -28,7 +28,8 @@ class RewardGap(Watched):
     each: Annotated[int, Field(ge=1, description="responses of a rollout that are audited")] = 8
     first: Annotated[int, Field(ge=16, description="responses of the first rollouts that are audited")] = 512
     action: Annotated[
-        Literal["stop", "scale_lr", "scale_kl"] | None, Field(description="what its alarm does; needs `thresholds`")
+        Literal["stop", "end", "scale_lr", "scale_kl"] | None,
+        Field(description="what its alarm does; needs `thresholds`"),
     ] = None
     factor: Annotated[float, Field(gt=0, description="of `scale_lr` and `scale_kl`")] = 1.0
 
