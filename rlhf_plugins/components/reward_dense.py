@@ -87,19 +87,21 @@ class Prefixes(Reward):
     reward: Reward = uses("reward", "model")
     every: Annotated[int, Field(ge=1, description="tokens from one prefix that is scored to the next")] = 8
 
+    def fits_compared(self, option: str, called: str) -> None:
+        """Raises ValueError: a prefix is no answer."""
+        raise ValueError(
+            f"aggregation {called} compares the responses to a prompt, and prefixes of them are none: take one that "
+            "scores each alone, such as mean"
+        )
+
     def build(self, run: Run) -> RewardFunction:
-        """Raises RunError as the reward does, and where it compares responses: a prefix is no answer beside another."""
+        """Raises RunError as the reward does, and where it compares responses."""
         from rlhf_plugins.arithmetic.objectives import by_potential, lengths_and_mask
         from rlhf_plugins.engine.weights.loading import load_tokenizer
         from rlhf_plugins.reward_models.composed import Composed
-        from rlhf_plugins.reward_models.handle import reward_handle
+        from rlhf_plugins.reward_models.handle import fitting
 
-        whole, tokenizer = reward_handle(self.reward.build(run)), load_tokenizer(run.base)
-        if whole.compares:
-            raise RunError(
-                f"reward prefixes: aggregation {whole.compares} compares the responses to a prompt, and prefixes of "
-                "unlike length are no such responses: take an aggregation that scores each alone, such as mean"
-            )
+        whole, tokenizer = fitting(self, "reward", self.reward.build(run)), load_tokenizer(run.base)
 
         def score(samples: Samples) -> Prediction:
             places = [(row, end) for row, ids in enumerate(samples.response_ids) for end in self._ends(len(ids))]

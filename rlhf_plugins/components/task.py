@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Run
     from rlhf_plugins.reward_models.handle import RewardHandle
 
+ALONE = (
+    "aggregation {} compares the responses to a prompt, and each is measured alone here: take one that scores each "
+    "alone, such as mean, or the task reward_wins"
+)
 logger = logging.getLogger(__name__)
 Rows = Annotated[int, Field(ge=2, description="of the data, the first ones of all splits")]
 NewTokens = Annotated[int, Field(ge=1, description="where an answer is cut")]
@@ -42,13 +46,17 @@ class Answers(Task):
         """An answer to each row."""
         return self.rows, self.max_new_tokens
 
+    def fits_compared(self, option: str, called: str) -> None:
+        """Raises ValueError: an answer is measured alone."""
+        raise ValueError(ALONE.format(called))
+
     def asked(self, run: Run) -> list[Group]:
         """See `Task`."""
         return _judged(self, _groups(self.data.load_in(run)), run)
 
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """Raises RunError where the rows or the reward cannot be had, or it abstains or compares responses."""
-        score = _scored_alone(self.reward, run, self.name)
+        score = _scored_alone(self, run)
         groups = _unseen(self.name, self.asked(run), run)
         return lambda policy: score(
             policy.sample(groups, temperature=self.temperature, max_new_tokens=self.max_new_tokens, seed=run.seed)
@@ -123,13 +131,17 @@ class Violations(Task, better="lower"):
         """An answer to each row."""
         return self.rows, self.max_new_tokens
 
+    def fits_compared(self, option: str, called: str) -> None:
+        """Raises ValueError: an answer is measured alone."""
+        raise ValueError(ALONE.format(called))
+
     def asked(self, run: Run) -> list[Group]:
         """See `Task`."""
         return _judged(self, _held_out(self.data, run), run)
 
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """The prompts are those that the run holds out, where no `data` is given. Raises RunError as `Answers` does."""
-        score, answers = _scored_alone(self.reward, run, self.name), _answers_of(self, run)
+        score, answers = _scored_alone(self, run), _answers_of(self, run)
         return lambda policy: [float(value > self.above) for value in score(answers(policy))]
 
 
@@ -226,17 +238,11 @@ def _unseen(name: str, asked: list[Group], run: Run) -> list[Group]:
     return asked
 
 
-def _scored_alone(reward: Reward, run: Run, name: str) -> Callable[[Samples], list[float]]:
+def _scored_alone(task: Answers | Violations, run: Run) -> Callable[[Samples], list[float]]:
     """A function to the reward of each response. Raises RunError where the reward compares responses."""
-    from rlhf_plugins.reward_models.handle import reward_handle
+    from rlhf_plugins.reward_models.handle import fitting
 
-    handle = reward_handle(reward.build(run))
-    if handle.compares:
-        raise RunError(
-            f"task {name}: aggregation {handle.compares} compares the responses to a prompt, and here each is measured "
-            "alone: take an aggregation that scores each alone, such as mean, or the task reward_wins"
-        )
-    return _scored(handle, name)
+    return _scored(fitting(task, "reward", task.reward.build(run)), task.name)
 
 
 def _scored(handle: RewardHandle, name: str) -> Callable[[Samples], list[float]]:

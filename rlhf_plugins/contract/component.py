@@ -183,6 +183,12 @@ class Component:
         """Options that name what is not here or does not fit, such as a file, each with a message; for `rlhf check`."""
         return {}
 
+    def fits_compared(self, option: str, called: str) -> None:
+        """Raises ValueError where the reward that it has as this option compares responses, and it scores one alone.
+
+        `called` is what a recipe calls the aggregation by which the reward compares; `rlhf check` asks it.
+        """
+
     def checked(self, answer: Any, *inputs: Any) -> Any:
         """The answer to a call, if it is one that the kind allows. Raises `answers.Wrong` saying what is wrong.
 

@@ -10,7 +10,7 @@ from typing import Any
 from rlhf_plugins.contract.run_kinds import DataFormat
 from rlhf_plugins.recipe import foreseen
 from rlhf_plugins.recipe.needs import unmet, useless_monitors
-from rlhf_plugins.recipe.order import Faulty, named_stages, out_of_order, too_early
+from rlhf_plugins.recipe.order import Faulty, compared, named_stages, out_of_order, too_early
 from rlhf_plugins.recipe.source import Keys
 from rlhf_plugins.registry.registry import Registry
 
@@ -58,7 +58,7 @@ def _foreseen(made: Made, unmade: Unmade, registry: Registry) -> list[tuple[Keys
         return registry.find(type(part)).name
 
     found = (*foreseen.unjudged(sure, data, name), *foreseen.unanswered(stages, data, name))
-    found = (*found, *foreseen.unmeasured(stages, data))
+    found = (*found, *foreseen.unmeasured(stages, data), *compared(sure, name))
     return [*foreseen.taken(stages), *foreseen.without_optimizer(sure), *found]
 
 

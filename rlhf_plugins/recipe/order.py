@@ -11,7 +11,7 @@ from rlhf_plugins.contract.component import Component, Earlier
 from rlhf_plugins.contract.run_kinds import Stage
 from rlhf_plugins.errors import nearest
 from rlhf_plugins.recipe.needs import Name
-from rlhf_plugins.recipe.options import Option, all_parts, options
+from rlhf_plugins.recipe.options import Option, all_parts, options, parts_of
 from rlhf_plugins.recipe.source import Keys, Source
 from rlhf_plugins.registry.registry import Registry
 
@@ -86,6 +86,41 @@ def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: N
                 which = ", ".join(makers.get(what, ())) or "none is installed"
                 message = f"{part.kind} {name(part)} needs a stage before this one that makes {WORDS[what]} ({which})"
                 yield (*keys, *inside), message
+
+
+def compared(stages: Sequence[tuple[Keys, Stage]], name: Name) -> Iterator[Fault]:
+    """Parts that score responses alone by a reward that compares them; arguments as of `out_of_order`."""
+    for place, (keys, stage) in enumerate(stages):
+        before = [other for _, other in stages[:place]]
+        for inside, part in all_parts(stage):
+            for own, reward in parts_of(part):
+                called = next(_comparing(reward, before, name), "") if reward.kind == "reward" else ""
+                try:
+                    if called:
+                        part.fits_compared(str(own[0]), called)
+                except ValueError as error:
+                    yield (*keys, *inside), f"{part.kind} {name(part)}: {error}"
+
+
+def _comparing(reward: Component, before: Sequence[Stage], name: Name) -> Iterator[str]:
+    """The aggregations by which a reward compares responses: its own, and those of the stage that trained it."""
+    for _, part in all_parts(reward):
+        if part.kind == "aggregation" and part.compares_siblings:
+            yield name(part)
+        if "reward" in part.takes:
+            wanted = {value for _, value, what in named_stages(part) if what == "reward"}
+            makers = (stage for stage in reversed(before) if "reward" in stage.makes)
+            maker = next((stage for stage in makers if not wanted or stage.name in wanted), None)
+            yield from () if maker is None else _aggregated(maker, name)
+
+
+def _aggregated(stage: Stage, name: Name) -> Iterator[str]:
+    """The aggregations of an ensemble that a stage trains, or a stage that it runs, which compare responses."""
+    for _, part in parts_of(stage):
+        if part.kind == "aggregation" and part.compares_siblings:
+            yield name(part)
+        if isinstance(part, Stage):
+            yield from _aggregated(part, name)
 
 
 def _done(parts: Sequence[tuple[Keys, Component]], at: Keys) -> Iterator[Stage]:

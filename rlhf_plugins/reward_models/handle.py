@@ -22,6 +22,7 @@ from rlhf_plugins.reward_models.retries import Retries
 if TYPE_CHECKING:
     from torch import nn
 
+    from rlhf_plugins.contract.component import Component
     from rlhf_plugins.contract.rows import Group, Samples, Text
     from rlhf_plugins.data.batches.tokens import RowEncoder
     from rlhf_plugins.engine.prompted import Form
@@ -207,6 +208,21 @@ def reward_handle(built: Any, retries: Retries = Retries()) -> RewardHandle:  # 
     module, encoder, with_grad, with_tokens = (getattr(built, name, None) for name in names)
     compares = getattr(built, "compares", "")
     return RewardHandle(built, module, encoder, retries, with_grad, with_tokens, compares=compares)
+
+
+def fitting(component: Component, option: str, built: Any) -> RewardHandle:
+    """What a reward component built, as the handle of another component, which has it as this option.
+
+    Raises:
+        RunError: it compares the responses to a prompt, and the component scores one alone.
+    """
+    handle = reward_handle(built)
+    try:
+        if handle.compares:
+            component.fits_compared(option, handle.compares)
+    except ValueError as error:
+        raise RunError(f"{component.kind} {getattr(component, 'name', '')}".rstrip() + f": {error}") from error
+    return handle
 
 
 def rewards(prediction: Prediction) -> list[float | None]:

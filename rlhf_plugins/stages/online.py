@@ -177,6 +177,15 @@ class Online(
             if one and one.lora_dropout:
                 raise ValueError(f"{name}.lora_dropout: {one.lora_dropout}, but ratios must start at 1 online; write 0")
 
+    def fits_compared(self, option: str, called: str) -> None:
+        """Raises ValueError where a response has no other to the same prompt."""
+        from rlhf_plugins.trainers.ppo.options import no_comparison
+
+        group, best = self.setting("num_generations"), str(self.trainer.get("metric_for_best_model", ""))
+        if reason := no_comparison(group, self.turns, best, option == "fallback"):
+            place, why = reason.split(": ", 1)
+            raise ValueError(f"{place}: aggregation {called} compares the responses to a prompt, and {why}")
+
     def unread(self, written: Collection[str]) -> dict[str, str]:
         """The critic's, where the estimator has none."""
         return {"value": NO_VALUES} if "value" in written and not self.advantage.reads_values else {}
@@ -336,15 +345,15 @@ class Online(
 
     def _parts(self, run: Run) -> dict[str, Any]:
         """The options that OnlineTrainer takes as they are, and the rewards as built for the run."""
-        from rlhf_plugins.reward_models.handle import reward_handle
+        from rlhf_plugins.reward_models.handle import fitting
 
         return {
             **{name: getattr(self, name) for name in AS_THEY_ARE},
-            "reward": reward_handle(self.reward.build(run)),
+            "reward": fitting(self, "reward", self.reward.build(run)),
             "environment": self.environment.build(run) if self.environment else None,
             "max_length": run.base.lengths.max_length if self.environment else None,
             "value": _value(self.value, run) if self.advantage.reads_values else None,
-            "fallback": reward_handle(self.fallback.build(run)) if self.fallback else None,
+            "fallback": fitting(self, "fallback", self.fallback.build(run)) if self.fallback else None,
             "keep_groups": True,
             "skip_equal": True,
         }

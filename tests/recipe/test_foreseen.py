@@ -55,6 +55,39 @@ def test_what_would_stop_a_recipe_later_is_said_at_once(stages: list[Any], data:
     assert message in found
 
 
+VOTES: list[Any] = [{"stage": "reward_ensemble", "aggregation": "vote"}]
+GROUP = {"max_steps": 1, "num_generations": 2, "per_device_train_batch_size": 2}
+BEST = {"eval_strategy": "steps", "load_best_model_at_end": True, "metric_for_best_model": "eval_reward"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"stage": "online", "trainer": {**GROUP, "num_generations": 1}}, "stage online: trainer.num_generations: {}"),
+        (
+            {"stage": "online", "trainer": {**GROUP, **BEST}},
+            "stage online: trainer.metric_for_best_model: {} a held-out",
+        ),
+        (
+            {"stage": "online", "trainer": GROUP, "reward": {"use": "prefixes"}},
+            "reward: reward prefixes: {} prefixes of",
+        ),
+        (
+            {"stage": "evaluate", "tasks": [{"use": "violations", "reward": "model"}]},
+            "tasks.0: task violations: {} each",
+        ),
+        ({"stage": "online", "trainer": GROUP}, None),
+        ({"stage": "evaluate", "tasks": ["reward_wins"]}, None),
+    ],
+)
+def test_a_reward_that_compares_responses_is_refused_where_one_is_scored_alone(stage: Any, message: str | None) -> None:
+    why = "aggregation vote compares the responses to a prompt, and"
+    found = faults(*VOTES, stage)
+    assert [message.format(why) in one for one in found] == [True] if message else not found
+    assert not faults({**VOTES[0], "aggregation": "mean"}, stage)
+    assert not faults(*VOTES, "reward_model", stage)  # the latest, which scores alone
+
+
 @pytest.mark.parametrize(
     ("code", "path", "message"),
     [

@@ -13,6 +13,7 @@ import torch
 from handed import folder_of
 from marks import slow
 from safetensors.torch import load_file
+from voting import voting
 
 from rlhf_plugins import Adapter, RecipeError, Run, RunError, StageResult, session
 from rlhf_plugins.contract.component import Component
@@ -118,6 +119,21 @@ def test_the_first_evaluation_of_a_policy_that_stays_has_no_kl(run: Run) -> None
     found = run.train(made("online", still, **ONLINE), name="a").curves
     assert [value for _, value in found["eval_kl"].points] == pytest.approx([0, 0], abs=1e-5)
     assert found["eval_reward"].points[0][1] == found["eval_reward"].points[1][1]
+
+
+def test_votes_have_no_held_out_reward_and_are_measured_by_wins_over_the_reference(run: Run, tmp_path: Path) -> None:
+    """One response to a prompt has no other: its reward would be one half at each evaluation, and choose at random."""
+    reward = {"use": "saved", "path": str(voting(tmp_path / "votes", run.base))}
+    wins = {"use": "reward_wins", "reward": reward, "max_new_tokens": 6, "rows": 6}
+    steep = {**ROLLOUT, "learning_rate": 0.1, "metric_for_best_model": "reward_wins"}
+    options = {**ONLINE, "reward": reward, "tasks": [wins], "advantage": "rloo"}
+    found = run.train(made("online", steep, **options), name="a").curves
+    assert {name for name in found if name.startswith("eval_")} == {
+        f"eval_{name}" for name in ("kl", "length", "gold_reward", "reward_wins")
+    }
+    assert {value for _, value in found["eval_reward_wins"].points} != {0.5}
+    with pytest.raises(RunError, match="stage b: trainer.metric_for_best_model: aggregation vote compares"):
+        run.train(made("online", {**steep, "metric_for_best_model": "reward"}, **{**options, "tasks": []}), name="b")
 
 
 @full_too

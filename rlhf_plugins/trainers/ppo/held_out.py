@@ -38,8 +38,10 @@ class HeldOut:
         rows = list(self.eval_dataset)
         with evaluating(self.model), torch.no_grad(), gathered(self.model):  # TRL logs the training's numbers apart
             talks = _talked(self, batch_prompts(rows), batch_columns(rows))
+            judge = self._asked.reward
+            alone = judge is None or not judge.compares  # else one response to a prompt has no reward
             kl = _kl(talks.samples, self._models) if self._objective.kl else {}
-            found = {**_scored(talks, self._objective, self.gold), **kl, **self.task_shares()}
+            found = {**_scored(talks, self._objective, self.gold, alone), **kl, **self.task_shares()}
             named = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
             self.log(named)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
@@ -59,12 +61,13 @@ def _talked(trainer: Any, prompts: Sequence[Text], columns: Mapping[str, list[An
     return converse(first, respond, turns.environment, turns.most, trainer.has_room)
 
 
-def _scored(talks: Conversations, aim: Objective, gold: GoldReward | None) -> Mapping[str, float]:
-    samples, found_rewards = talks.samples, rewards(aim.score(talks.samples))
+def _scored(talks: Conversations, aim: Objective, gold: GoldReward | None, alone: bool) -> Mapping[str, float]:
+    samples, found_rewards = talks.samples, rewards(aim.score(talks.samples)) if alone else []
     known = [reward for reward in found_rewards if reward is not None]
-    if not known:
+    if alone and not known:
         raise RunError("eval_strategy: the reward abstained on every held-out response")
-    found = {"reward": float(np.mean(known)), "length": float(np.mean([len(ids) for ids in samples.response_ids]))}
+    found = {"reward": float(np.mean(known))} if alone else {}
+    found["length"] = float(np.mean([len(ids) for ids in samples.response_ids]))
     if aim.turns is not None:
         returns = discounted_returns(found_rewards, talks.following(), aim.turns.discount)
         whole = [each for each, turn in zip(returns, talks.turn, strict=True) if turn == 0 and each is not None]

@@ -133,3 +133,26 @@ def no_conversations(advantage: Advantage | None, use_vllm: bool) -> str:
     if advantage is not None and advantage.reads_baseline:
         return "does not go with an advantage that compares with a greedy response, as remax does; take another one"
     return "was not tried with use_vllm, which reads prompts by their places; leave one of them out" if use_vllm else ""
+
+
+def no_comparison(group: int, turns: int, best: str, fallback: bool) -> str:
+    """Why a reward that compares the responses to a prompt has one without another; empty where it has none.
+
+    Args:
+        group: responses that are sampled to a prompt.
+        turns: of a conversation, at most.
+        best: the number by which the best weights are chosen.
+        fallback: whether it is asked where another reward abstains.
+    """
+    if fallback:
+        return "fallback: it scores those alone on which the reward abstains: take another reward"
+    if group == 1:
+        return "trainer.num_generations: one is sampled: write 2 or more"
+    if turns > 1:
+        return "environment: a later turn of a conversation has no other: leave it out"
+    if best.removeprefix("eval_") == "reward":
+        return (
+            "trainer.metric_for_best_model: a held-out evaluation samples one, and so measures no reward: take another "
+            "number, such as that of the task reward_wins"
+        )
+    return ""
