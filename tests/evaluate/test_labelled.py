@@ -35,7 +35,7 @@ def test_wilsons_interval_by_hand() -> None:
     found = agreement(np.ones(4), np.full(4, True))
     z2 = 1.959964**2  # of 4 right of 4: n / (n + z^2) to 1
     assert found["accuracy"] == pytest.approx({"mean": 1.0, "low": 4 / (4 + z2), "high": 1.0})
-    assert found["auc"] is None
+    assert found["auc"] is agreement(np.ones(4), np.full(4, False))["auc"] is None
 
 
 def test_labelled_rows_alone_are_measured_and_reported(tmp_path: Path) -> None:
