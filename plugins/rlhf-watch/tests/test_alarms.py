@@ -18,7 +18,17 @@ from rlhf_watch.alarms.limits import SHIPPED, Limits, read_limits
 from rlhf_watch.alarms.thresholds import joint_thresholds
 from run_lengths import alarm_probability, average_run_length
 
-from rlhf_plugins import Alarm, DataError, PluginError, Prediction, RunError, Samples, Step, component
+from rlhf_plugins import (
+    Alarm,
+    DataError,
+    PluginError,
+    Prediction,
+    RewardUnavailable,
+    RunError,
+    Samples,
+    Step,
+    component,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +54,9 @@ def test_a_cusum_alarms_as_often_as_the_textbook_says() -> None:
     assert average_run_length(0.5, 4, sides=1) == pytest.approx(2 * average_run_length(0.5, 4))
 
 
+PAIRS = [(0.0, 0.0), (1.0, 1.0), (2.0, 2.0), (0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]  # of reward and worth
+
+
 def test_statistics_by_hand() -> None:
     cusum = Cusum(0.5)
     assert [cusum.add(z) for z in (1.0, 2.0, -1.0, -3.0, 100.0)] == [0.5, 2.0, 0.5, 0.0, 7.5]
@@ -52,9 +65,27 @@ def test_statistics_by_hand() -> None:
     assert level.add(1.0) == pytest.approx(0.5 * math.log(2.001 / 1.001))
     assert level.add(math.nan) == level.value == level.add(math.inf)
     assert level.add(1.0) == pytest.approx(0.75 * math.log(2.001 / 1.001))
-    fit = Regression.of([(0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 3)])
+    below = Level(1.0, warm_up=1, weight=0.5)  # what is below 0 counts as 0
+    assert [below.add(value) for value in (-5.0, -1.0, 1.0)] == [0.0, 0.0, pytest.approx(0.5 * math.log(1.001 / 0.001))]
+    fit = Regression.of(PAIRS)
     assert (fit.slope, fit.spread, fit.predict(3)) == (1, 0.5, 3.5)
     assert fit.error(1) == pytest.approx(0.5 / math.sqrt(6))
+    assert fit.error(3) == pytest.approx(0.5 * math.sqrt((1 + 4 / (2 / 3)) / 6))
+
+
+def test_the_gap_by_hand() -> None:
+    """Four at reward 3 that are worth 0.9, not 3.5, less three standard errors: twice that over 0.5, less the slack."""
+    gap = Gap(6)
+    assert gap.add(*zip(*PAIRS[:5], (math.nan, 1.0), strict=True)) == 0.0
+    assert (gap.wanted, gap.fit) == (1, None)
+    again = Gap(6)
+    again.load_state_dict(gap.state_dict())
+    for one in (gap, again):
+        one.add(*zip(*PAIRS[5:], strict=True))
+        assert (one.wanted, one.fit) == (0, Regression.of(PAIRS))
+        expected = (3.5 - 0.9 - 3 * 0.5 * math.sqrt(7 / 6)) * 2 / 0.5 - 0.25
+        assert one.add([3.0] * 5, [0.9] * 4 + [math.nan]) == pytest.approx(expected)
+        assert one.add([math.nan], [1.0]) == one.value == pytest.approx(expected)
 
 
 def test_the_gap_grows_where_worth_lags_behind_the_reward_alone() -> None:
@@ -112,6 +143,8 @@ def test_a_threshold_by_hand() -> None:
     clean = {"a": [0.0, math.e - 1, math.e**3 - 1]}
     expected = math.expm1(4 / 3 - math.sqrt(14 / 9) / 3)
     assert joint_thresholds(clean, 0.5) == {"a": pytest.approx(expected)}
+    both = joint_thresholds({**clean, "b": clean["a"][::-1]}, 0.5)  # the largest of each run are 5, -1/3 and 5
+    assert both == dict.fromkeys("ab", pytest.approx(math.expm1(4 / 3 + 5 * math.sqrt(14 / 9))))
 
 
 def run(logged: list[Any], seed: int = 0, base: str = "elsewhere", name: str = "watched") -> Any:
@@ -220,6 +253,32 @@ def test_an_alarm_of_the_audit_says_since_when_and_acts(tmp_path: Path) -> None:
     assert 10 <= alarms[at].evidence["since"] <= at
     rewards = [row["reward"] for row in alarms[at].evidence["responses"]]
     assert rewards == sorted(rewards, reverse=True)
+
+
+def test_the_first_rollouts_are_audited_until_the_regression_has_its_responses_and_later_ones_in_part(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of eight responses one has no reward: 7, 7 and the 2 that lack of 16; then two of each rollout."""
+    here, seen = run(logged := []), list[str]()
+
+    def gold(prompt: str, response: str) -> dict[str, float]:
+        if response == "down":
+            raise RewardUnavailable("no answer")
+        seen.append(response)
+        return {"total": float(response)}
+
+    here.data.gold = gold
+    made, audited = component("monitor", "reward_gap", each=2, first=16).build(here), []
+    rewards = [*map(float, range(7)), math.nan]
+    whole = step(0, [*map(str, rewards)], reward=rewards)
+    nothing = [replace(whole, samples=None), step(0, ["1"], reward=[math.nan]), step(0, ["down"], reward=[1.0])]
+    for number, one in enumerate([whole, *nothing, whole, whole, whole]):
+        seen.clear()
+        assert made(replace(one, step=number)) is None
+        audited.append(len(seen))
+    assert audited == [7, 0, 0, 0, 7, 2, 2]
+    assert [number for number, _ in logged] == [5, 6]
+    assert "step 3: nothing was audited" in caplog.text
 
 
 def test_an_uncalibrated_alarm_may_not_act() -> None:

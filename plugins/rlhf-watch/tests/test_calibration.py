@@ -60,6 +60,10 @@ def test_a_run_that_is_named_twice_counts_once(tmp_path: Path, monkeypatch: pyte
         (tmp_path / name / "status.json").touch()
     monkeypatch.chdir(tmp_path)
     assert calibration._runs([tmp_path, Path("a")]) == [tmp_path / "a", tmp_path / "b"]
+    assert calibration._runs([Path("a")]) == [Path("a")]
+    (tmp_path / "a" / "status.json").unlink()
+    with pytest.raises(RunError, match="a: no run"):
+        calibration.calibrate([tmp_path / "a"], 0.5)
     with pytest.raises(RunError, match="c: no such folder"):
         calibration._runs([tmp_path / "c"])
 
@@ -69,7 +73,7 @@ def test_distances_by_hand() -> None:
     away = Away()
     assert away.distance(np.full((3, 2), np.nan)) is None  # nothing is remembered of it
     assert away.distance(np.array([[1.0, 0.0], [3.0, 4.0], [2.0, 2.0]])) is None
-    assert away.distance(np.array([[4.0, 2.0]])) == pytest.approx(3**0.5)
+    assert away.distance(np.array([[3.0, 1.0], [5.0, 3.0], [np.nan, 9.0]])) == pytest.approx(3**0.5)
     constant = Away()
     constant.distance(np.array([[1.0], [1.0]]))
     assert constant.distance(np.array([[1 + 2e-6]])) == pytest.approx(2, rel=1e-6)

@@ -134,7 +134,7 @@ class Gap:
     @property
     def wanted(self) -> int:
         """Responses that the regression still needs."""
-        return 0 if self.fit else max(0, self.first - len(self.pairs))
+        return max(0, self.first - len(self.pairs))
 
     @property
     def value(self) -> float:
@@ -180,7 +180,7 @@ class Regression:
         rewards, worths = np.array(pairs, dtype=float).T
         variance = max(float(rewards.var()), 1e-12)
         slope = max(0.0, float(np.cov(rewards, worths, ddof=0)[0, 1]) / variance)
-        rest = worths - worths.mean() - slope * (rewards - rewards.mean())
+        rest = worths - slope * rewards
         return cls(
             slope, (float(rewards.mean()), float(worths.mean())), max(float(rest.std()), 1e-9), variance, len(pairs)
         )
