@@ -296,6 +296,11 @@ def test_thresholds_of_other_options_or_longer_runs_are_not_trusted(tmp_path: Pa
     file = limits(tmp_path, 0.5, {"warm_up": 5}, rollouts=3)
     with pytest.raises(RunError, match="calibrated with warm_up 5, not 2"):
         component("monitor", "length_drift", warm_up=2, thresholds=file).build(run([]))
+    with pytest.raises(RunError, match="no threshold for another .known: watched"):
+        component("monitor", "length_drift", warm_up=5, thresholds=file).build(run([], name="another"))
+    (wrong := tmp_path / "wrong.json").write_text("{}")
+    with pytest.raises(RunError, match="wrong.json: no thresholds that `rlhf watch calibrate` wrote"):
+        component("monitor", "length_drift", thresholds=str(wrong)).build(run([]))
     made = component("monitor", "length_drift", warm_up=5, thresholds=file).build(run([]))
     good, bad = CASES["length_drift"]
     (alarm,) = [found for one in [good] * 6 + [bad] * 9 if (found := made(one))]
