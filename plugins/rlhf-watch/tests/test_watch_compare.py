@@ -86,6 +86,7 @@ def test_tests_and_effect_by_hand() -> None:
     assert counts.win_rate == 0.7
     # differences 2 1 0 4 -1: of 32 swaps the mean is at least 6/5 in size in 12
     assert paired.permutation_test(ours, theirs) == pytest.approx(0.375)
+    assert paired.permutation_test(ours[:2], theirs[:2]) == 0.5  # of 2 and 1: two of four swaps
     assert paired.effect_size(ours - theirs) == pytest.approx(1.2 / np.sqrt(3.7))
 
 
