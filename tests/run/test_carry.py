@@ -82,7 +82,7 @@ PPO: dict[str, Any] = {
     "reward": "gold",
     "reference": "base",
     "keep_optimizer": True,
-    "value": {"adapter": {"r": 2}},
+    "value": {"adapter": {"r": 2}, "learning_rate": 5e-3},
     "kl": {"coef": 0.1, "adapt": {"target": 0.5, "horizon": 10}},
     "trainer": ROLLOUT,
 }

@@ -47,6 +47,26 @@ def test_its_adapter_and_head_are_trained_and_taken_off(bases: Bases, tmp_path: 
     assert all(tensor.any() for tensor in outer)  # they start at 0
 
 
+def critics(found: OnlineTrainer) -> dict[str, Tensor]:
+    assert found._critic
+    return {name: weights.detach().clone() for name, weights in found._critic.weights.items()}
+
+
+@pytest.mark.parametrize("value", [{}, {"adapter": OWN}], ids=["shared", "adapter"])
+def test_a_rate_of_its_own_is_that_of_its_weights_alone(bases: Bases, tmp_path: Path, value: dict[str, Any]) -> None:
+    """Of a constant schedule; and the trainer's own rate, given to both, changes nothing."""
+    options: dict[str, Any] = {"learning_rate": 1e-2, "lr_scheduler_type": "constant", "max_steps": 1}
+    plain, same, slower = (
+        with_critic(bases, tmp_path, Value(**value, learning_rate=rate), **options) for rate in (None, 1e-2, 1e-3)
+    )
+    assert {each["lr"] for each in slower.optimizer.param_groups if each["params"]} == {1e-2, 1e-3}
+    assert furthest(trained(plain), trained(same)) == 0
+    assert all(torch.equal(critics(plain)[name], weights) for name, weights in critics(same).items())
+    assert all(torch.equal(policy(plain)[name], weights) for name, weights in policy(slower).items())
+    moved = [critics(each)["value_head.weight"] for each in (plain, slower)]  # from 0, by one step of Adam
+    torch.testing.assert_close(moved[0], 10 * moved[1])
+
+
 @pytest.mark.slow
 def test_the_policy_does_not_feel_the_value_loss(bases: Bases, tmp_path: Path) -> None:
     first, second = (with_critic(bases, tmp_path, Value(coef, adapter=OWN), max_steps=1) for coef in (0.1, 10.0))

@@ -14,15 +14,25 @@ from rlhf_plugins.contract.guards import named
 from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.ppo import kl_file
+from rlhf_plugins.trainers.rates import give_rate
 
 STATE = ("_step", "_experience", "_kl_coef", "_trains", "_skips")
 
 
 class KeepsRollout:
-    """An OnlineTrainer's state; a class's first base."""
+    """An OnlineTrainer's optimizer and state; a class's first base."""
 
     draws_apart = True  # whether each process has random numbers of its own, as TRL seeds them
     _updates: Any
+
+    def create_optimizer(self: Any, *given: Any) -> Any:
+        """As the trainer's, with the critic's weights at a rate of their own where `value` says so."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(*given)  # type: ignore[misc]
+        critic = None if self.obstacle is not None else self._critic
+        if fresh and critic and (rate := self._objective.value.learning_rate) is not None:
+            give_rate(optimizer, critic.weights.values(), rate)
+        return optimizer
 
     @property
     def is_whole(self: Any) -> bool:

@@ -32,6 +32,9 @@ class Value:
     clip: Annotated[float, Field(gt=0, description="how far a value may move, in deviations of returns")] = (
         0.2  # the same
     )
+    learning_rate: Annotated[
+        float | None, Field(gt=0, description="of the critic's own weights; null is the trainer's")
+    ] = None
     network: Annotated[
         Literal["shared", "adapter", "own"] | None,
         Field(

@@ -30,6 +30,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepare
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
+from rlhf_plugins.trainers.rates import give_rate
 from rlhf_plugins.trainers.reward.classifier import install, obstacle_of, saving_head, scored_by
 from rlhf_plugins.trainers.reward.losses import Losses
 from rlhf_plugins.trainers.reward.options import RewardOptions, read_by, refuse_at_odds
@@ -189,7 +190,7 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*given)
         if fresh and self._scorer is not None and self._head_learning_rate is not None:
-            _split(optimizer, _own(self._scorer), self._head_learning_rate)
+            give_rate(optimizer, _own(self._scorer), self._head_learning_rate)
         return optimizer
 
     def _losses(self, scores: RankedScores) -> Tensor:
@@ -352,19 +353,10 @@ def rewards(values: Any) -> bool:
     return isinstance(values, Tensor) and values.dim() > 1
 
 
-def _own(model: RewardModel) -> set[int]:
-    """The identities of the weights of head and pooling."""
+def _own(model: RewardModel) -> list[nn.Parameter]:
+    """The weights of head and pooling."""
     parts = [part for part in (model.head, model.pooling) if isinstance(part, nn.Module)]
-    return {id(weights) for part in parts for weights in part.parameters()}
-
-
-def _split(optimizer: torch.optim.Optimizer, own: set[int], rate: float) -> None:
-    """Moves some weights of every group to a group with another learning rate."""
-    for group in list(optimizer.param_groups):
-        moved = [weights for weights in group["params"] if id(weights) in own]
-        group["params"] = [weights for weights in group["params"] if id(weights) not in own]
-        if moved:
-            optimizer.add_param_group({**group, "params": moved, "lr": rate})
+    return [weights for part in parts for weights in part.parameters()]
 
 
 def _repeats(rows: int, members: int, seed: int) -> Tensor:
