@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.forecast.forecast import estimate
     from rlhf_plugins.recipe.check import check_recipe, with_overrides
     from rlhf_plugins.recipe.public import component, read_options, read_yaml, recipe_digest
+    from rlhf_plugins.reward_models.handle import fitting
     from rlhf_plugins.run.files.record import RunRecord, open_run
     from rlhf_plugins.run.run import run_recipe
     from rlhf_plugins.run.session import session
@@ -206,6 +207,7 @@ __all__ = [
     "estimate",
     "export_reward_model",
     "features",
+    "fitting",
     "holm",
     "hookimpl",
     "load_data",
@@ -250,6 +252,7 @@ _LAZY = {
     "estimate": "rlhf_plugins.forecast.forecast",
     "export_reward_model": "rlhf_plugins.saved.interchange",
     "features": "rlhf_plugins.data.measures.features",
+    "fitting": "rlhf_plugins.reward_models.handle",
     "holm": "rlhf_plugins.arithmetic.p_values",
     "load_data": "rlhf_plugins.data.store",
     "load_policy": "rlhf_plugins.saved.reload",

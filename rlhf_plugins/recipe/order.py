@@ -1,4 +1,7 @@
-"""Finds the stages of a recipe that need what no stage before them makes. Nothing is loaded or built."""
+"""Finds the stages of a recipe that need what no stage before them makes, or score alone what that compares.
+
+Nothing is loaded or built.
+"""
 
 from __future__ import annotations
 

@@ -51,6 +51,13 @@ class Bandit(Selector):
         if self.pulls is not None and self.by == "halving":
             raise ValueError("pulls: halving trains each round's algorithms once; it is an option of `by: ucb`")
 
+    def fits_compared(self, option: str, called: str) -> None:
+        """Raises ValueError: a training has one response to a prompt."""
+        raise ValueError(
+            f"aggregation {called} compares the responses to a prompt, and each training is scored by one: take one "
+            "that scores each alone, such as mean"
+        )
+
     def build(self, run: Run) -> Choose:
         """It trains, and so it needs the run."""
         return lambda situation: self.choose(run, situation)

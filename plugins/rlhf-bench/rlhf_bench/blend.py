@@ -34,6 +34,13 @@ class Blend(Stage, makes={"policy"}, takes={"policy"}):
         if len(set(self.policies)) < len(self.policies):
             raise ValueError(f"policies: each once, got {', '.join(self.policies)}")
 
+    def fits_compared(self, option: str, called: str) -> None:
+        """Raises ValueError: a mixture has one response to a prompt."""
+        raise ValueError(
+            f"aggregation {called} compares the responses to a prompt, and each mixture is scored by one: take one "
+            "that scores each alone, such as mean"
+        )
+
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but the words of the mixture, which are opened like any policy's."""
         tried = {alpha: self.tried(run, alpha) for alpha in simplex(len(self.policies), self.grid)}

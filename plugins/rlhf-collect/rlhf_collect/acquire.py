@@ -93,10 +93,14 @@ def _diverse(valued: Sequence[tuple[float, Open]]) -> list[Open]:
 
 
 def predictions(model: Any, items: Sequence[Open]) -> tuple[Prediction, Prediction]:
-    """Of the first and the second answer of each item."""
+    """Of the first and the second answer of each item, which are scored in one call, each item by itself."""
     prompts = [one.prompt for one in items]
-    first, second = (model.predict(model.encode(prompts, [one.answers[place] for one in items])) for place in (0, 1))
-    return first, second
+    first, second = (model.encode(prompts, [one.answers[place] for one in items]) for place in (0, 1))
+    found, count = model.predict(first.beside(second)), len(items)
+    sides = slice(count), slice(count, None)
+    members = [None if found.members is None else found.members[side] for side in sides]
+    one, other = (Prediction(found.reward[side], members=own) for side, own in zip(sides, members, strict=True))
+    return one, other
 
 
 def _doubts(model: Any, by: str, items: Sequence[Open]) -> list[float]:

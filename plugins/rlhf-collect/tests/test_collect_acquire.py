@@ -14,20 +14,38 @@ from rlhf_collect.simulate import join
 from rlhf_collect.store.desk import Desk
 from studies import Browser, Never, pair, prefers_good, study
 
-from rlhf_plugins import DataError, Prediction
+from rlhf_plugins import DataError, Prediction, Samples
 
 
 class Rewards:
     """A reward model whose rewards of item n's answers differ by n, and whose members disagree by 10 - n."""
 
-    def encode(self, prompts: list[str], responses: list[str]) -> list[str]:
-        return responses
+    def encode(self, prompts: list[str], responses: list[str]) -> Samples:
+        return Samples(prompts, responses, [[0]] * len(prompts), [[0]] * len(prompts))
 
-    def predict(self, samples: list[str]) -> Prediction:
-        numbers = torch.tensor([float(text.split()[1]) for text in samples])
-        sign = torch.tensor([1.0 if text.startswith("good") else 0.0 for text in samples])
+    def predict(self, samples: Samples) -> Prediction:
+        numbers = torch.tensor([float(text.split()[1]) for text in samples.responses])
+        sign = torch.tensor([1.0 if text.startswith("good") else 0.0 for text in samples.responses])
         members = sign[:, None] * (10 - numbers[:, None]) * torch.tensor([1.0, -1.0])
         return Prediction(sign * numbers, members=members)
+
+
+class Beaten(Rewards):
+    """One half, and 0.1 for each letter by which a response is longer than the one that it is compared with."""
+
+    def predict(self, samples: Samples) -> Prediction:
+        groups, sizes = samples.groups(), [len(text) for text in samples.responses]
+        rows = list(zip(groups, sizes, strict=True))
+        gaps = [[own - other for at, other in rows if at == group] for group, own in rows]
+        assert all(len(gap) == 2 for gap in gaps), "each item by itself"
+        return Prediction(torch.tensor([0.5 + 0.1 * sum(gap) for gap in gaps]))
+
+
+def test_a_model_that_compares_is_asked_of_both_answers_to_an_item_at_once() -> None:
+    """Lengths differ by 1, 0 and 3, all to one prompt; alone each answer would have one half, and every margin 0."""
+    items = [Open(n, "who", "", pair) for n, pair in enumerate((("a", "ab"), ("abc", "abc"), ("abcd", "a")))]
+    first, second = acquire.predictions(Beaten(), items)
+    assert (first.reward - second.reward).tolist() == pytest.approx([-0.2, 0.0, 0.6])
 
 
 @pytest.fixture

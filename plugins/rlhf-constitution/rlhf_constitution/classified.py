@@ -11,7 +11,7 @@ from pydantic import Field
 from rlhf_constitution.outcome import Abstain, Ok, Outcome
 from rlhf_constitution.principle import JudgedAsWritten, Principle
 from rlhf_constitution.texts import Text
-from rlhf_plugins import Prediction, Reward, Run, hookimpl, uses
+from rlhf_plugins import Prediction, Reward, Run, fitting, hookimpl, uses
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,16 @@ class Classifier(Principle, as_written=True):
     center: Annotated[float, Field(description="the reward that has the value 1/2")] = 0.0
     scale: Annotated[float, Field(gt=0, description="how fast the value changes with the reward")] = 1.0
 
+    def fits_compared(self, option: str, called: str) -> None:
+        """Raises ValueError: a principle judges a response alone."""
+        raise ValueError(
+            f"aggregation {called} compares the responses to a prompt, and a principle judges one: take one that "
+            "scores each alone, such as mean"
+        )
+
     def build(self, run: Run) -> JudgedAsWritten:
         """Raises RunError as the reward does."""
-        score, policy = run.open("reward", run.spec(self.reward)), run.policy()
+        score, policy = fitting(self, "reward", run.open("reward", run.spec(self.reward))), run.policy()
 
         def judge(prompts: Sequence[Text], responses: Sequence[Text]) -> list[Outcome]:
             with policy:

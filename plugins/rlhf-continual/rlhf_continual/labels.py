@@ -63,9 +63,10 @@ def groups_of(asked: Asked, source: str, number: int) -> list[Group]:
 
 def right(reward: Any, asked: Asked) -> Share:
     """The share of the decided pairs that a reward model orders as the judge does; equal rewards count one half."""
-    prompts = [pair.prompt for pair, _ in asked.decided for _ in range(2)]
-    texts = [text for pair, _ in asked.decided for text in (pair.first, pair.second)]
-    rewards = reward.predict(reward.encode(prompts, texts)).reward.view(-1, 2).tolist()
+    prompts = [pair.prompt for pair, _ in asked.decided]
+    both = zip(*((pair.first, pair.second) for pair, _ in asked.decided), strict=True)
+    first, second = (reward.encode(prompts, list(texts)) for texts in both)
+    rewards = reward.predict(first.beside(second)).reward.view(2, -1).T.tolist()
     ordered = [
         0.5 if one == other else float((one > other) == (p > 0.5))
         for (one, other), (_, p) in zip(rewards, asked.decided, strict=True)

@@ -92,10 +92,11 @@ def strict(group: Group) -> list[Group]:
 
 def gaps(judge: Any, pairs: Sequence[Group]) -> dict[str, Gaps]:
     """Of the reward and of each of its dimensions, on every pair."""
-    samples = judge.encode([pair for pair in pairs for _ in range(2)], [r for pair in pairs for r in pair.responses])
-    found = judge.predict(samples)
+    better, worse = (judge.encode(pairs, [pair.responses[place] for pair in pairs]) for place in (0, 1))
+    found = judge.predict(better.beside(worse))
     each = {"reward": found.reward, **found.dimensions}
-    return {name: np.asarray(values[::2] - values[1::2], dtype=np.float64) for name, values in each.items()}
+    sides = {name: values.view(2, -1) for name, values in each.items()}
+    return {name: np.asarray(ours - theirs, dtype=np.float64) for name, (ours, theirs) in sides.items()}
 
 
 def row(of: str, other: str, one: Gaps, two: Gaps, images: npt.NDArray[Any], seed: int) -> Mapping[str, Any]:

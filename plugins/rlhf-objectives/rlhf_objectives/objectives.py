@@ -69,8 +69,9 @@ class Brevity(Reward):
 class Combined(Reward):
     """Several rewards, one member each, made one by an `aggregation`; their weighted sum is the reward `weighted`.
 
-    Members are in the order of `rewards`, all of equal accuracy. An aggregation that compares siblings is given all
-    responses of a batch to a prompt on which no member abstains. It abstains where a member does.
+    Members are in the order of `rewards`, all of equal accuracy. It abstains where a member does. An aggregation that
+    compares siblings is given all responses to a prompt on which no member abstains: a response that has none to be
+    compared with is refused, and it abstains where members do on all others.
     """
 
     rewards: tuple[Reward, ...] = uses("reward")
@@ -80,22 +81,45 @@ class Combined(Reward):
         if len(self.rewards) < 2:
             raise ValueError("rewards: at least two, or there is nothing to aggregate")
 
-    def build(self, run: Run) -> Any:
+    def build(self, run: Run) -> CombinedReward:
         """Raises RunError as its rewards do."""
-        parts: list[Any] = [reward.build(run) for reward in self.rewards]
+        called = run.spec(self.aggregation)["use"] if self.aggregation.compares_siblings else ""
+        return CombinedReward([reward.build(run) for reward in self.rewards], self.aggregation, called)
 
-        def score(samples: Samples) -> Prediction:
-            found = [part(samples) for part in parts]
-            members = torch.stack([each.reward for each in found])  # (M, B)
-            abstained = any_abstains(found)
-            heard = torch.ones(members.shape[1], dtype=torch.bool) if abstained is None else ~abstained
-            reward = members.new_zeros(members.shape[1])
-            if heard.any():
-                scores = MemberScores(members[:, heard], members.new_ones(len(members)), same(samples.prompts)[heard])
-                reward[heard] = self.aggregation(scores)
-            return Prediction(reward, abstained=abstained)
 
-        return score
+@dataclass(frozen=True)
+class CombinedReward:
+    """What it builds.
+
+    Args:
+        parts: the members.
+        aggregation: of their rewards.
+        compares: what a recipe calls it where it compares siblings; empty where it does not.
+    """
+
+    parts: Sequence[Any]
+    aggregation: Aggregation
+    compares: str
+
+    def __call__(self, samples: Samples) -> Prediction:
+        """Rewards. Raises RunError where responses are compared, and one has no other."""
+        groups = torch.tensor(samples.groups())
+        if self.compares and (alone := len(groups) - int(siblings(groups).sum())):
+            raise RunError(
+                f"aggregation {self.compares} compares the responses to a prompt, and {alone} of {len(groups)} have "
+                "no other to be compared with: score several together, or take one that scores each alone, such as mean"
+            )
+        found = [part(samples) for part in self.parts]
+        members = torch.stack([each.reward for each in found])  # (M, B)
+        abstained = any_abstains(found)
+        heard = torch.ones(members.shape[1], dtype=torch.bool) if abstained is None else ~abstained
+        if self.compares:
+            heard[heard.clone()] = siblings(groups[heard])
+        reward = members.new_zeros(members.shape[1])
+        if heard.any():
+            scores = MemberScores(members[:, heard], members.new_ones(len(members)), groups[heard])
+            reward[heard] = self.aggregation(scores)
+        return Prediction(reward, abstained=None if abstained is None else ~heard, compared=bool(self.compares))
 
 
 @dataclass(frozen=True)
@@ -134,7 +158,8 @@ def read_as(reward: Any, samples: Samples, prompts: Sequence[Any], cut: Cut) -> 
     """
     if list(prompts) != list(samples.prompts):
         if getattr(reward, "encoder", None) is not None:
-            samples = replace(reward.encode(prompts, samples.responses, cut(samples)), columns=samples.columns)
+            read = reward.encode(prompts, samples.responses, cut(samples))
+            samples = replace(read, columns=samples.columns, siblings=samples.siblings)
         else:
             samples = replace(samples, prompts=list(prompts))
     found: Prediction = reward(samples)
@@ -163,10 +188,10 @@ def any_abstains(found: Sequence[Prediction]) -> torch.Tensor | None:
     return torch.stack(silent).any(0) if silent else None
 
 
-def same(prompts: Sequence[Any]) -> torch.Tensor:
-    """A number for each prompt, (B,), equal where the prompts are."""
-    numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(repr(prompt), len(numbers)) for prompt in prompts])
+def siblings(groups: torch.Tensor) -> torch.Tensor:
+    """Whether another response is in the group of each, (B,)."""
+    _, place, count = groups.unique(return_inverse=True, return_counts=True)
+    return count[place] > 1
 
 
 @hookimpl

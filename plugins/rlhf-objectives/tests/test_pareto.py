@@ -63,6 +63,16 @@ def test_members_are_aggregated_by_hand(run: Any) -> None:
         rewards(run, "combined", "ant", rewards=["gold"], aggregation="mean")
 
 
+def test_what_is_compared_needs_another_and_a_judge_takes_each_pair_by_itself(run: Any) -> None:
+    """By brevity the first wins in the first pair and loses in the second; both are to one prompt."""
+    both = {"rewards": ["brevity", "gold"], "aggregation": "lexicographic"}
+    with pytest.raises(RunError, match="aggregation lexicographic compares .* 1 of 1 have no other"):
+        rewards(run, "combined", "ant", **both)
+    judge = component("judge", "reward", reward={"use": "combined", **both}).build(run)
+    verdicts = judge(["who "] * 2, ["ant", "ant bee gas"], ["ant bee", "ant bee"])
+    assert [one.probability for one in verdicts] == [1.0, 0.0]
+
+
 @dataclass(frozen=True)
 class Shy(Reward):
     """1 for each response; it abstains on an empty one, with a number that means nothing."""
@@ -81,6 +91,7 @@ def test_an_answer_on_which_a_member_abstains_is_no_sibling(run: Any) -> None:
     found = both.build(run)(samples("ant bee", "ant", ""))
     assert found.reward.tolist() == [0.0, 1.0, 0.0]
     assert found.abstained.tolist() == [False, False, True]
+    assert both.build(run)(samples("ant", "")).abstained.tolist() == [True, True]  # the first has no other left
 
 
 @pytest.fixture(scope="module")

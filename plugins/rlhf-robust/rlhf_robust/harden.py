@@ -38,15 +38,21 @@ class Attack(NamedTuple):
     changes: int
 
     def __call__(self, pairs: Sequence[Group], judge: Any, rng: np.random.Generator) -> list[Group]:
-        """The pairs, each with the version of its rejected response that has the largest reward of all seen."""
-        every, now, best = list(CHANGES.values()), list(pairs), rewards(pairs, judge, 1)
+        """The pairs, each with the version of its rejected response that has the largest reward of all seen.
+
+        The versions of a step are scored in one call with the one that they are made of, for a judge that compares.
+        """
+        every, now = list(CHANGES.values()), list(pairs)
         for _ in range(self.changes):
-            tried = [version(pair, every[i % len(every)], rng) for pair in now for i in range(self.candidates)]
-            found = rewards(tried, judge, 1).reshape(len(now), -1)
-            for number, place in enumerate(found.argmax(1).tolist()):
-                if found[number, place] > best[number]:
-                    now[number], best[number] = tried[number * self.candidates + place], found[number, place]
+            tried = [[pair, *self._versions(pair, every, rng)] for pair in now]
+            found = rewards([one for versions in tried for one in versions], judge, 1 + self.candidates).reshape(
+                len(now), -1
+            )
+            now = [versions[best] for versions, best in zip(tried, found.argmax(1).tolist(), strict=True)]
         return now
+
+    def _versions(self, pair: Group, every: Sequence[Any], rng: np.random.Generator) -> list[Group]:
+        return [version(pair, every[i % len(every)], rng) for i in range(self.candidates)]
 
 
 @dataclass(frozen=True)
@@ -128,17 +134,20 @@ def changed(response: Any, change: Any, rng: np.random.Generator) -> Any:
     return [*response[:-1], {**response[-1], "content": change(str(response[-1]["content"]), rng)}]
 
 
-def rewards(pairs: Sequence[Group], judge: Any, place: int) -> np.ndarray:
-    """(pairs,) of the chosen responses, place 0, or of the rejected ones, place 1."""
-    samples = judge.encode(pairs, [pair.responses[place] for pair in pairs])
-    found: np.ndarray = judge.predict(samples).reward.double().cpu().numpy()
+def rewards(pairs: Sequence[Group], judge: Any, each: int) -> np.ndarray:
+    """(pairs,) of the rejected responses, of which every `each` are compared with one another alone."""
+    samples = judge.encode(pairs, [pair.responses[1] for pair in pairs])
+    groups = [place // each for place in range(len(pairs))]
+    found: np.ndarray = judge.predict(replace(samples, siblings=groups)).reward.double().cpu().numpy()
     return found
 
 
 def accuracy(pairs: Sequence[Group], judge: Any) -> float:
     """The share of pairs in whose chosen response the judge sees more; a tie counts one half."""
-    chosen, rejected = (rewards(pairs, judge, place) for place in (0, 1))
-    return float(np.where(chosen == rejected, 0.5, chosen > rejected).mean())
+    chosen, rejected = (judge.encode(pairs, [pair.responses[place] for pair in pairs]) for place in (0, 1))
+    found: np.ndarray = judge.predict(chosen.beside(rejected)).reward.double().cpu().numpy()
+    ours, theirs = found.reshape(2, -1)
+    return float(np.where(ours == theirs, 0.5, ours > theirs).mean())
 
 
 @hookimpl

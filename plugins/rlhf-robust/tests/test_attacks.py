@@ -62,6 +62,24 @@ def test_an_attack_goes_on_from_the_worst_version() -> None:
     assert accuracy(found[3], LikesLength()) == 0.0
 
 
+class Beats(LikesLength):
+    """The share of the others in its group that a response is longer than; alone it would have one half."""
+
+    def predict(self, samples: Samples) -> Prediction:
+        rows = list(zip(samples.groups(), (len(text.split()) for text in samples.responses), strict=True))
+        others = [[(own > other) + 0.5 * (own == other) for at, other in rows if at == group] for group, own in rows]
+        assert all(len(one) > 1 for one in others), "none is alone"
+        return Prediction(torch.tensor([(sum(one) - 0.5) / (len(one) - 1) for one in others]))
+
+
+def test_a_judge_that_compares_is_attacked_and_measured_as_one_of_the_same_order() -> None:
+    """Of two pairs of one prompt, of which neither is scored beside the other's responses."""
+    pairs = [Group("p", ("red. " * 11, "red."), (0, 1)), Group("p", ("red.", ""), (0, 1))]
+    by_share, by_length = (Attack(6, 3)(pairs, judge, np.random.default_rng(0)) for judge in (Beats(), LikesLength()))
+    assert by_share == by_length != pairs
+    assert [accuracy(rows, Beats()) for rows in (pairs, by_share)] == [1.0, 0.0]
+
+
 def test_a_version_that_pleases_less_is_not_kept() -> None:
     class LikesBrevity(LikesLength):
         def predict(self, samples: Samples) -> Prediction:

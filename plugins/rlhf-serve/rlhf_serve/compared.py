@@ -42,10 +42,11 @@ def pairs_of(file: str) -> tuple[list[Group], int]:
 def measured(model: RewardModel, pairs: Sequence[Group]) -> Measured:
     """Raises DataError where the model cannot read a response."""
     assert model.module is not None  # it was loaded
-    asked = [pair for pair in pairs for _ in pair.responses]
-    samples = model.encode(asked, [each for pair in pairs for each in pair.responses])  # type: ignore[attr-defined]
-    rewards = model.predict(samples).reward.tolist()
-    return Measured(weight_bytes(model.module), rewards[::2], rewards[1::2])
+    better, worse = (
+        model.encode(pairs, [pair.responses[place] for pair in pairs])  # type: ignore[attr-defined]
+        for place in (0, 1)
+    )
+    return Measured(weight_bytes(model.module), *model.predict(better.beside(worse)).reward.view(2, -1).tolist())
 
 
 def weight_bytes(module: nn.Module) -> int:

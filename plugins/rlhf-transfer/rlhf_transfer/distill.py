@@ -109,7 +109,13 @@ class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed",
             raise RunError(
                 f"{self.name}: nothing to judge by: no true reward, and no earlier stage made a reward model"
             )
-        return run.reward().predict
+        judge: Any = run.reward()
+        if judge.compares:
+            raise RunError(
+                f"{self.name}: aggregation {judge.compares} compares the responses to a prompt, and each policy's are "
+                "scored alone: let the last reward model be one that does so, such as an ensemble with aggregation mean"
+            )
+        return judge.predict
 
     def _answers(self, policy: Any, prompts: Any, seed: int, count: int = 1) -> Samples:
         options = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}

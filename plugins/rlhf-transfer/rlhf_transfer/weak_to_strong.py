@@ -107,7 +107,8 @@ def scores(run: Run, spec: Any, groups: Sequence[Group]) -> list[list[float]]:
     judge = run.open("reward", spec)
     asked = [group for group in groups for _ in group.responses]
     texts = [text for group in groups for text in group.responses]
-    found = iter(judge.predict(judge.encode(asked, texts)).reward.tolist())
+    of_group = [place for place, group in enumerate(groups) for _ in group.responses]  # compared, if by a vote
+    found = iter(judge.predict(replace(judge.encode(asked, texts), siblings=of_group)).reward.tolist())
     return [[next(found) for _ in group.responses] for group in groups]
 
 

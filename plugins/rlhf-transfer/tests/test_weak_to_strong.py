@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 import torch
 from rlhf_transfer.labels import labelled, pairs, right, split
 from rlhf_transfer.recovered import accuracy, recovered
+from rlhf_transfer.weak_to_strong import scores
 
-from rlhf_plugins import Comparison, Group, PluginError, RankedScores, RunError, component
+from rlhf_plugins import Comparison, Group, PluginError, Prediction, RankedScores, RunError, Samples, component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 TRAINER = {"max_steps": 20, "learning_rate": 1e-2, "per_device_train_batch_size": 16, "disable_tqdm": True}
@@ -159,3 +161,19 @@ def test_few_prompts_have_the_intervals_of_student() -> None:
     assert accuracy(student, prompts) == by_hand
     assert recovered(np.zeros(16), student, np.ones(16), prompts) == by_hand
     assert np.isnan(accuracy(np.array([1.0, 0.0]), np.zeros(2, dtype=np.int64))[1:]).all()
+
+
+def test_the_responses_of_a_row_are_compared_with_one_another_alone() -> None:
+    """Both rows are to one prompt; a judge that compares would rank the second pair beside the first."""
+
+    class Ranks:
+        def encode(self, asked: Any, texts: Any) -> Samples:
+            return Samples([group.prompt for group in asked], texts, [[0]] * len(texts), [[0]] * len(texts))
+
+        def predict(self, samples: Samples) -> Prediction:
+            rows = list(zip(samples.groups(), map(len, samples.responses), strict=True))
+            return Prediction(torch.tensor([float(sum(o > e for at, e in rows if at == row)) for row, o in rows]))
+
+    run: Any = SimpleNamespace(open=lambda *_: Ranks())
+    groups = [Group("p", ("aaaa", "aaa")), Group("p", ("a", "aa"))]
+    assert scores(run, {}, groups) == [[1.0, 0.0], [0.0, 1.0]]

@@ -18,7 +18,7 @@ from rlhf_watch.probe.reading import of_file
 from typer import Typer
 from typer.testing import CliRunner
 
-from rlhf_plugins import Base, DataError, Group, component, open_run, run_recipe
+from rlhf_plugins import Base, DataError, Group, RlhfError, check_recipe, component, open_run, run_recipe
 from rlhf_plugins.testing import tiny_base
 
 PAIRS = [Group(f"p{i}", (f"good question. it is {i}.", "no.")) for i in range(4)]
@@ -76,6 +76,16 @@ def test_a_reward_that_compares_siblings_has_an_effect_of_position() -> None:
 
     found = effects(PAIRS, first_wins)["position"]
     assert (found.effect.value, found.responses, found.effect.shown) == (-1, 8, True)
+
+
+@pytest.mark.parametrize("monitor", [False, True])
+def test_a_vote_is_no_reward_of_one_response_that_a_probe_or_an_audit_reads(monitor: bool) -> None:
+    votes = {"stage": "reward_ensemble", "aggregation": "vote"}
+    audited = {"stage": "online", "reward": "gold", "monitors": [{"use": "reward_gap", "audit": "model"}]}
+    with pytest.raises(RlhfError, match="aggregation vote compares the responses to a prompt, and a(n audit| probe)"):
+        check_recipe({"base": "sandbox", "data": "sandbox", "stages": [votes, audited if monitor else "probe"]})
+    mean = {**votes, "aggregation": "mean"}
+    check_recipe({"base": "sandbox", "data": "sandbox", "stages": [mean, audited if monitor else "probe"]})
 
 
 @pytest.mark.slow

@@ -167,10 +167,11 @@ def test_files_of_prompts_are_compared_in_words(tmp_path: Path) -> None:
 
 
 class LongerIsBetter(Judge):
-    """Its reward is the length of a response."""
+    """1 for the longer one of the two responses of a row, which it is given together; alone each would tie."""
 
     def predict(self, samples: Samples) -> Prediction:
-        return Prediction(torch.tensor([float(len(text)) for text in samples.responses]))
+        rows = list(zip(samples.groups(), map(len, samples.responses), strict=True))
+        return Prediction(torch.tensor([float(sum(own > each for at, each in rows if at == row)) for row, own in rows]))
 
 
 def test_accuracy_is_printed_by_topic_where_pairs_were_judged(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from rlhf_plugins import Monitor, Prediction, Reward, RewardUnavailable, Run, Step, hookimpl, uses
+from rlhf_plugins import Monitor, Prediction, Reward, RewardUnavailable, Run, Step, fitting, hookimpl, uses
 from rlhf_watch.alarms.departures import Gap
 from rlhf_watch.alarms.watched import Watched, Watching
 
@@ -40,9 +40,16 @@ class RewardGap(Watched):
         if (self.action in ("scale_lr", "scale_kl")) == (self.factor == 1.0):
             raise ValueError("factor: goes with `action: scale_lr` or `scale_kl`, of which 1 changes nothing")
 
+    def fits_compared(self, option: str, called: str) -> None:
+        """Raises ValueError: the responses that are audited are any of a rollout."""
+        raise ValueError(
+            f"aggregation {called} compares the responses to a prompt, and an audit scores single ones: take one that "
+            "scores each alone, such as mean"
+        )
+
     def build(self, run: Run) -> Watching:
         """Raises RunError where the audit cannot be built."""
-        gap, judge = Gap(self.first), self.audit.build(run)
+        gap, judge = Gap(self.first), fitting(self, "audit", self.audit.build(run))
 
         def add(step: Step) -> bool:
             places = self.picked(step, gap.wanted or self.each, run.seed)

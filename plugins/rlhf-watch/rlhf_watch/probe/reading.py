@@ -24,6 +24,10 @@ def probed(model: str, file: Path | None, rows: int, asked: Sequence[Interventio
     """
     groups = list(of_file(file)) if file is not None else _held_out(model)
     judge: Any = load_reward_model(model)
+    if judge.compares:
+        raise RunError(
+            f"{model}: aggregation {judge.compares} compares the responses to a prompt, and a probe changes one"
+        )
     reward = Asked(judge, judge.encode, judge.encoder.tokenizer)
     return probe([group for group in groups if group.responses][:rows], reward, asked, reward.reads)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rlhf_plugins import DataFormat, Reward, Run, RunError, Section, Stage, StageResult, hookimpl, uses
+from rlhf_plugins import DataFormat, Reward, Run, RunError, Section, Stage, StageResult, fitting, hookimpl, uses
 from rlhf_watch.explain.stage import Explain
 from rlhf_watch.probe.interventions import FILLERS, OPENERS, interventions
 from rlhf_watch.probe.probing import probe
@@ -38,6 +38,13 @@ class Probe(Stage):
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "probe"
 
+    def fits_compared(self, option: str, called: str) -> None:
+        """Raises ValueError: a change is of one response."""
+        raise ValueError(
+            f"aggregation {called} compares the responses to a prompt, and a probe changes one: take one that "
+            "scores each alone, such as mean"
+        )
+
     def run(self, run: Run) -> StageResult:
         """Leaves its table in the report, and its numbers among the metrics.
 
@@ -48,7 +55,7 @@ class Probe(Stage):
         groups = [group for group in run.data.test if group.responses][: self.rows]
         if not groups:
             raise RunError("probe: no held-out group has a response")
-        judge: Any = run.open("reward", run.spec(self.reward))
+        judge: Any = fitting(self, "reward", run.open("reward", run.spec(self.reward)))
         own = getattr(judge, "encoder", None)
         reader: Any = judge if own is not None else run.policy()
         tokenizer = own.tokenizer if own is not None else None  # a function reads text

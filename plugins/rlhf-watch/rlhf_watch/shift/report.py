@@ -107,8 +107,10 @@ def by_topic(texts: Texts, judge: Any, column: str) -> Iterator[str]:
         needs = f"rows with `chosen` and `rejected`, as people judged them, and a column {column!r}, or another `--by`"
         yield f"accuracy by {column}: not known; it needs {needs}"
         return
-    rewards = [_rewards(judge, rows, name) for name in ("chosen", "rejected")]
-    scored = [{**row, "rewards": pair} for row, pair in zip(rows, zip(*rewards, strict=True), strict=True)]
+    prompts = [row["prompt"] for row in rows]
+    chosen, rejected = (judge.encode(prompts, [row[name] for row in rows]) for name in ("chosen", "rejected"))
+    pairs = judge.predict(chosen.beside(rejected)).reward.view(2, -1).T.tolist()
+    scored = [{**row, "rewards": pair} for row, pair in zip(rows, pairs, strict=True)]
     topics = {str(row[column]) for row in rows}
     if len(topics) == 1:
         units = by_prompt(scored, column)
@@ -119,10 +121,3 @@ def by_topic(texts: Texts, judge: Any, column: str) -> Iterator[str]:
     found = accuracies(scored, column)
     yield from table(f"accuracy by {column}", found, "prompts")
     yield worse(found)
-
-
-def _rewards(judge: Any, rows: list[dict[str, Any]], name: str) -> list[float]:
-    found: list[float] = judge.predict(
-        judge.encode([row["prompt"] for row in rows], [row[name] for row in rows])
-    ).reward.tolist()
-    return found
