@@ -61,5 +61,6 @@ OF_GRPO_CONFIG = {  # -> what does it here
     "loss_type": "is the estimator, the clipping and the reduction here: write `advantage: grpo` and `reduction: "
     "responses` for grpo, `reduction: tokens` for dapo, `advantage: dr_grpo` and `reduction: {use: constant, "
     "length: 512}` for dr_grpo",
+    "mask_truncated_completions": "is an option of the stage here: write `truncated: drop`",
     "scale_rewards": "is the estimator here: write `advantage: grpo`, or `advantage: dr_grpo` for false",
 }

@@ -25,6 +25,7 @@ from rlhf_plugins.trainers.ppo.options import (
     Oversight,
     Table,
     Value,
+    no_groups,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ AS_THEY_ARE = (
     "turns",
     "turn_discount",
     "abstained",
+    "equal_groups",
+    "truncated",
     "tokens_per_batch",
 )
 
@@ -108,6 +111,14 @@ class Online(
         Field(description="where the reward abstains: leave the response out, stop, or ask the reward `fallback`"),
     ] = "drop"
     fallback: Reward | None = uses("reward", optional=True)
+    equal_groups: Annotated[
+        Literal["keep", "drop"],
+        Field(description="`drop` leaves the responses to a prompt out of the loss where all their rewards are equal"),
+    ] = "keep"
+    truncated: Annotated[
+        Literal["keep", "drop"],
+        Field(description="`drop` leaves responses that were cut at `max_completion_length` out of the loss"),
+    ] = "keep"
     table: Table = Table()
     from_: From = "previous"
     reference: Reference = "start"
@@ -125,6 +136,8 @@ class Online(
             raise ValueError(f"value: {NO_VALUES}")
         if (self.abstained == "fallback") != (self.fallback is not None):
             raise ValueError("fallback: a second reward goes with `abstained: fallback`; write both or neither")
+        if self.equal_groups == "drop" and (why := no_groups(self.advantage)):
+            raise ValueError(f"equal_groups: {why}; leave it out")
         if self.kl is None and self.reference != "start":
             raise ValueError(f"reference: {self.reference}, but with `kl: none` nothing reads it; leave it out")
         self._check_turns()
@@ -282,7 +295,7 @@ class Online(
         leave(trainer, backbone, run.folder)
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
-            report=ReportParts(left_out=left_out, rollouts=trainer.rollouts_shown, notes=notes),
+            report=ReportParts(left_out=left_out | trainer.unlearned, rollouts=trainer.rollouts_shown, notes=notes),
             sections=trainer.monitors.sections(),
             curves=curves.curves,
             metrics=spent.metrics,

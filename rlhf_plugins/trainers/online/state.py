@@ -16,7 +16,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.ppo import kl_file
 from rlhf_plugins.trainers.rates import give_rate
 
-STATE = ("_step", "_experience", "_kl_coef", "_trains", "_skips")
+STATE = ("_step", "_experience", "_kl_coef", "_trains", "_skips", "_unlearned")
 
 
 class KeepsRollout:
@@ -62,6 +62,12 @@ class KeepsRollout:
                 measured = self._constraint.state_dict()
                 self._constraint.use(self._experience.batches if self._experience else None)
                 self._constraint.load_state_dict(measured)
+
+    @property
+    def unlearned(self: Any) -> dict[str, int]:
+        """How many responses were left out of the loss, by reason in words."""
+        words = {"equal_siblings": "all to the prompt score alike", "truncated": "cut at max_completion_length"}
+        return {f"response out of the loss: {words[name]}": count for name, count in self._unlearned.items()}
 
     def stateful(self: Any) -> dict[str, Any]:
         """What a checkpoint asks for a state beside its own."""

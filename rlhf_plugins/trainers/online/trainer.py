@@ -10,8 +10,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import inf
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from torch import Tensor
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.guards import named
-from rlhf_plugins.contract.interfaces import KL
 from rlhf_plugins.contract.run import Step
 from rlhf_plugins.data.batches.chat import rendering
 from rlhf_plugins.data.batches.groups import COLUMNS, batch_prompts
@@ -33,7 +30,7 @@ from rlhf_plugins.engine.sampler_log_probs import noted_log_probs
 from rlhf_plugins.engine.sampling import end_tokens
 from rlhf_plugins.engine.weights.loading import positions, use_fast_paths
 from rlhf_plugins.engine.weights.shards import gathered
-from rlhf_plugins.errors import DataError, PluginError, RunError
+from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.trainers.arguments import prepare
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
@@ -44,7 +41,7 @@ from rlhf_plugins.trainers.online.rewards import ForTRL, OneReward, RewardFuncti
 from rlhf_plugins.trainers.online.state import KeepsRollout
 from rlhf_plugins.trainers.online.way import OnlineOptions, check, ends_asked, objective_of, obstacle_of
 from rlhf_plugins.trainers.ppo import importance, oversight, sampling, step
-from rlhf_plugins.trainers.ppo.constraint import constrain
+from rlhf_plugins.trainers.ppo.constraint import adapted, constrain
 from rlhf_plugins.trainers.ppo.critic import Critic, without_critic
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
 from rlhf_plugins.trainers.ppo.models import Models
@@ -156,6 +153,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         self._trains = False  # whether this optimizer step has anything to learn from
         self._step_numbers: dict[str, float] = defaultdict(float)  # sums over this optimizer step so far
         self._updates: dict[str, list[float]] = defaultdict(list)  # numbers of the updates since the last rollout
+        self._unlearned: dict[str, int] = {}  # responses that were left out of the loss so far, by reason
         self._skips: list[float] = []  # of each optimizer step so far: 1 where it was skipped
 
     def _end_turns(self) -> None:
@@ -304,6 +302,9 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
             talks = self._rollouts.conversations(self, samples)
             scored = self._rollouts.score(talks, self._rollouts.greedy(self, samples))
         numbers = {name: float(n) for name, n in scored.left_out.items() if n}
+        for name, rows in scored.unlearned.items():
+            numbers[name] = float(rows.sum())
+            self._unlearned[name] = self._unlearned.get(name, 0) + int(numbers[name])
         if self._objective.turns:
             numbers |= of_conversations(talks, scored.rewards)
         if self._objective.kl is not None:
@@ -321,10 +322,11 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         self._note(**(self._theirs.without_these(numbers) if self._theirs else numbers))
         note_completions(self, rollout, self._asked.each[list(rollout.rewards.places)], self.reward_func_names)
         if self._objective.kl is not None:
-            self._kl_coef = _adapted(self._objective.kl, self._kl_coef, numbers["kl"], len(rollout.mask))
+            self._kl_coef = adapted(self._objective.kl, self._kl_coef, numbers["kl"], len(rollout.mask))
         self._show(oversight.step_of(rollout, self._updates, numbers))
         self._updates.clear()
-        return None if self._skips_equal and rollout.equal_rewards else rollout
+        skips = self._skips_equal and rollout.equal_rewards
+        return None if skips or not any(map(len, rollout.steps)) else rollout
 
     def has_room(self, conversation: Any) -> bool:
         """Whether there is room for a response to a conversation so far.
@@ -390,11 +392,3 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns: list[str] = [*{*self._signature_columns, COLUMNS}]
-
-
-def _adapted(term: KL, coef: float, kl: float, episodes: int) -> float:
-    """The next coefficient. Raises PluginError if it is no finite number of 0 or more."""
-    found = term.adapted(coef, kl, episodes)
-    if not (isinstance(found, Real) and 0 <= found < inf):
-        raise PluginError(f"{named(term)} adapted its coefficient to {found!r}, not to a finite number of 0 or more")
-    return float(found)

@@ -25,6 +25,7 @@ from rlhf_plugins.trainers.ppo.options import (
     Turns,
     Value,
     no_conversations,
+    no_groups,
 )
 from rlhf_plugins.trainers.scripted import environment_of
 
@@ -72,6 +73,8 @@ class OnlineOptions:
     max_length: int | None = None  # tokens of a conversation; None is what the model takes
     abstained: Literal["drop", "stop", "fallback"] = "drop"
     fallback: Reward | Callable[[Any], Any] | None = None
+    equal_groups: Literal["keep", "drop"] = "keep"  # in the loss, where all responses to a prompt score alike
+    truncated: Literal["keep", "drop"] = "keep"  # in the loss, where a response did not end by itself
     tokens_per_batch: int | None = TOKENS_PER_BATCH  # most in memory at once, padding included; None is no limit
     keep_groups: bool = False  # minibatches hold the responses to a prompt together, as far as they divide; TRL mixes
     skip_equal: bool = False  # a rollout of equal rewards changes no weight; TRL steps with gradients of 0
@@ -100,6 +103,8 @@ def check(own: OnlineOptions, given: Mapping[str, Any]) -> None:
         raise RunError("fallback= is a second reward, and goes with abstained='fallback': give both or neither")
     if own.value is not None and not (own.advantage and own.advantage.reads_values):
         raise RunError("value= is of a critic, and the advantage reads no values: leave it out")
+    if own.equal_groups == "drop" and (reason := no_groups(own.advantage)):
+        raise RunError(f"equal_groups={reason}: leave it out")
     if (own.environment is None) != (own.turns == 1):
         raise RunError("environment= writes what follows a response, and turns= says how often: give both or neither")
     if own.environment is None and (own.turn_discount != 1 or own.max_length is not None):
@@ -155,6 +160,8 @@ def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback:
         exploration=own.exploration,
         turns=Turns(environment_of(own.environment), own.turns, own.turn_discount) if own.environment else None,
         abstains=own.abstained != "stop",
+        keeps_equal=own.equal_groups == "keep",
+        keeps_truncated=own.truncated == "keep",
         fallback=fallback,
     )
 

@@ -1,16 +1,22 @@
-"""A hard limit on the policy's KL to the reference, which no optimizer step passes. It knows no loss and no reward."""
+"""The policy's KL to the reference: a hard limit that no optimizer step passes, and the next coefficient of the term.
+
+It knows no loss and no reward.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import KL
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.trainers.steps.micro_batches import stepping, steps_in_backward
 
 if TYPE_CHECKING:
@@ -93,3 +99,11 @@ def constrain(trainer: Any, kl: KL, models: Models) -> Constraint:
     made = Constraint(kl, models, own, trainer.note_update)
     trainer.add_callback(made)
     return made
+
+
+def adapted(term: KL, coef: float, kl: float, episodes: int) -> float:
+    """The next coefficient. Raises PluginError if it is no finite number of 0 or more."""
+    found = term.adapted(coef, kl, episodes)
+    if not (isinstance(found, Real) and 0 <= found < inf):
+        raise PluginError(f"{named(term)} adapted its coefficient to {found!r}, not to a finite number of 0 or more")
+    return float(found)

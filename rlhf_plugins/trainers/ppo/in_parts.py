@@ -85,21 +85,28 @@ def _with_others(trainer: Any, prompts: Sequence[Any], another: Any) -> list[Any
 
 
 def computed(
-    rollouts: Rollouts, samples: Samples, steps: Sequence[Tensor]
+    rollouts: Rollouts, samples: Samples, steps: Sequence[Tensor], others: Tensor
 ) -> tuple[tuple[tuple[MicroBatch, ...], ...], list[MicroBatch], list[Computed]]:
-    """The micro-batches of each training step, those that are learned from, and the outputs for each of these.
+    """The micro-batches of each training step; those that are learned from, then others; the outputs for each of these.
 
     Where they do not fit into memory they are cut smaller, from then on.
+
+    Args:
+        rollouts: that cut and compute.
+        samples: of a rollout.
+        steps: the rows (b,) of each training step.
+        others: rows that no step learns from.
 
     Raises:
         RunError: one response does not fit, or a minibatch that a component needs whole.
     """
     while True:
         parts = rollouts.parts(samples, steps)
-        batches = [batch for part in parts for batch in part if batch.counts]
+        learned = [batch for part in parts for batch in part if batch.counts]
+        batches = [*learned, *rollouts.micro_batches(samples, others[processes.share(len(others))])]
         if processes.count() > 1:
             return parts, batches, [rollouts.compute(each.batch, keep=False) for each in batches]
-        found, reason = attempted(_outputs, rollouts, batches)
+        found, reason = attempted(_outputs, rollouts, batches, len(learned))
         if found is not None:
             return parts, batches, found
         release_memory()
@@ -110,8 +117,26 @@ def computed(
         warn(SMALLER, largest, largest // 2)
 
 
-def _outputs(rollouts: Rollouts, batches: Sequence[MicroBatch]) -> list[Computed]:
-    return [rollouts.compute(each.batch, keep=len(batches) == 1) for each in batches]
+def _outputs(rollouts: Rollouts, batches: Sequence[MicroBatch], learned: int) -> list[Computed]:
+    """With the graph of the only one that is learned from, which is the first."""
+    keep = learned == 1
+    return [rollouts.compute(each.batch, keep=keep and not place) for place, each in enumerate(batches)]
+
+
+def joined(rows: Sequence[Tensor], parts: Sequence[TokenTensors], device: torch.device) -> TokenTensors:
+    """The tensors of the micro-batches of all processes as whole ones, in the order of sampling."""
+    if processes.count() > 1:
+        own_parts = [{name: tensor.cpu() for name, tensor in part.items()} for part in parts]
+        every = processes.gathered(([own.cpu() for own in rows], own_parts))
+        rows = [own.to(device) for own in processes.joined([own for own, _ in every])]
+        cut = processes.joined([part for _, part in every])
+        parts = [{name: tensor.to(device) for name, tensor in part.items()} for part in cut]
+    shape = sum(map(len, rows)), max(part["mask"].shape[1] for part in parts)
+    whole = {name: torch.zeros(shape, dtype=t.dtype, device=t.device) for name, t in parts[0].items()}
+    for own, part in zip(rows, parts, strict=True):
+        for name, tensor in part.items():
+            whole[name][own, : tensor.shape[1]] = tensor
+    return whole
 
 
 def halves(rollouts: Rollouts, samples: Samples, part: MicroBatch) -> list[MicroBatch]:

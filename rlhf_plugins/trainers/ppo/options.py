@@ -117,6 +117,8 @@ class Objective:
     exploration: Exploration | None = None
     turns: Turns | None = None  # None: a rollout is single responses
     abstains: bool = True  # whether the reward may abstain; the responses are then left out
+    keeps_equal: bool = True  # whether groups whose scores are all equal are in the loss
+    keeps_truncated: bool = True  # whether responses that did not end by themselves are in the loss
     fallback: Callable[[Samples], Prediction] | None = None  # scores the responses for which `score` abstains
     weighs_kl: bool = False  # whether KL in the loss is times r, which makes it unbiased (DeepSeek-AI 2025, V3.2)
     correction: Correction | None = None  # for another sampler than the policy
@@ -129,6 +131,13 @@ class Objective:
         pulls = self.kl is not None and self.kl.coef != 0
         grouped = self.advantage.min_group > 1 and not self.advantage.uses_batch_mates
         return grouped and not pulls and not self.entropy_coef
+
+
+def no_groups(advantage: Advantage | None) -> str:
+    """Why equal groups cannot be left out, in words that follow the option; empty where they can."""
+    if advantage is None or advantage.min_group > 1:
+        return ""
+    return "drop leaves out responses that differ from no other to their prompt, and the advantage compares none"
 
 
 def no_conversations(advantage: Advantage | None, use_vllm: bool) -> str:

@@ -111,10 +111,11 @@ def warned_of_skips(trainer: Any) -> tuple[str, ...]:
     count = nothing_learned(trainer._skips, of_each)
     if not count or count < _OFTEN * total:
         return ()
+    cut = ", or no response ended by itself" if trainer._unlearned.get("truncated") else ""
     start = ": the policy is its start" if count == total else ""
     note = (
         f"{count} of {total} updates were skipped, since all rewards of their rollouts were equal, or none was "
-        f"given{start}. Look at the reward, or sample at a higher temperature."
+        f"given{cut}{start}. Look at the reward, or sample at a higher temperature."
     )
     logger.warning("%s", note)
     return (note,)

@@ -35,7 +35,7 @@ from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.ppo import in_parts
 from rlhf_plugins.trainers.ppo.options import Objective
-from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, Scorer, with_later_turns
+from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, Scorer, equal_siblings, unlearned, with_later_turns
 from rlhf_plugins.trainers.ppo.step import loss_weights, token_weights, weights_alike
 from rlhf_plugins.trainers.steps.micro_batches import evened
 
@@ -56,6 +56,13 @@ class Scored:
     within_groups: bool  # whether nothing but the other responses to its prompt decides what a score is worth
     sampled: int  # conversations in all, each of one response but where an environment goes on
     left_out: Mapping[str, int]  # how many were left out, by reason
+    unlearned: Mapping[str, Tensor]  # (B,) True at those that are only left out of the loss, by reason
+
+    @property
+    def learned(self) -> Tensor:
+        """Whether each is learned from, (B,) on the CPU."""
+        left_out = sum(self.unlearned.values(), torch.zeros_like(self.group, dtype=torch.bool))
+        return ~left_out.cpu()
 
     @property
     def equal_rewards(self) -> bool:
@@ -64,10 +71,9 @@ class Scored:
         That is its baseline, where there is one, or the scores of the other responses: to its prompt, or all.
         """
         scores, other = self.rewards.scores, self.baseline
-        if other is None:
-            group = self.group.unique(return_inverse=True)[1] if self.within_groups else torch.zeros_like(self.group)
-            other = torch.empty_like(scores).scatter_(0, group, scores)[group]  # one score of each group
-        return not self.rewards.by_token and len(scores) > 1 and bool((scores == other).all())
+        group = self.group if self.within_groups else torch.zeros_like(self.group)
+        equal = equal_siblings(scores, group) if other is None else scores == other
+        return not self.rewards.by_token and len(scores) > 1 and bool(equal.all())
 
 
 @dataclass(frozen=True)
@@ -226,10 +232,13 @@ class Rollouts:
         sizes = Counter(paired.values())
         kept = {row: i for row, i in paired.items() if sizes[i] >= aim.advantage.min_group}
         taken, device = samples.take([found.places[row] for row in kept]), self.models.policy.device
+        rewards = found.take(list(kept), max(map(len, taken.response_ids), default=0)).to(device)
+        group = torch.tensor(list(kept.values()), device=device)
         return Scored(
             samples=taken,
-            rewards=found.take(list(kept), max(map(len, taken.response_ids), default=0)).to(device),
-            group=torch.tensor(list(kept.values()), device=device),
+            rewards=rewards,
+            group=group,
+            unlearned=unlearned(rewards, group, self._truncated(taken), aim.keeps_equal),
             baseline=None if greedy is None else torch.tensor([baseline[i] for i in kept.values()], device=device),
             within_groups=aim.compares_groups_alone,
             sampled=talks.count,
@@ -241,6 +250,13 @@ class Rollouts:
             },
         )
 
+    def _truncated(self, samples: Samples) -> Tensor | None:
+        """Which responses did not end by themselves, (B,) bool; None where these are learned from as any other."""
+        if self.objective.keeps_truncated:
+            return None
+        ended = [ids[-1] in self.ends for ids in samples.response_ids]
+        return ~torch.tensor(ended, dtype=torch.bool, device=self.models.policy.device)
+
     # ---- outputs, advantages, minibatches ----------------------------------------------------------------
     def experience(self, scored: Scored, kl_coef: float) -> Experience:
         """What training needs of the responses, with the KL term at this coefficient."""
@@ -248,8 +264,11 @@ class Rollouts:
         minibatches = self._minibatches(scored)
         steps = [rows for minibatch in minibatches for rows in self._steps(minibatch)]
         with gathered(self.models.policy):
-            parts, batches, computed = in_parts.computed(self, scored.samples, steps)
-        tokens = _joined([each.rows for each in batches], [found for found, _ in computed], self.models.policy.device)
+            others = (~scored.learned).nonzero().flatten()
+            parts, batches, computed = in_parts.computed(self, scored.samples, steps, others)
+        tokens = in_parts.joined(
+            [each.rows for each in batches], [found for found, _ in computed], self.models.policy.device
+        )
         mask, values, reference = tokens["mask"].bool(), tokens.get("values"), tokens.get("reference")
         token_rewards, penalty = rewards.token_rewards, None
         if aim.kl is not None and reference is not None:
@@ -294,12 +313,13 @@ class Rollouts:
     def _minibatches(self, scored: Scored) -> list[Tensor]:
         """The rows of each optimizer step's minibatch: groups or rows in random order, in nearly equal parts."""
         count = -(-scored.sampled // (self.cut.size * self.cut.accumulation * processes.count()))
+        rows = scored.learned.nonzero().flatten()
         if not self.cut.keeps_groups:  # with the random numbers that TRL draws
-            return list(torch.randperm(len(scored.group)).tensor_split(count))
-        sizes = Counter(scored.group.tolist())  # in the order of sampling
-        groups = torch.arange(len(scored.group)).split(list(sizes.values()))
-        order = torch.cat([groups[i] for i in processes.from_main(torch.randperm(len(groups)).tolist())])
-        return list(order.tensor_split(count))
+            return list(rows[torch.randperm(len(rows))].tensor_split(count))
+        sizes = Counter(scored.group[rows].tolist())  # in the order of sampling
+        groups = rows.split(list(sizes.values()))
+        order = [groups[i] for i in processes.from_main(torch.randperm(len(sizes)).tolist())]
+        return list(torch.cat([rows[:0], *order]).tensor_split(count))
 
     def _steps(self, minibatch: Tensor) -> list[Tensor]:
         """The rows of each training step of a minibatch."""
@@ -317,16 +337,17 @@ class Rollouts:
         several, minibatch = processes.count() > 1, self.cut.accumulation
         found = []
         for place, rows in enumerate(steps):
-            own = self._micro_batches(samples, rows[processes.share(len(rows))])
+            own = self.micro_batches(samples, rows[processes.share(len(rows))])
             first = place - place % minibatch
             others = torch.cat(list(steps[first : first + minibatch]))
             if several and not own and len(others):
-                filler = self._micro_batches(samples, others[:1])
+                filler = self.micro_batches(samples, others[:1])
                 own = [replace(one, counts=False) for one in filler]
             found.append(tuple(evened(own, lambda last: replace(last, counts=False))))
         return tuple(found)
 
-    def _micro_batches(self, samples: Samples, rows: Tensor) -> list[MicroBatch]:
+    def micro_batches(self, samples: Samples, rows: Tensor) -> list[MicroBatch]:
+        """These rows (b,) of the samples, in order."""
         if not len(rows):
             return []
         taken = samples.take(rows.tolist())
@@ -361,19 +382,3 @@ class Rollouts:
         if not self.objective.advantage.whitens:
             return estimate
         return Advantages(masked.whiten(estimate.advantages, rollout.mask), estimate.returns)
-
-
-def _joined(rows: Sequence[Tensor], parts: Sequence[TokenTensors], device: torch.device) -> TokenTensors:
-    """The tensors of the micro-batches of all processes as whole ones, in the order of sampling."""
-    if processes.count() > 1:
-        own_parts = [{name: tensor.cpu() for name, tensor in part.items()} for part in parts]
-        every = processes.gathered(([own.cpu() for own in rows], own_parts))
-        rows = [own.to(device) for own in processes.joined([own for own, _ in every])]
-        cut = processes.joined([part for _, part in every])
-        parts = [{name: tensor.to(device) for name, tensor in part.items()} for part in cut]
-    shape = sum(map(len, rows)), max(part["mask"].shape[1] for part in parts)
-    whole = {name: torch.zeros(shape, dtype=t.dtype, device=t.device) for name, t in parts[0].items()}
-    for own, part in zip(rows, parts, strict=True):
-        for name, tensor in part.items():
-            whole[name][own, : tensor.shape[1]] = tensor
-    return whole

@@ -128,6 +128,37 @@ def with_later_turns(rewards: ResponseRewards, talks: Conversations, discount: f
     return replace(kept, scores=scores, token_rewards=tokens + objectives.at_the_end(scores - kept.scores, mask))
 
 
+def unlearned(
+    rewards: ResponseRewards, group: Tensor, truncated: Tensor | None, keeps_equal: bool
+) -> dict[str, Tensor]:
+    """The responses to leave out of the loss, by reason, each (B,) bool and for one reason alone.
+
+    Args:
+        rewards: of B responses, which all count in what others are compared with.
+        group: (B,) equal for responses to one prompt.
+        truncated: (B,) bool, which did not end by themselves; None: these are kept.
+        keeps_equal: whether groups are kept whose scores are all equal. Those with rewards per token always are.
+    """
+    found = {}
+    if not keeps_equal and not rewards.by_token:
+        found["equal_siblings"] = equal_siblings(rewards.scores, group)
+    if truncated is not None:
+        found["truncated"] = truncated & ~found.get("equal_siblings", torch.zeros_like(truncated))
+    return found
+
+
+def equal_siblings(scores: Tensor, group: Tensor) -> Tensor:
+    """Whether all scores of a response's group are one number, (B,) bool.
+
+    Args:
+        scores: (B,).
+        group: (B,) equal for responses to one prompt.
+    """
+    place, ends = group.unique(return_inverse=True)[1], ("amin", "amax")
+    low, high = (torch.empty_like(scores).scatter_reduce(0, place, scores, end, include_self=False) for end in ends)
+    return low[place] == high[place]
+
+
 def _answered(prediction: Prediction) -> list[int]:
     """The places of the responses that have a reward."""
     if prediction.abstained is None:

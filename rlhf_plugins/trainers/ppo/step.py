@@ -110,7 +110,7 @@ def loss_weights(minibatches: Sequence[Tensor], mask: Tensor, reduction: Reducti
 def weights_alike(minibatches: Sequence[Tensor], mask: Tensor) -> Tensor:
     """The same weight for each token of a rollout, (B, T), 0 outside the mask: the weights of a minibatch sum to 1 on
     average (TRL's `dapo`)."""
-    return mask * (sum(map(bool, map(len, minibatches))) / mask.sum())
+    return mask * (sum(map(bool, map(len, minibatches))) / mask[torch.cat(list(minibatches))].sum())
 
 
 def adds_up(reduction: Reduction) -> bool:
