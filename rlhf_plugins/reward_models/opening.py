@@ -51,8 +51,12 @@ def open_reward(
 
 
 def rated(groups: Sequence[Group], predict: Predict, encoder: RowEncoder) -> tuple[Group, ...]:
-    """The groups with a reward's answers as their only ratings, in the dimension `teacher`; None where it abstained."""
-    answers = iter(rewards(predict(samples_of(groups, encoder))))
+    """The groups with a reward's answers as their only ratings, in the dimension `teacher`; None where it abstained.
+
+    A reward that compares responses compares those of a group, whatever other groups there are to its prompt.
+    """
+    of_group = [place for place, group in enumerate(groups) for _ in group.responses]
+    answers = iter(rewards(predict(replace(samples_of(groups, encoder), siblings=of_group))))
     return tuple(replace(g, ratings={"teacher": tuple(next(answers) for _ in g.responses)}) for g in groups)
 
 

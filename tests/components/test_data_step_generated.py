@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rlhf_plugins import DataError, PluginError, RecipeError
+from rlhf_plugins.components.aggregation import Vote
 from rlhf_plugins.components.data_step_confirmed import Confirmed
-from rlhf_plugins.components.data_step_generated import Answered, Paired
-from rlhf_plugins.contract.records import Verdict
+from rlhf_plugins.components.data_step_generated import Answered, Paired, _scores
+from rlhf_plugins.contract.records import Prediction, Verdict
 from rlhf_plugins.contract.rows import Data, Group, Origin, Samples, Text
 from rlhf_plugins.contract.run import Base, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Generator, Judge, JudgeFunction
 from rlhf_plugins.data.fields import content
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import check_recipe
+from rlhf_plugins.reward_models.ensemble import Ensemble
+from rlhf_plugins.reward_models.handle import reward_handle
 from rlhf_plugins.testing import tiny_base, tiny_run
 
 asked: list[Text] = []
@@ -187,6 +191,15 @@ def test_a_policy_of_the_run_writes_and_a_reward_takes_the_best(live: Run, tmp_p
     assert len(found.train) + sum(found.dropped.values()) == 2
     with pytest.raises(PluginError, match="n: a reward chooses among two or more responses"):
         component("data_step", {**options, "n": 2})
+
+
+def test_the_only_whole_response_to_a_prompt_is_the_best_by_a_vote(live: Run) -> None:
+    def length(samples: Samples) -> Prediction:
+        return Prediction(torch.tensor([float(len(text)) for text in samples.responses]))
+
+    ensemble = Ensemble((length, length), Vote(), (1, 1), called="vote")
+    rows: list[tuple[Text, str]] = [("who\n", "ant bee"), ("how\n", "ant"), ("who\n", "ant")]
+    assert _scores(live, lambda: reward_handle(ensemble), rows) == [1.0, 0.5, 0.0]  # how's has no other
 
 
 def test_steps_that_ask_a_model_are_for_the_data_of_a_stage() -> None:

@@ -14,7 +14,7 @@ from torch import tensor
 
 from rlhf_plugins.components.aggregation import Mean, Vote, WorstCase
 from rlhf_plugins.contract.records import Prediction
-from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.turns import as_answer
 from rlhf_plugins.engine.backbone import Backbone
@@ -23,7 +23,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.ensemble import Ensemble, describe, disputed, epistemic, preferred
 from rlhf_plugins.reward_models.handle import RewardHandle
-from rlhf_plugins.reward_models.opening import open_reward
+from rlhf_plugins.reward_models.opening import open_reward, rated
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_base
 
@@ -105,6 +105,13 @@ def test_siblings_are_those_that_the_samples_name() -> None:
     votes = Ensemble((Table(9, 0, 4, 1), Table(9, 3, 4, 1)), Vote(), (1, 1))
     assert votes(one.beside(other)).reward.tolist() == [1, 0.5, 0, 0.5]
     assert votes(one + other).reward.tolist() == pytest.approx([1, 1 / 6, 2 / 3, 1 / 6])
+
+
+def test_a_teacher_that_votes_rates_each_row_by_itself(tmp_path: Path) -> None:
+    """By the prompt, which both rows have, y would beat two of three."""
+    votes = Ensemble((Table(9, 0, 4, 1),) * 2, Vote(), (1, 1))
+    found = rated([Group("a", ("w", "x")), Group("a", ("z", "y"))], votes, load_row_encoder(tiny_base(tmp_path)))
+    assert [group.ratings for group in found] == [{"teacher": (1.0, 0.0)}, {"teacher": (0.0, 1.0)}]
 
 
 def test_a_response_without_siblings_is_shown_to_all() -> None:

@@ -48,8 +48,9 @@ class RewardGap(Watched):
         )
 
     def build(self, run: Run) -> Watching:
-        """Raises RunError where the audit cannot be built."""
-        gap, judge = Gap(self.first), fitting(self, "audit", self.audit.build(run))
+        """Raises RunError where the audit cannot be built, or compares responses."""
+        gap, judge = Gap(self.first), self.audit.build(run)
+        fitting(self, "audit", judge)
 
         def add(step: Step) -> bool:
             places = self.picked(step, gap.wanted or self.each, run.seed)
