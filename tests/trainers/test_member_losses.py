@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import trl
@@ -18,7 +19,8 @@ from torch.testing import assert_close
 from rlhf_plugins.contract.interfaces import RewardHead, RewardLoss
 from rlhf_plugins.contract.records import Prediction, RankedScores
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.engine.weights.loading import freeze_below, load_tokenizer, load_trunk
+from rlhf_plugins.data.batches.tokens import samples_of
+from rlhf_plugins.engine.weights.loading import freeze_below, load_row_encoder, load_tokenizer, load_trunk
 from rlhf_plugins.errors import ComponentError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
@@ -91,6 +93,8 @@ def test_a_loss_is_called_once_a_batch_and_member(bases: Bases, tmp_path: Path, 
     trainer = training(bases(), tmp_path, head, module=False)
     assert losses(trainer) == [1, 2, 3, 4, 5]
     assert trainer.evaluate(trainer.train_dataset)["eval_loss"] == 7  # of 6, 7 and 8
+    seen = trainer._draws.state_dict()["loss"]  # of 20 of the 24 rows the members' mean in training
+    assert sorted(seen[~np.isnan(seen)]) == sorted([1, 2, 3, 4, 5] * 4)
     names = ["loss", "loss_1", "loss_2"][: head.members]
     assert {name: made.state_dict() for name, made in trainer.stateful().items() if name != "order"} == dict.fromkeys(
         names, {"calls": 8}
@@ -110,6 +114,22 @@ def test_a_member_learns_as_it_would_alone(bases: Bases, tmp_path: Path) -> None
         own = getattr(together.model, "loss" if m == 0 else f"loss_{m}").state_dict()
         assert_close(own, alone.model.loss.state_dict())
         assert own["offset"] != 0
+
+
+def test_an_ensembles_rewards_are_centred_whatever_its_members_say(bases: Bases, tmp_path: Path) -> None:
+    """The loss of each member is 1; half of the mean square of a pair's sum is added."""
+    options = {
+        "max_steps": 1,
+        "learning_rate": 0.0,
+        "per_device_train_batch_size": 24,
+        "center_rewards_coefficient": 0.5,
+    }
+    trainer = training(bases(), tmp_path, heads(3), module=False, **options)
+    (found,) = losses(trainer)
+    samples = samples_of(tiny_pairs(24), load_row_encoder(bases()))
+    rewards = trainer.model.predict(samples, trainer.processing_class.pad_token_id).reward.view(-1, 2)
+    assert found == pytest.approx(1 + 0.5 * float(rewards.sum(1).square().mean()), rel=1e-4)
+    assert found > 1.01
 
 
 def test_a_member_sees_a_row_as_often_as_its_bootstrap_drew_it(bases: Bases, tmp_path: Path) -> None:

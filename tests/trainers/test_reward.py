@@ -151,10 +151,11 @@ def test_it_learns_to_tell_good_from_bad(bases: Bases, tmp_path: Path, architect
 
 
 def test_rankings_of_any_size_are_centred_pair_by_pair(bases: Bases, tmp_path: Path) -> None:
-    """Groups of three, two and three responses, whose scores are padded: the mean square of a pair's sum is added."""
+    """Groups of three, two and three responses, whose scores are padded: the mean square of a pair's sum is added, of a
+    tied pair too."""
     said = ("ant bee", "mud", "cat dog")
     groups = [
-        Group(prompt, said[:size], (0, 1, 2)[:size]) for prompt, size in (("how\n", 3), ("is\n", 2), ("dog\n", 3))
+        Group(prompt, said[:size], (0, 1, 1)[:size]) for prompt, size in (("how\n", 3), ("is\n", 2), ("dog\n", 3))
     ]
     found = []
     for coefficient in (None, 0.5):
