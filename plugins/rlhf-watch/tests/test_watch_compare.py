@@ -34,6 +34,9 @@ def test_power_and_sizes_are_those_of_the_textbooks() -> None:
     assert power.power_for_win_rate(783, 0.55) == pytest.approx(0.8, abs=1e-3)
     assert power.smallest_win_rate(783) == pytest.approx(0.55, abs=1e-4)
     assert power.size_for_win_rate(0.5) == float("inf")
+    # six that are decided have 2 / 64 at least; with fewer nothing is shown, even by a policy that loses none
+    assert [power.least_prompts(0.05, ties) for ties in (0.0, 0.5, 1.0)] == [6, 12, float("inf")]
+    assert power.smallest_win_rate(11, ties=0.5) == 0.75
 
 
 def test_ties_make_a_win_rate_easier_to_tell_from_a_half() -> None:
@@ -142,11 +145,18 @@ def test_the_sequential_test_finds_a_difference() -> None:
     ours = (np.random.default_rng(0).random((500, 400)) < 0.6).astype(float)
     values = sequential.wealths(ours, 1 - ours)
     assert (values.max(1) >= 20).mean() > 0.85
+    assert sequential.stops_at(np.array([1.0, 20.0])) == 2  # 1 / 0.05
+    tied = sequential.wealths(np.array([1.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0]))
+    assert tied.tolist() == [sequential.wealth(1, 0)] * 2 + [sequential.wealth(1, 1)]
+    assert [sequential.anytime_p(np.array(few)) for few in ([], [0.5], [4.0, 2.0])] == [1.0, 1.0, 0.25]
     stop = sequential.stops_at(np.array([1.0, 19.0, 21.0, 3.0]))
     assert stop == 3
 
 
 def test_the_sequential_interval_ends_where_the_wealth_refutes() -> None:
+    low, high = sequential.sequential_interval(paired.Counts(60, 0, 60))
+    assert low == pytest.approx(1 - high)
+    assert 0.3 < low < 0.5
     low, high = sequential.sequential_interval(paired.Counts(60, 5, 40))
     assert sequential.wealth(60, 40, low) == pytest.approx(20)
     assert sequential.wealth(60, 40, high) == pytest.approx(20)
