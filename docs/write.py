@@ -35,7 +35,7 @@ GROUPS: dict[str, list[str]] = {  # by the modules that the names are from
     "Components": [],
     "Rows": ["contract.rows"],
     "Inputs and outputs of components": ["contract.records", "contract.rollout", "contract.selection"],
-    "A run": ["contract.run", "contract.handles", "run.record"],
+    "A run": ["contract.run", "contract.checkpoint", "contract.handles", "run.record"],
     "Functions for scripts": [],
 }
 KEYS = "Metric keys"

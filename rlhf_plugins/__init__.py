@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.contract.checkpoint import Checkpoint
 from rlhf_plugins.contract.component import Component, Earlier, trait, uses
 from rlhf_plugins.contract.handles import Policy, RewardModel
 from rlhf_plugins.contract.hookspecs import hookimpl
@@ -42,7 +43,6 @@ from rlhf_plugins.contract.run import (
     Base,
     Budget,
     Chat,
-    Checkpoint,
     Cost,
     Curve,
     Evaluation,

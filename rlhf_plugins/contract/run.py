@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import Monitor
 
 Spec = Mapping[str, Any]  # {"use": name, **options}: a component in a recipe's words
-UNITS = {"s": 1, "min": 60, "h": 3600}  # of an interval, in seconds
 MARK = "run:"  # begins a path in a saved spec that is relative to the folder of its run
 Json = Any  # what `json.loads` returns
 
@@ -32,6 +31,17 @@ class Adapter:
     lora_alpha: Annotated[int, Ge(1)] = 32
     lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     target_modules: str | list[str] = "all-linear"
+    use_rslora: bool = False  # scales by lora_alpha / sqrt(r), not lora_alpha / r (Kalajdzievski 2023)
+    use_dora: bool = False  # learns the length of each output's weights apart from their direction (Liu et al. 2024)
+    init_lora_weights: bool | str = True  # of A, whose product with B is 0 at first: or `gaussian`, N(0, 1 / r^2)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where it would start from another model, or change weights that adapters share."""
+        if self.init_lora_weights not in (True, "gaussian"):
+            raise ValueError(
+                f"init_lora_weights: {self.init_lora_weights} changes the base's weights, starts from another model or "
+                "reads rows first, and adapters here start as the base that they share: write gaussian, or leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -210,32 +220,6 @@ class Alarm:
     false_alarm_rate: float | None = None
     action: Literal["stop", "end", "scale_lr", "scale_kl"] | None = None
     factor: float = 1.0
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """When a training is saved so far, so that a run that was killed goes on from there; deleted with its end."""
-
-    every: str = "5 min"  # or `30 s`, `1 h`, `100 steps`
-    keep: Annotated[int, Ge(1)] = 2
-
-    def __post_init__(self) -> None:
-        """Raises ValueError where `every` is no interval."""
-        number, _, unit = self.every.partition(" ")
-        if unit not in (*UNITS, "steps", "step") or not number.isdecimal() or int(number) < 1:
-            raise ValueError(f"every: {self.every!r} is no interval; write one such as `5 min`, `30 s` or `100 steps`")
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps from one to the next; 0 where time counts."""
-        number, _, unit = self.every.partition(" ")
-        return int(number) if unit.startswith("step") else 0
-
-    @property
-    def seconds(self) -> int:
-        """From one to the next; 0 where steps count."""
-        number, _, unit = self.every.partition(" ")
-        return int(number) * UNITS.get(unit, 0)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ POLICY = "default"  # PEFT's name of the adapter that a model came with
 SAVED = "base_model.model."  # PEFT's prefix of saved weights
 BASE = "base_layer"  # PEFT's name of a layer below its adapters
 OF_EMBEDDINGS = (".lora_embedding_A", ".lora_embedding_B")  # PEFT's names of weights that are no modules
+MAGNITUDE = ".lora_magnitude_vector"  # ends the name of a saved vector of DoRA
 
 
 class Backbone:
@@ -306,6 +307,8 @@ def _model_key(key: str, prefix: str, name: str) -> str:
     inside = key.removeprefix(SAVED).removeprefix(prefix)
     if inside.endswith(OF_EMBEDDINGS):
         return f"{SAVED}{prefix}{inside}.{name}"
+    if inside.endswith(MAGNITUDE):
+        return f"{SAVED}{prefix}{inside}.{name}.weight"
     module, matrix, ending = ([""] * 3 + inside.rsplit(".", 2))[-3:]
     if not module:  # no weight of a layer
         return key

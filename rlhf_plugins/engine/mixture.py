@@ -144,6 +144,8 @@ def _mixed_adapters(parts: Sequence[ModelPolicy], weights: Sequence[float]) -> M
     if any(policy.backbone is not backbone for policy in parts):
         raise RunError("mix: over weights, adapters must be of one base in memory; mix over logits")
     tuned = [(backbone.layers(p.adapter), p.adapter, w) for p, w in zip(parts, weights, strict=True) if p.adapter]
+    if any(layer.lora_variant.get(own) for layers, own, _ in tuned for layer in layers.values()):
+        raise RunError("mix: over weights, what DoRA changes is no sum of the parts' changes; mix over logits")
     names = sorted({name for layers, _, _ in tuned for name in layers})
     ranks = {name: sum(layers[name].r[own] for layers, own, _ in tuned if name in layers) for name in names}
     rank = max(ranks.values())

@@ -348,7 +348,7 @@ def _of_adapter(folder: Path, trust_remote_code: bool) -> Base:
         raise RunError(f"{folder}: is an adapter of the type {config.get('peft_type')}, and only LORA is trained here")
     if not config.get("base_model_name_or_path"):
         raise RunError(f"{folder}: its adapter names no base; write it as base_model_name_or_path in {ADAPTER}")
-    names = {field.name for field in fields(Adapter)}
+    names = {field.name for field in fields(Adapter)} - {"init_lora_weights"}  # its beginning is past
     adapter = Adapter(**{name: value for name, value in config.items() if name in names and value is not None})
     return Base(config["base_model_name_or_path"], None, adapter, trust_remote_code)
 

@@ -7,7 +7,8 @@ from dataclasses import MISSING, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.run import Base, Chat, Checkpoint, Lengths, Weights
+from rlhf_plugins.contract.checkpoint import Checkpoint
+from rlhf_plugins.contract.run import Base, Chat, Lengths, Weights
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe import based

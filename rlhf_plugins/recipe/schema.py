@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
+from rlhf_plugins.contract.checkpoint import Checkpoint
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.on_disk import OnDisk
-from rlhf_plugins.contract.run import Adapter, Checkpoint
+from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.contract.run_kinds import DataFormat, Monitor, Stage
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.members import SCHEMA

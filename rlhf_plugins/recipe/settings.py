@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,12 @@ def _of_another_run(values: dict[str, Any]) -> list[tuple[Keys, str]]:
 
 
 def _quantization(values: dict[str, Any]) -> list[tuple[Keys, str]]:
-    if values.get("quantization") in (None, "none") or values.get("adapter", True) is not None:
+    if values.get("quantization") in (None, "none"):
+        return []
+    adapter = values.get("adapter", True)
+    if isinstance(adapter, Mapping) and adapter.get("use_dora"):
+        return [(("adapter", "use_dora"), "was not tried on a quantized base: leave it out, or the quantization")]
+    if adapter is not None:
         return []
     message = "needs an adapter: quantized weights cannot be trained; leave out `adapter: none` or the quantization"
     return [(("quantization",), message)]

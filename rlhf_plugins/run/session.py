@@ -15,8 +15,9 @@ from types import FrameType
 from typing import Any
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.checkpoint import Checkpoint
 from rlhf_plugins.contract.rows import Data
-from rlhf_plugins.contract.run import Adapter, Base, Checkpoint, Lengths, Run
+from rlhf_plugins.contract.run import Adapter, Base, Lengths, Run
 from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.data.formats.guessed import as_columns

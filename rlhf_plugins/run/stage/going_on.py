@@ -39,7 +39,7 @@ from rlhf_plugins.trainers.watching.supervision import as_first_base
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rlhf_plugins.contract.run import Checkpoint
+    from rlhf_plugins.contract.checkpoint import Checkpoint
     from rlhf_plugins.run.stage.stage_run import StageRun
 
 logger = logging.getLogger(__name__)

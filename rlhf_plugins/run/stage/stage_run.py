@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.checkpoint import Checkpoint
 from rlhf_plugins.contract.handles import Policy, RewardModel
-from rlhf_plugins.contract.run import Base, Budget, Checkpoint, Cost, Curve, Json, Spec, StageResult, Step, Weights
+from rlhf_plugins.contract.run import Base, Budget, Cost, Curve, Json, Spec, StageResult, Step, Weights
 from rlhf_plugins.contract.run_kinds import Reward
 from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.data.handed_on import HandedOn, Part, find, handed_on

@@ -95,7 +95,8 @@ def _adapter(model: Any) -> Mapping[str, Any] | None:
     config = model.peft_config[model.active_adapter]
     if not isinstance(config, LoraConfig):
         raise RunError(f"a reward model with an adapter of the type {config.peft_type} opens in PEFT alone")
-    values = {each.name: getattr(config, each.name) for each in fields(Adapter)}
+    kept = {each.name for each in fields(Adapter)} - {"init_lora_weights"}  # its beginning is past
+    values = {name: getattr(config, name) for name in kept}
     names = _of_trunk(config.target_modules, f"{_inside(model)}.")
     return {**values, "target_modules": sorted(names) if isinstance(names, set) else names}
 
