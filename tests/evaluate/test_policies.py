@@ -220,6 +220,13 @@ def test_kl_is_unbiased_and_varies_least() -> None:
     assert found.var() < 1e-3 < min(k1.var(), k3.var())  # of two outcomes, the control explains all
 
 
+def test_the_coefficient_of_the_control_is_between_those_of_k1_and_k3() -> None:
+    """Of 0 and 3 it would be 3 / (1 - e^-3) = 3.2, and of 0 and 2 - 1.5 0.5 / (2 - e^-2 - e^1.5) = -0.2."""
+    far, odd = np.array([[0.0], [3.0]] * 10), np.array([[0.0, 0.0], [2.0, -1.5]] * 10)
+    assert controlled(far) == pytest.approx([0.0, 3 + np.exp(-3) - 1] * 10)
+    assert controlled(odd) == pytest.approx([0.0, 0.5] * 10)
+
+
 def test_kl_where_the_reference_gives_far_more_is_not_infinite() -> None:
     assert controlled(np.full((30, 1), -800.0)).tolist() == [-800.0] * 30
 
