@@ -197,7 +197,7 @@ class Samples:
         return Samples(*texts, some(self.prompt_ids), some(self.response_ids), columns, siblings)
 
     def __add__(self, other: Samples) -> Samples:
-        """These, then the others; columns that both have. Where either has `siblings`, none of these has one there."""
+        """These, then the others; columns that both have. Where either has `siblings`, none is compared across."""
         own = self.groups()
         both = self.columns.keys() & other.columns.keys()
         return Samples(

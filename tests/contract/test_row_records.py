@@ -69,3 +69,16 @@ def test_samples_have_as_much_of_each_as_responses() -> None:
         Samples(["p", "p"], ["a", "b"], [[1]], [[2], [3]])
     with pytest.raises(DataError, match="truth should have 1 values, one per response, got 2"):
         Samples(["p"], ["a"], [[1]], [[2]], {"truth": [4, 5]})
+
+
+def test_what_is_compared_follows_the_responses_that_are_taken_and_joined() -> None:
+    one, other = (Samples(["p", "p"], list(texts), [[1]] * 2, [[2]] * 2) for texts in ("ab", "cd"))
+    assert (one + other).groups() == [0, 0, 0, 0]
+    pairs = one.beside(other)
+    assert (pairs.responses, pairs.groups()) == (["a", "b", "c", "d"], [0, 1, 0, 1])
+    assert pairs.take([3, 0, 1]).groups() == [0, 1, 0]  # d, a and b, of which d and b are a pair
+    assert (pairs + one).groups() == [0, 1, 0, 1, 2, 2]
+    with pytest.raises(DataError, match="2 responses and 1 are no pairs"):
+        one.beside(other.take([0]))
+    with pytest.raises(DataError, match="siblings should have 1 values, one per response, got 2"):
+        Samples(["p"], ["a"], [[1]], [[2]], siblings=[0, 0])
