@@ -210,11 +210,12 @@ class Samples:
         )
 
     def groups(self) -> list[int]:
-        """(B,) numbers from 0, equal for responses that are compared with one another."""
+        """(B,) numbers from 0, equal for responses that are compared with one another.
+
+        Those to one text are, whatever its tokens: where prompt and response merge, a response takes the last of them.
+        """
         named = map(repr, self.prompts) if self.siblings is None else map(str, self.siblings)
-        numbers: dict[
-            str, int
-        ] = {}  # by text: where prompt and response merge, a response takes the prompt's last token
+        numbers: dict[str, int] = {}
         return [numbers.setdefault(name, len(numbers)) for name in named]
 
     def beside(self, other: Samples) -> Samples:

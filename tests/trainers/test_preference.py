@@ -124,7 +124,7 @@ def test_summed_ipo_is_the_papers(bases: Bases, tmp_path: Path) -> None:
 def test_an_entropy_bonus_is_of_the_models_own_distributions(bases: Bases, tmp_path: Path) -> None:
     """The loss of the first step, and its gradient, from the plain logits of the one pair; then the entropy rises."""
     loss = component("preference_loss", "entropy")
-    given = parts(bases(), tmp_path, adapter=False, max_grad_norm=1e9)
+    given = parts(bases(), tmp_path, adapter=False, max_grad_norm=1e9) | {"ref_model": None}
     rows_of_one = rows().select([0])
     trainer = PreferenceTrainer(
         **given, train_dataset=rows_of_one, processing_class=load_tokenizer(bases()), loss=loss, tokens_per_batch=None

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf_plugins import DataFormat, Group, Policy, Run, RunError, Task, best_response, hookimpl, uses
+from rlhf_plugins import DataFormat, Group, Policy, Run, RunError, Task, hookimpl, uses
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ class RougeL(_Overlap):
 
 def references(groups: Sequence[Group]) -> dict[str, tuple[Group, list[str]]]:
     """Each prompt with the answers that it is given: single responses, and the best one of several."""
+    from rlhf_plugins import best_response
+
     found: dict[str, tuple[Group, list[str]]] = {}
     for group in groups:
         best = best_response(group)

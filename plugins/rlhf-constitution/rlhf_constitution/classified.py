@@ -11,7 +11,7 @@ from pydantic import Field
 from rlhf_constitution.outcome import Abstain, Ok, Outcome
 from rlhf_constitution.principle import JudgedAsWritten, Principle
 from rlhf_constitution.texts import Text
-from rlhf_plugins import Prediction, Reward, Run, fitting, hookimpl, uses
+from rlhf_plugins import Prediction, Reward, Run, hookimpl, uses
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Classifier(Principle, as_written=True):
 
     def build(self, run: Run) -> JudgedAsWritten:
         """Raises RunError as the reward does."""
+        from rlhf_plugins import fitting
+
         score, policy = fitting(self, "reward", run.open("reward", run.spec(self.reward))), run.policy()
 
         def judge(prompts: Sequence[Text], responses: Sequence[Text]) -> list[Outcome]:

@@ -76,8 +76,8 @@ def _refuse_reference(loss: PreferenceLoss, own: PreferenceOptions, given: Mappi
     args = given.get("args")
     asked = {"ref_model": given.get("ref_model"), "reference_cache": own.reference_cache}
     asked |= {"args.sync_ref_model": args is not None and args.sync_ref_model}
-    if named := [name for name, value in asked.items() if value]:
-        raise RunError(f"{type(loss).__name__} reads no reference: leave {named[0]} out")
+    if unread := [name for name, value in asked.items() if value]:
+        raise RunError(f"{type(loss).__name__} reads no reference: leave {unread[0]} out")
 
 
 @contextmanager

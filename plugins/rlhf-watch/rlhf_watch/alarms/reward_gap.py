@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from rlhf_plugins import Monitor, Prediction, Reward, RewardUnavailable, Run, Step, fitting, hookimpl, uses
+from rlhf_plugins import Monitor, Prediction, Reward, RewardUnavailable, Run, Step, hookimpl, uses
 from rlhf_watch.alarms.departures import Gap
 from rlhf_watch.alarms.watched import Watched, Watching
 
@@ -49,6 +49,8 @@ class RewardGap(Watched):
 
     def build(self, run: Run) -> Watching:
         """Raises RunError where the audit cannot be built, or compares responses."""
+        from rlhf_plugins import fitting
+
         gap, judge = Gap(self.first), self.audit.build(run)
         fitting(self, "audit", judge)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rlhf_plugins import DataFormat, Reward, Run, RunError, Section, Stage, StageResult, fitting, hookimpl, uses
+from rlhf_plugins import DataFormat, Reward, Run, RunError, Section, Stage, StageResult, hookimpl, uses
 from rlhf_watch.explain.stage import Explain
 from rlhf_watch.probe.interventions import FILLERS, OPENERS, interventions
 from rlhf_watch.probe.probing import probe
@@ -55,6 +55,8 @@ class Probe(Stage):
         groups = [group for group in run.data.test if group.responses][: self.rows]
         if not groups:
             raise RunError("probe: no held-out group has a response")
+        from rlhf_plugins import fitting
+
         judge: Any = fitting(self, "reward", run.open("reward", run.spec(self.reward)))
         own = getattr(judge, "encoder", None)
         reader: Any = judge if own is not None else run.policy()
