@@ -52,11 +52,11 @@ class Probe(Stage):
             RunError: no held-out group has a response.
             DataError: fewer than two of their prompts have a response with a reward.
         """
+        from rlhf_plugins import fitting
+
         groups = [group for group in run.data.test if group.responses][: self.rows]
         if not groups:
             raise RunError("probe: no held-out group has a response")
-        from rlhf_plugins import fitting
-
         judge: Any = fitting(self, "reward", run.open("reward", run.spec(self.reward)))
         own = getattr(judge, "encoder", None)
         reader: Any = judge if own is not None else run.policy()
