@@ -69,6 +69,7 @@ class Stop:
                 self.reporting = False
                 say("writing the report; once more leaves it out")
             elif self.asked or not self.polled:
+                self.asked = True  # Python drops what is raised in a finalizer; the run then ends at the next look
                 raise Ended(number=number)
             else:
                 self.asked = True

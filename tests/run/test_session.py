@@ -229,12 +229,26 @@ def test_monitors_watch_the_training_of_a_guest(tmp_path: Path) -> None:
         run.fit(trainer(tmp_path / "b", 1.0), [Reader()])
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_where_nobody_looks_ends_at_once_and_is_not_lost_in_a_finalizer() -> None:
+    stop = Stop()
+    with stop.listening(lambda line: None), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    class Ends:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    swallowed, ends = Stop(), [Ends()]
+    with swallowed.listening(lambda line: None):
+        ends.clear()
+        assert swallowed.stopped()
+
+
 def test_an_interrupt_asks_a_stage_that_looks_and_the_second_one_ends_it() -> None:
     said: list[str] = []
     stop, own = Stop(), signal.getsignal(signal.SIGINT)
     with stop.listening(said.append):
-        with pytest.raises(KeyboardInterrupt):  # nobody looks
-            os.kill(os.getpid(), signal.SIGINT)
         assert not stop.stopped()
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.stopped()
