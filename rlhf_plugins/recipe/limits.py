@@ -100,6 +100,11 @@ def useless(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The options that are given without the strategy or the optimizer that reads them: which, and a message."""
     if trainer.get("optim_target_modules") and not str(trainer.get("optim")).startswith(LOW_RANK):
         yield "optim_target_modules", "changes nothing without `optim: galore_adamw` or `apollo_adamw`, which read it"
+    if trainer.get("push_to_hub"):
+        yield (
+            "push_to_hub",
+            "uploads no finished model: `rlhf export RUN#STAGE OUT` writes one, `hf upload NAME OUT` sends it",
+        )
     given = {**keeping_the_best(trainer), **trainer}
     for strategy, names in NEEDS.items():
         if given.get(strategy, "no") in ("no", False):

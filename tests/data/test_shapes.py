@@ -160,6 +160,10 @@ def test_every_right_response_is_better_than_every_wrong_one() -> None:
         ({"prompt": [turn("Human", "why")], "chosen": [YES], "rejected": [NO]}, "the role 'Human'"),
         ({"prompt": "other", "chosen": [ASKED, YES], "rejected": [ASKED, NO]}, "is no turn of the conversations"),
         ({"question": "q", "query": "r", "chosen": "a", "rejected": "b"}, "question and query could be the prompt"),
+        (
+            {"instruction": "q", "history": [["a", "b"]], "chosen": "yes", "rejected": "no"},
+            "'history' beside 'instruction'; write earlier turns as messages",
+        ),
         ({"prompt": "why", "tools": [TOOL], "chosen": "yes", "rejected": "no"}, "has tools, .* and is text"),
         (
             {"instruction": [ASKED], "input": "x", "chosen": [YES], "rejected": [NO]},

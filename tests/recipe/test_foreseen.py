@@ -135,6 +135,7 @@ def test_what_goes_together_is_let_through(stages: list[Any]) -> None:
         ({"bf16_full_eval": True}, "is read by an evaluation outside a training, and stages evaluate within it"),
         ({"debug": ["underflow_overflow"]}, "is read in transformers' own forward pass"),
         ({"save_steps": 5}, "changes nothing without `save_strategy`, which saves"),
+        ({"push_to_hub": True}, "uploads no finished model: `rlhf export RUN#STAGE OUT` writes one"),
     ],
 )
 def test_no_training_can_use_such_an_option(option: dict[str, Any], message: str) -> None:

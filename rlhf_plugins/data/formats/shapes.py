@@ -26,6 +26,7 @@ HUMAN, TURN = "\n\nHuman:", "\n\nAssistant:"  # of the transcripts of hh-rlhf
 TURNS = re.compile(f"{HUMAN}|{TURN}")
 INPUTS = ("input", "context")  # beside an instruction
 SYSTEMS = ("system", "system_prompt")
+HISTORY = "history"  # earlier turns in Alpaca's rows
 Fields = dict[str, Any]
 
 
@@ -72,6 +73,11 @@ def _asked(where: str, fields: Fields, column: str) -> tuple[Text | None, str]:
     if len(named) > 1:
         raise DataError(f"{where}: {' and '.join(named)} could be the prompt; say which in `columns`")
     for name in named:
+        if not _empty(fields.get(HISTORY)):
+            message = (
+                f"has a column {HISTORY!r} beside {name!r}; write earlier turns as messages in one column, `messages`"
+            )
+            raise DataError(f"{where}: {message}")
         found = text(where, name, fields.pop(name))
         inputs = {each: fields.pop(each) for each in INPUTS if name == "instruction" and each in fields}
         filled = {each: more for each, more in inputs.items() if not _empty(more)}
