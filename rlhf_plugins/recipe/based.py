@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import replace
@@ -22,8 +23,10 @@ def no_model(path: str, start: Path = Path()) -> str:  # noqa: B008 (the working
     """Why a path or a name, relative to `start`, can be no model; empty where it is one, or may be one on the hub."""
     from rlhf_plugins.sandbox import POLICIES
 
-    if path in POLICIES or os.path.isfile(os.path.join(path, "config.json")):
+    if path in POLICIES:
         return ""
+    if os.path.isfile(os.path.join(path, "config.json")):
+        return _two_parts(Path(path, "config.json"))
     if os.path.exists(path):
         return f"the folder {path!r} holds no config.json, so it is no model"
     folder, _, name = path.rpartition("/")
@@ -37,6 +40,17 @@ def no_model(path: str, start: Path = Path()) -> str:  # noqa: B008 (the working
     if not near or _downloaded(path):
         return ""
     return f"there is no folder {path!r} (did you mean {near[0]}?); a model on the hub is written `owner/model`"
+
+
+def _two_parts(config: Path) -> str:
+    """Why a model is none of these here, by its configuration; one that cannot be read is opened later, and says so."""
+    try:
+        both = json.loads(config.read_text(encoding="utf-8")).get("is_encoder_decoder", False)
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return (
+        f"{str(config.parent)!r} is an encoder-decoder, such as T5; a base is a decoder or an encoder" if both else ""
+    )
 
 
 def _downloaded(name: str) -> bool:

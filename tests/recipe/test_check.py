@@ -100,6 +100,8 @@ def test_a_base_is_a_model_folder_or_a_hub_name(checked: Checked, tmp_path: Path
     assert "not a hub name" in faults(checked, "base: ./nowhere" + rest)[0]
     (tmp_path / "model" / "config.json").write_text("{}")
     assert checked("base: model" + rest)["base"] == str(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"is_encoder_decoder": true}')
+    assert "is an encoder-decoder, such as T5" in faults(checked, "base: model" + rest)[0]
     assert checked("base: Qwen/Qwen3-1.7B" + rest)["base"] == "Qwen/Qwen3-1.7B"
 
 
