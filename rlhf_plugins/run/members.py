@@ -18,6 +18,7 @@ from rlhf_plugins.run.amended import FREE
 from rlhf_plugins.run.files.difference import difference
 from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.run.files.lock import locked
+from rlhf_plugins.run.stop import Ended
 
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.check import AnyRecipe
@@ -110,6 +111,9 @@ def _trained(every: Sequence[_Member], resume: bool, overwrite: bool, say: Say) 
             done.append(member)
             if overwrite:
                 processes.on_main(lambda: _remove_finished(every, done))
+        except Ended as ended:
+            all_of_them = "That is for this member alone: for all of them, give the same command with --resume"
+            raise Ended(f"{ended}\n{all_of_them}", ended.number) from None
         except RlhfError as error:
             if processes.launched() > 1:  # the others may be inside the member, where they would wait for ever
                 raise

@@ -69,6 +69,15 @@ def test_a_finished_member_is_not_trained_again(go: Go, tmp_path: Path) -> None:
     assert "[2/2] seed-1: data: loading" in said
 
 
+def test_an_interrupt_says_how_all_members_go_on(go: Go) -> None:
+    def interrupt(line: str) -> None:
+        if "first" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"go on with: .*seed-0/recipe.yaml\nThat is for this member alone"):
+        go(say=interrupt)
+
+
 def test_a_member_that_fails_is_said_at_the_end_and_tried_again(go: Go, tmp_path: Path) -> None:
     (tmp_path / "flag").touch()
     with pytest.raises(RunError, match="2 of 2 members failed: seed-0, seed-1; go on with --resume"):
