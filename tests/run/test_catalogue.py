@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 
 import pytest
 from finished import finished_run
@@ -72,6 +73,13 @@ def test_a_difference_is_found_by_the_stages_name(run: RunFolder, tmp_path: Path
     assert found["stages.dpo.loss.beta"] == ["0.1", "0.5"]
     assert "stages.sft.stage" not in found
     assert found["versions.torch"][1] == "1"
+
+
+def test_scores_say_what_they_are_of(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = SimpleNamespace(gold=SimpleNamespace(mean=1.0, low=None, high=None))
+    built = iter(SimpleNamespace(score_name=name, policies={"dpo": row}) for name in ("gold reward", "reward"))
+    monkeypatch.setattr(reporting, "build", lambda run: next(built))
+    assert catalogue.differences(run, run) == [("scores", "gold reward", "reward")]
 
 
 def test_pruning_keeps_what_is_read(run: RunFolder) -> None:

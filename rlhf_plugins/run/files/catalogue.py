@@ -170,6 +170,8 @@ def _scores(run: RunFolder) -> Iterator[tuple[str, str]]:
         made = reporting.build(run)
     except RunError:
         return
+    if made.policies:
+        yield "scores", made.score_name
     for name, policy in made.policies.items():
         low, high = policy.gold.low, policy.gold.high
         within = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
