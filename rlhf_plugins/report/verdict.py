@@ -16,6 +16,7 @@ _LONGER, _BY_LENGTH = 1.5, 0.3  # times as long, and the correlation of scores w
 _CUT = 0.05  # the share of cut responses above which the scores are those of beginnings
 _SILENT = 0.2  # the share of comparisons without an answer above which the others are no fair sample
 _MOST = 100_000  # prompts that anybody would ask
+_POWER = (1.959964 + 0.841621) / 1.959964  # as many deviations from 0, of those that an interval has, in 80% of repeats
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,13 @@ def _at(report: Report, policy: PolicyReport) -> str:
 
 
 def _enough(word: Word, gain: Interval, n: int) -> str:
-    """How many prompts would show a difference of this size: its interval shrinks with their root."""
+    """How many prompts would show a difference of this size with power 0.8: its interval shrinks with their root."""
     if word != "not shown" or not gain.mean or gain.low is None or gain.high is None:
         return ""
     half = gain.mean - gain.low if gain.mean > 0 else gain.high - gain.mean  # on the side of 0
-    needed = ceil(n * (max(half, 0.0) / gain.mean) ** 2)
-    return f"; a difference of this size would need about {needed:,} prompts" if n < needed <= _MOST else ""
+    needed = ceil(n * (_POWER * max(half, 0.0) / gain.mean) ** 2)
+    words = f"; a difference of this size would need about {needed:,} prompts to show in 80% of repeats"
+    return words if n < needed <= _MOST else ""
 
 
 def _caveats(report: Report, name: str) -> tuple[str, ...]:
