@@ -79,7 +79,10 @@ def of_evaluation(stage: Evaluate, known: Known, best_of: int) -> Course:
     words = f"up to {stage.prompts:,} prompts of each kind{each}, {', '.join(measured)}, "
     words += f"at most {tokens:,} sampled tokens"
     sequences = policies * (own + sum(answers for answers, _ in tasks)) + asked * best_of
-    return Course(None, sequences, words + f", and best of {best_of}" * (best_of > 0))
+    beside = [f"best of {best_of}"] * (best_of > 0)
+    if stage.judge is None and stage.reward is None:
+        beside.append(f"best of {stage.ceiling} where the true reward is known")
+    return Course(None, sequences, words + f", beside {' and '.join(beside)}" * bool(beside))
 
 
 def _times(count: float, word: str) -> str:

@@ -56,17 +56,22 @@ def test_epochs_of_prompts_become_steps_where_the_prompts_are_loaded() -> None:
 
 def test_policies_of_an_evaluation(tmp_path: Path) -> None:
     evaluate = {"stage": "evaluate", "prompts": 4, "max_new_tokens": 3}
+    ceiling = ", beside best of 64 where the true reward is known"
     *_, found = words({"stage": "preference"}, evaluate)
-    assert found == "up to 4 prompts of each kind, 2 policies, at most 48 sampled tokens"
+    assert found == "up to 4 prompts of each kind, 2 policies, at most 48 sampled tokens" + ceiling
     *_, found = words({"stage": "reward_model"}, evaluate)
-    assert found == "up to 4 prompts of each kind, 1 policy, at most 24 sampled tokens, and best of 16"
+    assert (
+        found
+        == "up to 4 prompts of each kind, 1 policy, at most 24 sampled tokens, beside best of 16"
+        + ceiling.replace(", beside", " and")
+    )
     recipe = load_recipe({"base": "sandbox", "data": SANDBOX, "stages": [evaluate]})
     (course,) = courses(recipe, Data((), prompts={"test": (Group("p"),) * 9})).values()
     assert course is not None
-    assert (course.sequences, course.words.endswith("at most 12 sampled tokens")) == (4, True)  # of one kind
+    assert (course.sequences, course.words.endswith("at most 12 sampled tokens" + ceiling)) == (4, True)  # of one kind
     (found,) = words({**evaluate, "responses": 5})
-    assert found == "up to 4 prompts of each kind, 5 responses to each, 1 policy, at most 120 sampled tokens"
+    assert found == "up to 4 prompts of each kind, 5 responses to each, 1 policy, at most 120 sampled tokens" + ceiling
     (rows := tmp_path / "sums.jsonl").write_text('{"prompt": "2 + 2", "answer": "4"}\n')
     task = {"use": "answers", "data": {"format": "prompts", "source": str(rows)}, "rows": 10, "max_new_tokens": 7}
     (found,) = words({**evaluate, "tasks": [task]})  # 8 responses of 3 tokens, and 10 answers of 7
-    assert found == "up to 4 prompts of each kind, 1 policy, 1 task, at most 94 sampled tokens"
+    assert found == "up to 4 prompts of each kind, 1 policy, 1 task, at most 94 sampled tokens" + ceiling
