@@ -22,6 +22,7 @@ SPEAKERS = {  # of `from` and `value`
     "tool": "tool",
     "observation": "tool",
 }
+CALL = "function_call"  # of `from`, where others have an assistant's message with calls
 KEPT = (CALLS, "name", "tool_call_id", "reasoning_content", "thinking", TOOLS)  # fields that templates write
 NEEDS = "needs a text `role` and a text `content`"
 
@@ -83,6 +84,8 @@ def _message(where: str, column: str, given: Any) -> dict[str, Any]:
         content = ""
     if not isinstance(role, str) or not isinstance(content, str):
         raise DataError(f"{where}: every message of {column} {NEEDS}")
+    if role == CALL:
+        raise DataError(f"{where}: {column} has a {CALL!r}; write it as an assistant's message with {CALLS!r}")
     if role not in ROLES:
         raise DataError(f"{where}: {column} has a message of the role {role!r} {nearest(role.lower(), ROLES)}")
     return {"role": role, "content": whole(where, column, content), **kept}

@@ -158,6 +158,10 @@ def test_every_right_response_is_better_than_every_wrong_one() -> None:
     [
         ({"prompt": [ASKED], "chosen": [YES], "rejected": [turn("user", "no")]}, "a turn of the role 'user'"),
         ({"prompt": [turn("Human", "why")], "chosen": [YES], "rejected": [NO]}, "the role 'Human'"),
+        (
+            {"prompt": [{"from": "function_call", "value": "{}"}], "chosen": [YES], "rejected": [NO]},
+            "prompt has a 'function_call'; write it as an assistant's message with 'tool_calls'",
+        ),
         ({"prompt": "other", "chosen": [ASKED, YES], "rejected": [ASKED, NO]}, "is no turn of the conversations"),
         ({"question": "q", "query": "r", "chosen": "a", "rejected": "b"}, "question and query could be the prompt"),
         (
