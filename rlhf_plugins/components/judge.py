@@ -36,9 +36,8 @@ class ByReward(Judge):
         from rlhf_plugins.reward_models.judging import judge_by
 
         score = reward_handle(self.reward.build(run))
-        return judge_by(
-            score, run.reference().encode if score.encoder is None else score.encode
-        )  # whose tokens it reads
+        encode = run.reference().encode if score.encoder is None else score.encode  # its tokens may be others
+        return judge_by(score, encode)
 
 
 @dataclass(frozen=True)
