@@ -36,6 +36,7 @@ from rlhf_plugins.engine.passes import Passes
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.engine.weights.foreign import unopened
 from rlhf_plugins.engine.weights.loading import base_weights, load_causal, load_row_encoder
 from rlhf_plugins.engine.weights.noted import described, noted_base, path_to_note
 from rlhf_plugins.errors import DataError, RunError
@@ -342,10 +343,15 @@ def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
 
 
 def _of_adapter(folder: Path, trust_remote_code: bool) -> Base:
-    """The base that PEFT noted beside an adapter, with the adapter's own options. Raises as reading JSON does."""
+    """The base that PEFT noted beside an adapter, with the adapter's own options.
+
+    Raises:
+        RunError: the adapter is none that opens here.
+        ValueError: the file is damaged, with the other errors of reading JSON.
+    """
     config = read_json(folder / ADAPTER)
-    if config.get("peft_type") != "LORA":
-        raise RunError(f"{folder}: is an adapter of the type {config.get('peft_type')}, and only LORA is trained here")
+    if why := "; ".join(unopened(config)):
+        raise RunError(f"{folder}: {why}; PEFT's `merge_and_unload` makes a whole model of it, which opens here")
     if not config.get("base_model_name_or_path"):
         raise RunError(f"{folder}: its adapter names no base; write it as base_model_name_or_path in {ADAPTER}")
     names = {field.name for field in fields(Adapter)} - {"init_lora_weights"}  # its beginning is past

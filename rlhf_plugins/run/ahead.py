@@ -5,6 +5,7 @@ It reads local files as far as a check of a recipe has time for, and says what i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,8 @@ from rlhf_plugins.run.stage.starts import BASE, PREVIOUS, at
 from rlhf_plugins.trainers.optimizer_state import refuse_none_kept
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rlhf_plugins.contract.run_kinds import DataFormat, Stage, Task
     from rlhf_plugins.recipe.assemble import Assembled
 
@@ -61,7 +64,7 @@ class Ahead:
         if faults and partly:
             faults, partly = self._looked(assembled, whole=True)
         self.partly |= partly
-        return faults
+        return [*faults, *_unwritable(assembled.output_dir)]
 
     def sentences(self) -> Iterator[str]:
         """What was not looked at, and what in part."""
@@ -155,6 +158,15 @@ class Ahead:
             failed = f"{type(error).__name__}: {error}"  # maybe of what the rehearsal has in the place of weights
             self.unseen[f"what {what} refuses, since that failed ({failed})"] = None
         return ""
+
+
+def _unwritable(folder: Path) -> Iterator[Fault]:
+    """That a run could not write its folder, or make it in the nearest one that is there."""
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
+    if not there.is_dir():
+        yield ("output_dir",), f"{folder} cannot be written: {there} is no folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield ("output_dir",), f"{folder} cannot be written: this user may not write in {there}"
 
 
 def _unkept(assembled: Assembled, index: int) -> Iterator[Fault]:

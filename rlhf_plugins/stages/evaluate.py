@@ -88,10 +88,10 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, pr
 
     def rehearse(self, run: Run) -> None:
         """Refuses too few askable prompts."""
-        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.engine.weights.loading import load_policy_encoder
         from rlhf_plugins.stages._evaluation import askable
 
-        askable(self, run.data.prompts.get("test", ()), load_row_encoder(run.base))
+        askable(self, run.data.prompts.get("test", ()), load_policy_encoder(run.base))
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: an evaluation, and parts of the report."""

@@ -70,12 +70,12 @@ class Offline(
         from transformers import TrainingArguments
 
         from rlhf_plugins.data.batches.logged import logged_rows
-        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.engine.weights.loading import load_policy_encoder
         from rlhf_plugins.trainers.arguments import arguments, refuse_few_rows, refuse_uninstalled
 
         args = arguments(TrainingArguments, run.folder, run.seed, self.trainer)
         refuse_uninstalled(args)
-        encoder = load_row_encoder(run.base)
+        encoder = load_policy_encoder(run.base)
         rows = logged_rows(groups, self.dimension, encoder)
         refuse_few_rows(args, "OfflineTrainer", len(rows.dataset))
         return args, encoder, rows, self._held_out(args, run, encoder)

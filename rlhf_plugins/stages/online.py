@@ -264,9 +264,9 @@ class Online(
     def _inputs(self, run: Run, train: Sequence[Group]) -> _Inputs:
         """What is known before weights load. Raises DataError where no prompt is left."""
         from rlhf_plugins.data.batches.tokenized import prompts_with_room
-        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.engine.weights.loading import load_policy_encoder
 
-        encoder = load_row_encoder(run.base)
+        encoder = load_policy_encoder(run.base)
         args = self._arguments(run, encoder.fit.most)
         prompts, left_out = prompts_with_room(train, encoder, args.max_completion_length)
         asked = run.data.prompts.get("test", ())[: self.eval_prompts]

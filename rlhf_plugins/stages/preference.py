@@ -123,12 +123,12 @@ class Preference(
 
     def rehearse(self, run: Run) -> None:
         """See `Stage`."""
-        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.engine.weights.loading import load_policy_encoder
         from rlhf_plugins.trainers.arguments import building, refuse_few_rows
         from rlhf_plugins.trainers.preference.batch import with_room
         from rlhf_plugins.trainers.watching.held_out import held_out
 
-        args, encoder = self._arguments(run), load_row_encoder(run.base)
+        args, encoder = self._arguments(run), load_policy_encoder(run.base)
 
         def rows(groups: Sequence[Group]) -> Any:
             return with_room(self._rows(groups, encoder).dataset, args)
@@ -160,14 +160,14 @@ class Preference(
 
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
-        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.engine.weights.loading import load_policy_encoder
         from rlhf_plugins.engine.weights.starting import copy_start
         from rlhf_plugins.trainers.arguments import building
         from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
         from rlhf_plugins.trainers.watching.held_out import held_out
 
         adapter, args = run.base.adapter, self._arguments(run)
-        encoder = load_row_encoder(run.base)
+        encoder = load_policy_encoder(run.base)
         rows = self._rows(run.data.train, encoder)
         train = rows.dataset
         start, reference = run.weights("start"), run.weights("reference")

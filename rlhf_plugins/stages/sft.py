@@ -73,10 +73,10 @@ class SFT(
     def rehearse(self, run: Run) -> None:
         """See `Stage`."""
         from rlhf_plugins.data.batches.tokenized import tokenized_answers
-        from rlhf_plugins.engine.weights.loading import load_row_encoder
+        from rlhf_plugins.engine.weights.loading import load_policy_encoder
         from rlhf_plugins.trainers.watching.held_out import held_out
 
-        args, encoder = self._arguments(run), load_row_encoder(run.base)
+        args, encoder = self._arguments(run), load_policy_encoder(run.base)
         tried(run.data.train, lambda some: _refuse(args, tokenized_answers(some, encoder).dataset))
         held_out(args, run.data.test, lambda test: tried(test, lambda some: tokenized_answers(some, encoder)))
 
@@ -94,13 +94,13 @@ class SFT(
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         from rlhf_plugins.data.batches.tokenized import tokenized_answers
-        from rlhf_plugins.engine.weights.loading import load_row_encoder, load_to_adapt
+        from rlhf_plugins.engine.weights.loading import load_policy_encoder, load_to_adapt
         from rlhf_plugins.engine.weights.starting import config_of, load_start
         from rlhf_plugins.trainers.arguments import building
         from rlhf_plugins.trainers.sft import SFTTrainer
         from rlhf_plugins.trainers.watching.held_out import held_out
 
-        encoder, start = load_row_encoder(run.base), run.weights("start")
+        encoder, start = load_policy_encoder(run.base), run.weights("start")
         new = start.folder is None
         rows = tokenized_answers(run.data.train, encoder)
         with building(len(rows.dataset)):

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
-from rlhf_plugins import run_recipe
-from rlhf_plugins.errors import RecipeError, RlhfError
+from rlhf_plugins import load_policy, run_recipe
+from rlhf_plugins.errors import RecipeError, RlhfError, RunError
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.run.ahead import Ahead
-from rlhf_plugins.testing import tiny_base
+from rlhf_plugins.testing import tiny_base, tiny_encoder
 
 ASKED = [f"who is {'the ' * place}ant " for place in range(12)]
 PAIRS = [{"prompt": asked, "chosen": "bee", "rejected": "cat"} for asked in ASKED]
@@ -179,3 +181,79 @@ def test_a_loss_of_a_guest_that_fails_is_a_fault() -> None:
     with pytest.raises(RlhfError) as refused:
         run_recipe(written, say=lambda _: None)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"stage": "preference"},
+        {"stage": "sft"},
+        {"stage": "online", "reward": "length", "advantage": "rloo"},
+        {"stage": "offline"},
+        {"stage": "evaluate", "reward": "length", "max_new_tokens": 4},
+    ],
+    ids=str,
+)
+def test_an_encoder_is_no_base_of_a_policy(stage: dict[str, Any]) -> None:
+    tiny_encoder(Path("bert"))
+    rated = stage["stage"] == "offline"
+    written = recipe(RATED if rated else PAIRS, "ratings" if rated else "preference", stage, base="bert")
+    ((path, message),) = faults(written)
+    assert path == "stages.0"
+    assert "bert: is an encoder (bert), which cannot write a response: a policy needs a decoder" in message
+    with pytest.raises(RlhfError) as refused:
+        run_recipe(written, say=lambda _: None)
+    assert message in str(refused.value)
+
+
+def test_an_encoder_is_the_base_of_a_reward_model() -> None:
+    tiny_encoder(Path("bert"))
+    assert not faults(recipe(PAIRS, "preference", {"stage": "reward_model"}, base="bert"))
+
+
+def test_a_folder_that_cannot_be_made_is_refused() -> None:
+    Path("file").touch()
+    written = recipe(PAIRS, "preference", {"stage": "sft"}, output_dir="file/run")
+    ((path, message),) = faults(written)
+    assert (path, message) == ("output_dir", f"file/run cannot be written: {Path.cwd() / 'file'} is no folder")
+    with pytest.raises(RlhfError, match="file/run cannot be written: Not a directory"):
+        run_recipe(written, say=lambda _: None)
+
+
+def test_a_folder_that_the_user_may_not_write_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("theirs").mkdir()
+    monkeypatch.setattr("os.access", lambda path, _: Path(path).name != "theirs")  # root may write everywhere
+    ((path, message),) = faults(recipe(PAIRS, "preference", {"stage": "sft"}, output_dir="theirs/a/run"))
+    assert path == "output_dir"
+    assert message == f"theirs/a/run cannot be written: this user may not write in {Path.cwd() / 'theirs'}"
+    assert not faults(recipe(PAIRS, "preference", {"stage": "sft"}, output_dir="ours/run"))
+
+
+UNOPENED: dict[str, tuple[dict[str, Any], str]] = {
+    "modules": ({"modules_to_save": ["lm_head"]}, "has `modules_to_save: ['lm_head']`: it trained whole modules"),
+    "tokens": ({"trainable_token_indices": [1, 2]}, "has `trainable_token_indices: [1, 2]`: it trained rows of the"),
+    "biases": ({"bias": "all"}, "has `bias: all`: it trained biases of the base, and policies here share"),
+    "pissa": ({"init_lora_weights": "pissa"}, "`init_lora_weights: pissa`, which changed the weights of its base"),
+    "alora": ({"alora_invocation_tokens": [3]}, "has `alora_invocation_tokens: [3]`: it begins at these tokens"),
+}
+
+
+@pytest.mark.parametrize("kind", UNOPENED)
+def test_an_adapter_that_does_not_open_is_refused(kind: str) -> None:
+    options, said = UNOPENED[kind]
+    model = AutoModelForCausalLM.from_pretrained("base")
+    get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options)).save_pretrained("adapter")
+    ((path, message),) = faults(recipe(PAIRS, "preference", {"stage": "preference"}, base="adapter"))
+    assert path == "base"
+    assert said in message
+    with pytest.raises(RunError, match="adapter: has|adapter: was trained"):
+        load_policy("adapter")
+
+
+def test_an_adapter_of_dora_opens() -> None:
+    model = AutoModelForCausalLM.from_pretrained("base")
+    config = LoraConfig(task_type="CAUSAL_LM", use_dora=True, lora_dropout=0.1, rank_pattern={"q_proj": 2})
+    get_peft_model(model, config).save_pretrained("adapter")
+    written = recipe(PAIRS, "preference", {"stage": "preference"}, base="adapter")
+    assert not faults(written)
+    assert run_recipe(written, say=lambda _: None).folder == Path("run")

@@ -51,6 +51,7 @@ from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.precision import INT8, NF4, half_precision, known_quantization
 from rlhf_plugins.engine.progress import loading
 from rlhf_plugins.engine.shared_keys import attend_by_fused_kernels
+from rlhf_plugins.engine.weights.decoders import refuse_encoder
 from rlhf_plugins.engine.weights.fitting import UNLOADABLE, refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.weights.targets import refuse_unmatched
 from rlhf_plugins.errors import RunError
@@ -108,6 +109,13 @@ def load_row_encoder(base: Base) -> RowEncoder:
     if encodes_pairs(tokenizer):
         limits.append(tokenizer.model_max_length)  # fewer, if an encoder's positions start above 0, as RoBERTa's
     return RowEncoder(tokenizer, min((limit for limit in limits if limit), default=None), base.lengths)
+
+
+def load_policy_encoder(base: Base) -> RowEncoder:
+    """The same of a base that is a policy, before its weights load. Raises RunError as `refuse_encoder` too."""
+    encoder = load_row_encoder(base)
+    refuse_encoder(base.path, load_config(base))
+    return encoder
 
 
 def load_config(base: Base) -> Any:
@@ -259,6 +267,8 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
     loud = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of missing weights becomes an error below
     try:
+        if cls is AutoModelForCausalLM:
+            refuse_encoder(base.path, load_config(base))
         _refuse_quantized(base)
         with loading(base.path):
             model, report = cls.from_pretrained(base.path, **options, output_loading_info=True)
