@@ -61,7 +61,7 @@ class Clip(Shaping):
 
 
 @dataclass(frozen=True)
-class Quantile(Shaping):
+class Quantile(Shaping, ranks_rollout=True):
     """Phi^-1((rank - 1/2) / B) with rank the place of s among the rollout's B rewards, ties at their mean place.
 
     Rank-based inverse normal scores (van der Waerden 1952): whatever the reward's scale and tails, what counts is the

@@ -312,6 +312,8 @@ class KL(Component, kind="kl"):
 class Shaping(Component, kind="shaping"):
     """Changes rewards: normalises, clips, or subtracts; with `build()` where it remembers earlier rollouts."""
 
+    ranks_rollout: ClassVar[bool] = trait(False, "compares the rewards of a rollout, so that all must be there at once")
+
     def __call__(self, scored: ScoredResponses) -> Tensor:
         """-> (B,) the rewards that count, or (B, T) one per token."""
         raise NotImplementedError

@@ -47,6 +47,8 @@ LOGGED = {
     "mean_token_accuracy": Logged("share", "tokens of chosen responses that the model finds likeliest", "higher"),
     "min_reward": Logged("", "smallest reward of a batch that a reward model is trained on, mean over batches"),
     "policy_loss": Logged("", "the policy's part of the loss"),
+    "resampled": Logged("responses", "to further prompts, in the place of those whose responses all score alike"),
+    "unfilled": Logged("prompts", "missing in a rollout, since those that were sampled in their place teach nothing"),
     "reward": Logged("", "mean reward of the responses", "higher"),
     "rewards/accuracies": Logged("share", "pairs whose chosen response has the higher implicit reward", "higher"),
     "rewards/chosen": Logged("", "beta times the log-ratio to the reference, of chosen responses"),

@@ -36,8 +36,15 @@ def of_rows(stage: Training, known: Known, unit: str, responses: int | None) -> 
     return Course(steps, sequences, words, {"train": sequences})
 
 
-def of_rollouts(stage: Training, known: Known, turns: int = 1) -> Course:
-    """A training on samples of its own: an episode is a response, or a conversation of at most so many turns."""
+def of_rollouts(stage: Training, known: Known, turns: int = 1, refills: int = 0) -> Course:
+    """A training on samples of its own: an episode is a response, or a conversation of at most so many turns.
+
+    Args:
+        stage: whose options count.
+        known: of the recipe.
+        turns: of a conversation.
+        refills: rounds of further prompts for a rollout, each of at most as many responses as it has.
+    """
     size, accumulated = (
         int(stage.setting(name)) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
     )
@@ -59,9 +66,11 @@ def of_rollouts(stage: Training, known: Known, turns: int = 1) -> Course:
     rollouts = ceil(steps * accumulated / used)
     episodes = rollouts * rollout
     of = f"{_times(rollouts, 'rollout')} of {rollout:,} {unit}, {episodes:,} episodes"
-    sampled = f"at most {episodes * turns * new:,} sampled tokens"
+    sampled = f"at most {episodes * turns * new * (1 + refills):,} sampled tokens"
+    if refills:
+        sampled += f", of which {episodes * new:,} are of its own prompts"
     once: dict[Phase, int] = {"generation": episodes, "reference": episodes, "scoring": episodes}
-    passes = {**once, "train": steps * accumulated * size} if turns == 1 else {}
+    passes = {**once, "train": steps * accumulated * size} if turns == 1 and not refills else {}
     return Course(steps, 2 * episodes * turns, f"{about}{_times(steps, 'step')}, {of}, {sampled}", passes)
 
 

@@ -20,13 +20,7 @@ from rlhf_plugins.stages._of_grpo import OF_GRPO_CONFIG, UNREAD
 from rlhf_plugins.stages._rollout_work import work_of_rollouts
 from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, tried
 from rlhf_plugins.trainers.ppo import sampling as options_of_sampling
-from rlhf_plugins.trainers.ppo.options import (
-    Exploration,
-    Oversight,
-    Table,
-    Value,
-    no_groups,
-)
+from rlhf_plugins.trainers.ppo.options import ROUNDS, Exploration, Oversight, Table, Value, no_groups
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -112,8 +106,11 @@ class Online(
     ] = "drop"
     fallback: Reward | None = uses("reward", optional=True)
     equal_groups: Annotated[
-        Literal["keep", "drop"],
-        Field(description="`drop` leaves the responses to a prompt out of the loss where all their rewards are equal"),
+        Literal["keep", "drop", "resample"],
+        Field(
+            description="`drop` leaves the responses to a prompt out of the loss where all their rewards are equal; "
+            "`resample` samples further prompts in their place"
+        ),
     ] = "keep"
     truncated: Annotated[
         Literal["keep", "drop"],
@@ -136,7 +133,7 @@ class Online(
             raise ValueError(f"value: {NO_VALUES}")
         if (self.abstained == "fallback") != (self.fallback is not None):
             raise ValueError("fallback: a second reward goes with `abstained: fallback`; write both or neither")
-        if self.equal_groups == "drop" and (why := no_groups(self.advantage)):
+        if why := no_groups(self.equal_groups, self.advantage, self.shaping, self.turns):
             raise ValueError(f"equal_groups: {why}; leave it out")
         if self.kl is None and self.reference != "start":
             raise ValueError(f"reference: {self.reference}, but with `kl: none` nothing reads it; leave it out")
@@ -225,6 +222,8 @@ class Online(
 
         if self.setting("vllm_mode") != "server" and self.setting("vllm_tensor_parallel_size") != 1:
             return "that share its weights; write vllm_tensor_parallel_size: 1, or vllm_mode: server"
+        if self.equal_groups == "resample":
+            return "with equal_groups: resample; write drop"
         divided = "DeepSpeed" if processes.divides_optimizer() else "FSDP" if processes.shards() else ""
         return divided and f"under {divided}; write `distributed_type: MULTI_GPU`"
 
@@ -234,7 +233,7 @@ class Online(
 
     def course(self, known: Known) -> Course:
         """Of its rollouts."""
-        return of_rollouts(self, known, self.turns)
+        return of_rollouts(self, known, self.turns, ROUNDS if self.equal_groups == "resample" else 0)
 
     def own_numbers(self, gold: bool) -> frozenset[str]:
         """See `PolicyTraining`."""

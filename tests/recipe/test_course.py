@@ -40,6 +40,9 @@ def test_rollouts_and_episodes() -> None:
     _, found = words({"stage": "reward_model"}, {"stage": "online", "trainer": {**trainer, "max_completion_length": 5}})
     # a rollout of 8 * 4 lasts 4 * 2 steps: 10 steps take 2 of them, 64 responses of up to 5 tokens
     assert found == "10 steps, 2 rollouts of 32 responses, 64 episodes, at most 320 sampled tokens"
+    own = {"equal_groups": "resample", "advantage": "grpo", "trainer": {**trainer, "max_completion_length": 5}}
+    _, filled = words({"stage": "reward_model"}, {"stage": "online", **own})  # 10 rounds more
+    assert filled == found.replace("320 sampled tokens", "3,520 sampled tokens, of which 320 are of its own prompts")
 
 
 def test_epochs_of_prompts_become_steps_where_the_prompts_are_loaded() -> None:

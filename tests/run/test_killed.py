@@ -21,6 +21,13 @@ stages:
   - stage: online
     trainer: {max_steps: 4, logging_steps: 1, per_device_train_batch_size: 8, num_generations: 4, num_iterations: 2}
 """
+RESAMPLES = """\
+stage: online
+    advantage: grpo
+    reward: {use: length, most: 5}
+    shaping: []
+    kl: none
+    equal_groups: resample"""
 KILLS_ITSELF = """\
 import os, signal, sys, transformers
 own, left = transformers.Trainer.training_step, iter(range(int(sys.argv[1])))
@@ -81,7 +88,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_runs_leave_what_an_undisturbed_one_leaves(python: Warm, folder: Path) -> None:
+@pytest.mark.parametrize("online", ["stage: online", RESAMPLES], ids=["ppo", "resample"])
+def test_killed_runs_leave_what_an_undisturbed_one_leaves(python: Warm, folder: Path, online: str) -> None:
+    (folder / "r.yaml").write_text(RECIPE.replace("stage: online", online))
+
     def code(steps: str, *more: str) -> int:
         return python("-c", KILLS_ITSELF, steps, *more, cwd=folder).returncode
 

@@ -33,6 +33,7 @@ from warm import Warm
 from rlhf_plugins.registry.discovery import DISABLED
 
 DROPS = "    reward: {use: length, most: 5}\n    kl: none\n    equal_groups: drop\n    truncated: drop"
+RESAMPLES = DROPS.replace("equal_groups: drop", "equal_groups: resample")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -62,7 +63,7 @@ def test_two_processes_train_what_one_trains(python: Warm, one: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("advantage", ["gae", "grpo", f"grpo\n{DROPS}", "reinforce_plus_plus"])
+@pytest.mark.parametrize("advantage", ["gae", "grpo", f"grpo\n{DROPS}", f"grpo\n{RESAMPLES}", "reinforce_plus_plus"])
 def test_two_processes_learn_from_the_rollout_of_one(python: Warm, tmp_path: Path, advantage: str) -> None:
     recipe = ONLINE.replace("ADVANTAGE", advantage)
     one = prepared(tmp_path / "one", recipe, BATCH=4, REWARDED=4)
@@ -163,7 +164,7 @@ def test_a_killed_run_goes_on_in_another_number_of_processes(
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [3, 5, 11])
 @pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2)])
-@pytest.mark.parametrize("advantage", ["gae", "grpo", f"grpo\n{DROPS}"])
+@pytest.mark.parametrize("advantage", ["gae", "grpo", f"grpo\n{DROPS}", f"grpo\n{RESAMPLES}"])
 def test_a_rollout_goes_on_in_another_number_of_processes(
     python: Warm, tmp_path: Path, advantage: str, before: int, now: int, steps: int
 ) -> None:

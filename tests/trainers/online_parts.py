@@ -110,7 +110,7 @@ def words(aim: Objective) -> dict[str, Any]:
         "reward": aim.score,
         "value": aim.value if aim.advantage.reads_values else None,
         "abstained": "drop" if aim.abstains else "stop",
-        "equal_groups": "keep" if aim.keeps_equal else "drop",
+        "equal_groups": "resample" if aim.resamples else "keep" if aim.keeps_equal else "drop",
         "truncated": "keep" if aim.keeps_truncated else "drop",
         "keep_groups": True,
         "skip_equal": True,

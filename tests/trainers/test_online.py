@@ -276,7 +276,7 @@ def test_the_guide_says_how_to_read_every_curve(bases: Bases, tmp_path: Path) ->
         r"^\| (`.*?) \|", guide.partition("## How to read the curves")[2].partition("\n## ")[0], re.MULTILINE
     )
     sometimes = {"abstained", "too_few_siblings", "without_baseline", "update_share", "constrained_kl"}
-    filtered = {"equal_siblings", "truncated"}  # with `equal_groups: drop` and `truncated: drop`
+    filtered = {"equal_siblings", "truncated", "resampled", "unfilled"}  # with `equal_groups` and `truncated`
     explained = {name for row in rows for name in re.findall(r"`([^`]+)`", row)} - sometimes - filtered
     assert explained == curves.values.keys() - {"train_loss"}
 

@@ -14,13 +14,19 @@ from rlhf_plugins.contract.guards import named
 from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.ppo import kl_file
+from rlhf_plugins.trainers.ppo.options import ROUNDS
 from rlhf_plugins.trainers.rates import give_rate
 
+WORDS = {  # of what is not learned from
+    "equal_siblings": "response out of the loss: all to the prompt score alike",
+    "truncated": "response out of the loss: cut at max_completion_length",
+    "unfilled": f"prompt missing in a rollout: {ROUNDS} rounds of further ones found none whose responses differ",
+}
 STATE = ("_step", "_experience", "_kl_coef", "_trains", "_skips", "_unlearned")
 
 
 class KeepsRollout:
-    """An OnlineTrainer's optimizer and state; a class's first base."""
+    """An OnlineTrainer's optimizer, critic and state; a class's first base."""
 
     draws_apart = True  # whether each process has random numbers of its own, as TRL seeds them
     _updates: Any
@@ -33,6 +39,20 @@ class KeepsRollout:
         if fresh and critic and (rate := self._objective.value.learning_rate) is not None:
             give_rate(optimizer, critic.weights.values(), rate)
         return optimizer
+
+    @property
+    def value_network(self: Any) -> Any:
+        """The critic's own model, until its head is taken; None where it has none."""
+        return self._critic.network if self.obstacle is None and self._critic else None
+
+    @property
+    def value_weights(self: Any) -> dict[str, Any]:
+        """What the critic alone trains, by name; empty where there is none."""
+        return self._critic.weights if self.obstacle is None and self._critic else {}
+
+    def take_value_head(self: Any) -> dict[str, torch.Tensor]:
+        """Removes the critic from the policy and returns its head's weights; empty if no critic was trained."""
+        return self._critic.take_off() if self.obstacle is None and self._critic else {}
 
     @property
     def is_whole(self: Any) -> bool:
@@ -65,9 +85,8 @@ class KeepsRollout:
 
     @property
     def unlearned(self: Any) -> dict[str, int]:
-        """How many responses were left out of the loss, by reason in words."""
-        words = {"equal_siblings": "all to the prompt score alike", "truncated": "cut at max_completion_length"}
-        return {f"response out of the loss: {words[name]}": count for name, count in self._unlearned.items()}
+        """How many responses were left out of the loss, and prompts missing in it, by reason in words."""
+        return {WORDS[name]: count for name, count in self._unlearned.items()}
 
     def stateful(self: Any) -> dict[str, Any]:
         """What a checkpoint asks for a state beside its own."""
@@ -78,7 +97,7 @@ class KeepsRollout:
         shaping = {f"shaping {place}": each for place, each in enumerate(aim.shaping)}
         rewards = {"reward": self._asked.reward, "fallback": aim.fallback}
         turns = {"environment": aim.turns.environment} if aim.turns else {}
-        return {**named, **shaping, **rewards, **turns, "table": self._log}
+        return {**named, **shaping, **rewards, **turns, "further prompts": self._refill, "table": self._log}
 
     def begin_with(self: Any, words: Collection[str], stage: Path) -> None:
         """Takes the critic (`value`) and the KL's state (`kl`) that another stage left in its folder, as asked.

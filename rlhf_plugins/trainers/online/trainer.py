@@ -23,7 +23,6 @@ from rlhf_plugins.contract.run import Step
 from rlhf_plugins.data.batches.chat import rendering
 from rlhf_plugins.data.batches.groups import COLUMNS, batch_prompts
 from rlhf_plugins.data.batches.tokens import RowEncoder, encode_prompt, turn_end
-from rlhf_plugins.data.conversations import Conversations
 from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.engine.sampler_log_probs import noted_log_probs
@@ -45,6 +44,7 @@ from rlhf_plugins.trainers.ppo.constraint import adapted, constrain
 from rlhf_plugins.trainers.ppo.critic import Critic, without_critic
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
 from rlhf_plugins.trainers.ppo.models import Models
+from rlhf_plugins.trainers.ppo.refilling import Drawn, Refill
 from rlhf_plugins.trainers.ppo.rollout import RECORDS, Cut, Experience, MicroBatch, Rollouts
 from rlhf_plugins.trainers.resuming import Resumable
 from rlhf_plugins.trainers.scaling import accept_skips
@@ -146,6 +146,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         self._rollouts = Rollouts(
             aim, self._models, frozenset(self.eos_token_ids), self.num_generations, self._cut(own)
         )
+        self._refill = Refill(self.train_dataset, self.num_generations, args.seed) if aim.resamples else None
         self._recovery = recovering(self)
         self._most_tokens = own.max_length or positions(self.model.config)
         self._skips_equal = own.skip_equal or aim.advantage.reads_values
@@ -198,20 +199,6 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         return Cut(args.per_device_train_batch_size, args.gradient_accumulation_steps, tokens, whole, own.keep_groups)
 
     @property
-    def value_network(self) -> Any:
-        """The critic's own model, until its head is taken; None where it has none."""
-        return self._critic.network if self.obstacle is None and self._critic else None
-
-    @property
-    def value_weights(self) -> dict[str, Any]:
-        """What the critic alone trains, by name; empty where there is none."""
-        return self._critic.weights if self.obstacle is None and self._critic else {}
-
-    def take_value_head(self) -> dict[str, Tensor]:
-        """Removes the critic from the policy and returns its head's weights; empty if no critic was trained."""
-        return self._critic.take_off() if self.obstacle is None and self._critic else {}
-
-    @property
     def rollouts_shown(self) -> list[dict[str, Any]]:
         """Responses from the beginning and the end of the training, with their step and numbers."""
         return self._log.shown
@@ -243,7 +230,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         place, steps = self._place(), self.args.gradient_accumulation_steps
         if place == 0:
             self.model.train()
-            self._experience = self._roll_out(batch_prompts(inputs), columns_of(inputs))
+            self._experience = self._roll_out(inputs)
             if self._constraint:
                 self._constraint.use(self._experience.batches if self._experience else None)
         if place % steps == 0:
@@ -290,26 +277,36 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         theirs: tuple[Any, Any, Any] = super().prediction_step(*given, **options)
         return theirs if self.obstacle is not None or not self._own_parts else (None, None, None)
 
-    def _roll_out(self, prompts: Sequence[Any], columns: Mapping[str, list[Any]]) -> Experience | None:
-        """A rollout to train on; None where nothing can be learned from it.
+    def _draw(self, rows: Sequence[Mapping[str, Any]]) -> Drawn:
+        """A response to the prompt of each row, and where an environment goes on those of later turns; all scored."""
+        samples = self._rollouts.sample(self, batch_prompts(rows), columns_of(rows))
+        talks = self._rollouts.conversations(self, samples)
+        scored = self._rollouts.score(talks, self._rollouts.greedy(self, samples))
+        return Drawn(talks, scored, self._asked.each[: len(talks.turn)])
+
+    def _roll_out(self, rows: Sequence[Mapping[str, Any]]) -> Experience | None:
+        """A rollout to train on, from its prompts' rows; None where nothing can be learned from it.
 
         Raises:
             RunError: a monitor stops the training.
         """
         self.sampler_log_probs.clear()
         with gathered(self.model):
-            samples = self._rollouts.sample(self, prompts, dict(columns))
-            talks = self._rollouts.conversations(self, samples)
-            scored = self._rollouts.score(talks, self._rollouts.greedy(self, samples))
+            drawn, more = self._draw(rows), dict[str, float]()
+            if self._refill:
+                drawn, more["unfilled"] = self._refill(drawn, self._draw)
+        talks, scored = drawn.talks, drawn.scored
         numbers = {name: float(n) for name, n in scored.left_out.items() if n}
-        for name, rows in scored.unlearned.items():
-            numbers[name] = float(rows.sum())
-            self._unlearned[name] = self._unlearned.get(name, 0) + int(numbers[name])
+        for name, number in (more | {name: float(left.sum()) for name, left in scored.unlearned.items()}).items():
+            numbers[name] = number
+            self._unlearned[name] = self._unlearned.get(name, 0) + int(number)
+        if self._refill:
+            numbers["resampled"] = float(len(talks.turn) - len(rows))
         if self._objective.turns:
             numbers |= of_conversations(talks, scored.rewards)
         if self._objective.kl is not None:
             numbers["kl_coef"] = self._kl_coef
-        self._note(**self._rewards_of(talks))
+        self._note(**self._rewards_of(drawn))
         if not scored.samples.responses:
             self._note(**numbers)
             self._show(Step("", 0, None, {**numbers, "equal_rewards": 1.0}))
@@ -320,7 +317,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         numbers |= self._log.add(rollout, self.state.global_step)
         numbers |= importance.compared(self.sampler_log_probs, rollout, self._objective)
         self._note(**(self._theirs.without_these(numbers) if self._theirs else numbers))
-        note_completions(self, rollout, self._asked.each[list(rollout.rewards.places)], self.reward_func_names)
+        note_completions(self, rollout, drawn.each[list(rollout.rewards.places)], self.reward_func_names)
         if self._objective.kl is not None:
             self._kl_coef = adapted(self._objective.kl, self._kl_coef, numbers["kl"], len(rollout.mask))
         self._show(oversight.step_of(rollout, self._updates, numbers))
@@ -340,9 +337,9 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
             raise RunError(f"a conversation that the environment continued: {error}") from error
         return self._most_tokens is None or tokens <= self._most_tokens
 
-    def _rewards_of(self, talks: Conversations) -> dict[str, float]:
+    def _rewards_of(self, drawn: Drawn) -> dict[str, float]:
         """TRL's numbers of the rewards of a rollout, and what reward functions logged."""
-        each = self._asked.each[: len(talks.turn)]
+        talks, each = drawn.talks, drawn.each
         total = (each * self.reward_weights).nansum(1).masked_fill(each.isnan().all(1), torch.nan)
         names = self.reward_func_names if isinstance(self._asked, RewardFunctions) else []
         return spread(each, names, total, talks.groups(self.num_generations)) | take_logged(self)

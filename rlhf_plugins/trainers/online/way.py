@@ -73,7 +73,7 @@ class OnlineOptions:
     max_length: int | None = None  # tokens of a conversation; None is what the model takes
     abstained: Literal["drop", "stop", "fallback"] = "drop"
     fallback: Reward | Callable[[Any], Any] | None = None
-    equal_groups: Literal["keep", "drop"] = "keep"  # in the loss, where all responses to a prompt score alike
+    equal_groups: Literal["keep", "drop", "resample"] = "keep"  # where all responses to a prompt score alike
     truncated: Literal["keep", "drop"] = "keep"  # in the loss, where a response did not end by itself
     tokens_per_batch: int | None = TOKENS_PER_BATCH  # most in memory at once, padding included; None is no limit
     keep_groups: bool = False  # minibatches hold the responses to a prompt together, as far as they divide; TRL mixes
@@ -103,7 +103,7 @@ def check(own: OnlineOptions, given: Mapping[str, Any]) -> None:
         raise RunError("fallback= is a second reward, and goes with abstained='fallback': give both or neither")
     if own.value is not None and not (own.advantage and own.advantage.reads_values):
         raise RunError("value= is of a critic, and the advantage reads no values: leave it out")
-    if own.equal_groups == "drop" and (reason := no_groups(own.advantage)):
+    if reason := no_groups(own.equal_groups, own.advantage, own.shaping, own.turns):
         raise RunError(f"equal_groups={reason}: leave it out")
     if (own.environment is None) != (own.turns == 1):
         raise RunError("environment= writes what follows a response, and turns= says how often: give both or neither")
@@ -161,6 +161,7 @@ def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback:
         turns=Turns(environment_of(own.environment), own.turns, own.turn_discount) if own.environment else None,
         abstains=own.abstained != "stop",
         keeps_equal=own.equal_groups == "keep",
+        resamples=own.equal_groups == "resample",
         keeps_truncated=own.truncated == "keep",
         fallback=fallback,
     )

@@ -15,13 +15,15 @@ from rlhf_plugins.contract.run import Adapter
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction
+    from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
     from rlhf_plugins.contract.records import Prediction
     from rlhf_plugins.contract.rollout import ScoredResponses
     from rlhf_plugins.contract.rows import Samples
     from rlhf_plugins.contract.run_kinds import EnvironmentFunction
     from rlhf_plugins.trainers.ppo.importance import Correction
     from rlhf_plugins.trainers.watching.monitoring import Monitors
+
+ROUNDS = 10  # of further prompts for a rollout in which responses to a prompt score alike, at most
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Objective:
     turns: Turns | None = None  # None: a rollout is single responses
     abstains: bool = True  # whether the reward may abstain; the responses are then left out
     keeps_equal: bool = True  # whether groups whose scores are all equal are in the loss
+    resamples: bool = False  # whether further prompts are sampled in the place of groups that are not
     keeps_truncated: bool = True  # whether responses that did not end by themselves are in the loss
     fallback: Callable[[Samples], Prediction] | None = None  # scores the responses for which `score` abstains
     weighs_kl: bool = False  # whether KL in the loss is times r, which makes it unbiased (DeepSeek-AI 2025, V3.2)
@@ -133,11 +136,25 @@ class Objective:
         return grouped and not pulls and not self.entropy_coef
 
 
-def no_groups(advantage: Advantage | None) -> str:
-    """Why equal groups cannot be left out, in words that follow the option; empty where they can."""
-    if advantage is None or advantage.min_group > 1:
+def no_groups(asked: str, advantage: Advantage | None, shaping: Sequence[Shaping], turns: int) -> str:
+    """Why `equal_groups` cannot be what is asked, in words that follow the option; empty where it can.
+
+    Args:
+        asked: `keep`, `drop` or `resample`.
+        advantage: None is one that compares the responses to a prompt.
+        shaping: of the rewards.
+        turns: of a conversation, at most.
+    """
+    if asked == "keep":
         return ""
-    return "drop leaves out responses that differ from no other to their prompt, and the advantage compares none"
+    if advantage is not None and advantage.min_group == 1:
+        why = "leaves out responses that differ from no other to their prompt, and the advantage compares none"
+        return f"{asked} {why}"
+    if asked == "resample" and any(each.ranks_rollout for each in shaping):
+        return "resample shapes the rewards of further prompts by themselves, and a shaping compares those of a rollout"
+    if asked == "resample" and turns > 1:
+        return "resample replaces single responses, and with an environment a rollout is conversations"
+    return ""
 
 
 def no_conversations(advantage: Advantage | None, use_vllm: bool) -> str:

@@ -178,7 +178,7 @@ class Rollouts:
         Raises:
             RunError: the chat template refuses a prompt.
         """
-        model, own = trainer.model, list(prompts[processes.share(len(prompts))])
+        model, own = trainer.model, list(prompts[self._share(len(prompts))])
         explores = self.models.exploring(self.objective.exploration)
         try:
             with folded(model), without_generation_defaults(model), explores, own_decoding_loop(model) as loop:
@@ -192,6 +192,12 @@ class Rollouts:
         trainer.sampler_log_probs += nats
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         return Samples(prompts, texts, prompt_ids, response_ids, columns)
+
+    def _share(self, count: int) -> slice:
+        """Which of so many prompts are this process's: whole groups, where they are no later turns."""
+        size = 1 if self.objective.turns or count % self.group else self.group
+        part = processes.share(count // size)
+        return slice(part.start * size, part.stop * size)
 
     def greedy(self, trainer: Any, samples: Samples) -> Samples | None:
         """A greedy response to each prompt, where the estimator needs a baseline."""
