@@ -52,7 +52,7 @@ def check(
     """
     if max_length is not None and tokenizer is None:
         raise DataError("--max-length needs --tokenizer, whose tokens it counts")
-    from rlhf_plugins.data.batches.rendered import looks, obstacles
+    from rlhf_plugins.data.batches.rendered import looks, obstacles, unrendered
     from rlhf_plugins.data.dropped import Dropped
     from rlhf_plugins.data.measures.audit import audit
 
@@ -68,8 +68,8 @@ def check(
     for reason, count in unusable.items():
         echo(f"for {tokenizer}: {count} x {reason}: {', '.join(unusable.places[reason])}")
     echo("\n".join(["the first rows:", *(f"  {line}" for line in looks(groups, encoder))]))
-    template = tokenizer if encoder and encoder.tokenizer.chat_template else None
-    for warning in [*_warnings(found, ordered), *_unrendered(groups, template)]:
+    alone = unrendered(groups, lambda: encoder.tokenizer, str(tokenizer), "write `as_messages=true`") if encoder else ""
+    for warning in filter(None, [*_warnings(found, ordered), alone]):
         echo(f"warning: {warning}")
 
 
@@ -273,13 +273,6 @@ def _most(shared: Mapping[str, int]) -> str:
     """The text that most groups have."""
     text, count = next(iter(shared.items()))
     return f"in {count} groups {text[:60]!r}" + ", ..." * (len(shared) > 1)
-
-
-def _unrendered(groups: Sequence[Group], template: str | None) -> list[str]:
-    """A warning where rows are text, which the chat template of the named tokenizer does not render."""
-    if template is None or not all(isinstance(group.prompt, str) for group in groups):
-        return []
-    return [f"the rows are text, so that the chat template of {template} renders none of them: a policy learns text"]
 
 
 @hookimpl

@@ -92,8 +92,12 @@ class _File(DataFormat, Sources):
 
     def _read(self) -> Read:
         from rlhf_plugins.data.formats.kinds import READERS
+        from rlhf_plugins.data.formats.spoken import as_conversations
 
-        return partial(READERS[self.kind_of_rows], **{name: getattr(self, name) for name in self.reads})
+        read = partial(READERS[self.kind_of_rows], **{name: getattr(self, name) for name in self.reads})
+        columns = read.keywords["columns"]
+        implicit = columns.prompt if isinstance(columns, PairColumns) else None
+        return as_conversations(read, implicit) if self.as_messages else read
 
 
 @dataclass(frozen=True)

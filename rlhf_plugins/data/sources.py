@@ -41,6 +41,10 @@ class Sources:
     out_of_distribution: Annotated[
         str | None, OnDisk(), Field(min_length=1, description="rows unlike those of training, which are measured apart")
     ] = None
+    as_messages: Annotated[
+        bool,
+        Field(description="text becomes messages, of the user and the assistant, so that the chat template renders it"),
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from rlhf_plugins.recipe.needs import lacking_columns, unmet, unscorable
 from rlhf_plugins.recipe.options import all_parts, parts_of
 from rlhf_plugins.recipe.order import too_early
 from rlhf_plugins.recipe.source import Keys
-from rlhf_plugins.run.rows import read
+from rlhf_plugins.run.rows import read, text_alone
 from rlhf_plugins.run.stage.own_rows import refuse_unfit, without_held_out_of
 from rlhf_plugins.run.stage.stage_run import Services, StageRun
 from rlhf_plugins.run.stage.starts import BASE, PREVIOUS, at
@@ -53,10 +53,11 @@ class _Unread:
 
 @dataclass
 class Ahead:
-    """Finds the faults of assembled recipes, and keeps what it did not look at, and of what it saw a part."""
+    """Finds the faults of assembled recipes, and keeps what it did not look at, of what it saw a part, and warnings."""
 
     unseen: dict[str, None] = field(default_factory=dict)
     partly: dict[str, None] = field(default_factory=dict)
+    warnings: dict[str, None] = field(default_factory=dict)
 
     def __call__(self, assembled: Assembled) -> list[Fault]:
         """What a run would refuse; a fault that the first rows of a large file show is looked for in all of them."""
@@ -67,7 +68,8 @@ class Ahead:
         return [*faults, *_unwritable(assembled.output_dir)]
 
     def sentences(self) -> Iterator[str]:
-        """What was not looked at, and what in part."""
+        """Warnings, what was not looked at, and what in part."""
+        yield from (f"warning: {warning}" for warning in self.warnings)
         if self.unseen:
             yield f"not looked at: {'; '.join(self.unseen)}"
         if self.partly:
@@ -107,6 +109,8 @@ class Ahead:
             given = [name for name in CHAT if assembled.resolved.get(name)]
             faults.append(((given[0],), str(error)))
             return None
+        if warning := text_alone(assembled.base, source, keys, rows):
+            self.warnings[warning] = None
         return rows
 
     def _unread(self, what: str) -> _Unread:

@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING
 
 from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.errors import DataError, RlhfError
+from rlhf_plugins.recipe.options import all_parts
 from rlhf_plugins.recipe.order import too_early
+from rlhf_plugins.recipe.source import Keys, dotted
 from rlhf_plugins.run import blame
 from rlhf_plugins.run.stage.own_rows import refuse_unfit
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
+    from rlhf_plugins.contract.run import Base
     from rlhf_plugins.contract.run_kinds import DataFormat
     from rlhf_plugins.recipe.assemble import Assembled
+
+AS_MESSAGES = "as_messages"  # the option of a format that makes messages of text
 
 
 def read(assembled: Assembled, source: DataFormat) -> Data:
@@ -34,6 +39,25 @@ def loaded(assembled: Assembled, source: DataFormat) -> Data:
     rows = read(assembled, source)
     refuse_text(rows, assembled.base.chat)
     return rows
+
+
+def text_alone(base: Base, source: DataFormat, keys: Keys, data: Data) -> str:
+    """A warning where no row goes through the base's chat template, with what to write; else empty.
+
+    Args:
+        base: of the run.
+        source: of the rows.
+        keys: the place of the source in the recipe.
+        data: the rows.
+    """
+    from rlhf_plugins.data.batches.rendered import unrendered
+    from rlhf_plugins.engine.weights.loading import load_tokenizer
+
+    places = [(*keys, *inside, AS_MESSAGES) for inside, part in all_parts(source) if hasattr(part, AS_MESSAGES)]
+    words = [f"`{dotted(place)}=true`" for place in places]
+    cure = f"write {' '.join(words)}" if words else "write them as messages,"
+    prompts = (*data.train, *data.prompts.get("train", ()))
+    return unrendered(prompts, lambda: load_tokenizer(base), base.path, cure)
 
 
 def refuse_rows(assembled: Assembled, data: Data) -> None:

@@ -19,8 +19,10 @@ from rlhf_plugins.contract.checkpoint import Checkpoint
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Adapter, Base, Lengths, Run
 from rlhf_plugins.data.batches.chat import refuse_text
+from rlhf_plugins.data.batches.rendered import unrendered
 from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.data.formats.guessed import as_columns
+from rlhf_plugins.engine.weights.loading import load_tokenizer
 from rlhf_plugins.errors import DataError, RunError, nearest
 from rlhf_plugins.recipe import based
 from rlhf_plugins.registry.registry import Registry
@@ -35,6 +37,7 @@ from rlhf_plugins.run.stage.stage_run import Services, StageRun
 from rlhf_plugins.run.stage.starts import at
 
 logger = logging.getLogger(__name__)
+AS_MESSAGES = 'give the spec of the data `"as_messages": True`'
 _OPEN: list[Hooks] = []  # of the sessions of this process
 
 
@@ -89,6 +92,8 @@ def session(
         files.drop_checkpoints()
     rows = data if isinstance(data, Data) else _loaded(data, start.base, seed, registry)
     refuse_text(rows, start.base.chat)
+    if alone := unrendered(rows.train, lambda: load_tokenizer(start.base), start.base.path, AS_MESSAGES):
+        logger.warning("%s", alone)
     if not files.is_run:
         files.path.mkdir(parents=True, exist_ok=True)
         acquire(files.path, again=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from templates import chat_base
 
 from rlhf_plugins.sandbox import POLICY
 
@@ -92,11 +93,23 @@ def test_check_warns_of_what_spoils_a_measurement(rlhf: Rlhf) -> None:
     assert "warning: no group is held out" in rlhf("data", "check", "b.jsonl").stdout
 
 
+def test_check_warns_of_text_that_a_template_renders_no_part_of(rlhf: Rlhf) -> None:
+    base = chat_base(Path(), "qwen").path
+    write("a.jsonl", pair("who is it ?", "ant", "dog"), pair("how is it ?", "ant", "dog"))
+    said = (
+        "the rows are text, so that the chat template of {} renders none of them, as with TRL; write `as_messages=true`"
+    )
+    assert f"warning: {said.format(base)}" in rlhf("data", "check", "a.jsonl", "--tokenizer", base).stdout
+    out = rlhf("data", "check", "a.jsonl", "as_messages=true", "--tokenizer", base).stdout
+    assert "rows are text" not in out
+    assert "<turn>" in out
+
+
 def test_check_counts_over_long_responses(rlhf: Rlhf) -> None:
     write("a.jsonl", pair("What is it ?", "yes", "yes " * 200), pair("And why ?", "no", "yes"))
     limit = ("--tokenizer", str(POLICY), "--max-length")
     assert "over-long responses: 1 of 4\n" in (out := rlhf("data", "check", "a.jsonl", *limit, "100").stdout)
-    assert "warning: the rows are text, so that the chat template of" in out
+    assert "warning: the rows are text" not in out  # its template writes no more than what is said
     refused = rlhf("data", "check", "a.jsonl", *limit, "1")
     assert refused.exit_code == 2
     assert "every response is longer than 1 tokens" in refused.stderr

@@ -11,6 +11,8 @@ from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Chat
 from rlhf_plugins.errors import DataError, RunError
 
+AS_MESSAGES = "; `as_messages: true` beside their format makes conversations of them"
+
 
 def whole_template(own: Any, chat: Chat) -> str:
     """The template of a tokenizer, or the one in its place, which sets the options and adds the system turn itself.
@@ -46,7 +48,7 @@ def refuse_text(data: Data, chat: Chat | None) -> None:
     groups: Iterable[Group] = (*data.train, *data.test, *(one for split in data.prompts.values() for one in split))
     if any(isinstance(group.prompt, str) for group in groups):
         given = " and ".join(name for name, value in _words(chat).items() if value)
-        raise DataError(f"the recipe gives {given}, which only conversations have, and the rows are text")
+        raise DataError(f"the recipe gives {given}, which only conversations have, and the rows are text{AS_MESSAGES}")
 
 
 def _words(chat: Chat) -> dict[str, Any]:

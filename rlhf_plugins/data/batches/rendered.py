@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.batches.lengths import responses_taken
-from rlhf_plugins.data.batches.tokens import RowEncoder
+from rlhf_plugins.data.batches.tokens import RowEncoder, encodes_pairs, rendered_by
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.turns import as_text
-from rlhf_plugins.errors import DataError
+from rlhf_plugins.errors import DataError, RlhfError
 
 UNWRITTEN = "content that the chat template does not write whole"
 OTHERS = ("name", "reasoning_content", "thinking")  # fields with a text of their own that some templates write
@@ -34,6 +36,29 @@ def obstacles(groups: Iterable[Group], encoder: RowEncoder) -> Dropped:
             found.add(reason, str(group.origin or "a row without an origin"))
             found[reason] += count - 1
     return found
+
+
+def unrendered(groups: Iterable[Group], load: Callable[[], PreTrainedTokenizerBase], base: str, cure: str) -> str:
+    """A warning where all rows are text and the base has a chat template that rendered none of them; else empty.
+
+    Args:
+        groups: with the prompts.
+        load: gives the base's tokenizer, where all prompts are text; one that does not load is another's to report.
+        base: as the warning names it.
+        cure: what makes messages of the rows.
+    """
+    prompts = [group.prompt for group in groups]
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if not texts or len(texts) < len(prompts):
+        return ""
+    try:
+        tokenizer = load()
+    except RlhfError:
+        return ""
+    if not tokenizer.chat_template or encodes_pairs(tokenizer) or any(map(rendered_by(tokenizer), texts)):
+        return ""
+    plain = f"the rows are text, so that the chat template of {base} renders none of them, as with TRL"
+    return f"{plain}; {cure} for prompts as the user's turns and responses as the assistant's"
 
 
 def fields_lost(groups: Iterable[Group], encoder: Callable[[], RowEncoder]) -> dict[str, int]:

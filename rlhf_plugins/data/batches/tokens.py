@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -250,6 +250,23 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     if tokenizer.chat_template is None:
         return None
     return _turn_end(tokenizer, str(tokenizer.chat_template), str(tokenizer.eos_token))
+
+
+def rendered_by(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bool]:
+    """Whether a text looks like what the chat template makes of a prompt, for many texts.
+
+    It has the end of a turn or ends as a prompt does; any text does where the template writes no more than is said.
+    """
+    end, asked = turn_end(tokenizer), [{"role": "user", "content": ANSWER}]
+    try:
+        whole = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+    except (ValueError, TemplateError):  # reported where a row is rendered
+        return lambda _: False
+    before, _, after = whole.rpartition(ANSWER)
+    closes, opens = None if end is None else _name(tokenizer, end), after.strip()
+    if not (before.removeprefix(str(tokenizer.bos_token)) + opens).strip():
+        return lambda _: True
+    return lambda text: (closes is not None and closes in text) or (bool(opens) and text.rstrip().endswith(opens))
 
 
 def encodes_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:

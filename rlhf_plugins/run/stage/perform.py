@@ -65,6 +65,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         refuse_unfit(stage, given.data)
         together.refuse_few_rows(stage, given.data)
         refuse_text(given.data, given.base.chat)
+        _warn_of_text(run.name, stage, given)
         lost = _fields_lost(stage, given)
         refuse_unmet(stage, given.data.train, lambda part: _registered_name(part, registry) or type(part).__name__)
         result = stage.run(given)
@@ -106,6 +107,17 @@ def _steps(run: StageRun, stage: Stage) -> int | None:
     asked = (len(own.prompts.get("train", ())) or None) if own else None
     course = stage.course(Known(rows, run.base.lengths.max_length, prompts=asked))
     return course.steps if course else None
+
+
+def _warn_of_text(name: str, stage: Stage, given: StageRun) -> None:
+    """Logs that the chat template renders none of a stage's own rows; a run says it of the recipe's."""
+    from rlhf_plugins.recipe.order import too_early
+    from rlhf_plugins.run.rows import text_alone
+
+    if stage.data is None or any(too_early(stage.data)) or not processes.is_main():
+        return
+    if warning := text_alone(given.base, stage.data, ("stages", name, "data"), given.data):
+        logger.warning("%s: %s", name or "the stage", warning)
 
 
 def _fields_lost(stage: Stage, run: StageRun) -> dict[str, int]:
