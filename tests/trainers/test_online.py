@@ -32,8 +32,8 @@ class Watched(OnlineTrainer):
 
     pairs: list[tuple[float, float]]
 
-    def _roll_out(self, prompts: Any, columns: Any) -> Any:
-        rollout: Any = super()._roll_out(prompts, columns)
+    def _roll_out(self, rows: Any) -> Any:
+        rollout: Any = super()._roll_out(rows)
         self.seen: list[float] = getattr(self, "seen", [])
         self.by_hand = by_hand.rollout(self, rollout.samples, rollout.rewards.rewards.tolist(), self.seen)
         return rollout
