@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, lru_cache
-from hashlib import sha256
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from pydantic import TypeAdapter
 
-from rlhf_plugins.errors import shown
 from rlhf_plugins.report import words
 from rlhf_plugins.report.answer import taken
 from rlhf_plugins.report.curves import reliability, stage_curves
+from rlhf_plugins.report.document import document
 from rlhf_plugins.report.plots import policy_plots
 from rlhf_plugins.report.reward_table import sections
 from rlhf_plugins.report.schema import CostReport, CurveReport, EvaluationReport, Report, SectionReport
@@ -25,9 +20,6 @@ from rlhf_plugins.report.summary import summary
 from rlhf_plugins.report.svg import Plot
 from rlhf_plugins.report.table import Cell, cells, columns, headers
 
-_HERE = Path(__file__).parent
-# Control characters of a response, other than tab and newline, as their visible pictures; `shown` writes out others.
-_PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {0x7F: 0x2421}
 _CURVES = TypeAdapter(dict[str, CurveReport])
 COSTS: dict[str, Callable[[CostReport], str]] = {
     "time": lambda cost: words.duration(cost.seconds),
@@ -42,29 +34,23 @@ COSTS: dict[str, Callable[[CostReport], str]] = {
 
 def page(report: Report) -> str:
     """One HTML document with no external request; all text of the report is escaped."""
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            report=report,
-            summary=summary(report),
-            winner=taken(report),
-            headers=headers(report),
-            rows=_rows(report),
-            evaluations={name: (headers(one), _rows(one)) for name, one in report.evaluations.items()},
-            costs=_costs(report),
-            policy_plots=policy_plots(report),
-            reward_models=list(report.measured_reward_models),
-            reward_sections=sections(report.measured_reward_models),
-            reliability=reliability(report.measured_reward_models),
-            curves=_curves(report),
-            recipe=yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True),
-            # Markup is safe here: both are files of this package, and the hash lets no other script run.
-            style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-            script=Markup(script),
-            script_hash=b64encode(sha256(script.encode()).digest()).decode(),
-        )
+    return document(
+        "page.html.j2",
+        report.title,
+        report=report,
+        summary=summary(report),
+        winner=taken(report),
+        headers=headers(report),
+        rows=_rows(report),
+        evaluations={name: (headers(one), _rows(one)) for name, one in report.evaluations.items()},
+        costs=_costs(report),
+        policy_plots=policy_plots(report),
+        reward_models=list(report.measured_reward_models),
+        reward_sections=sections(report.measured_reward_models),
+        reliability=reliability(report.measured_reward_models),
+        curves=_curves(report),
+        nested=_nested,
+        recipe=yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True),
     )
 
 
@@ -105,20 +91,3 @@ def _curves(report: Report) -> list[Plot]:
 @lru_cache(maxsize=64)  # while a run goes on, its page is written again with the curves of finished stages
 def _drawn(stage: str, curves: bytes, key: str) -> Plot | None:
     return stage_curves(stage, _CURVES.validate_json(curves), key)
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: shown(value) if type(value) is str else value,
-    )
-    environment.globals |= {"words": words}
-    environment.filters |= {"handed": words.handed, "nested": _nested} | {
-        "visible": lambda text: str(text).translate(_PICTURES)
-    }
-    return environment
