@@ -224,15 +224,17 @@ def report(
 
 
 def _show_members(root: Path) -> None:
-    from rlhf_plugins.report.over_seeds import accuracy_table, seeds_table, sentences
-    from rlhf_plugins.run.members import reports
+    from rlhf_plugins.report.over_seeds import sentences
+    from rlhf_plugins.report.seeds_table import accuracy_table, seeds_table
+    from rlhf_plugins.run.members import reports, write_page
 
     groups = reports(root)
     if any(made.policies for several in groups.values() for made in several):
         echo_table(seeds_table(groups))
     if (models := accuracy_table(groups)) is not None:
         echo_table(models)
-    echo("\n".join([*sentences(groups), f"{root}: {sum(map(len, groups.values()))} finished members"]))
+    counted = f"{root}: {sum(map(len, groups.values()))} finished members"
+    echo("\n".join([*sentences(groups), counted, str(write_page(root))]))
 
 
 def _compare(reports: dict[str, Report]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_plugins.report.files import PAGE, read, show, write
+from rlhf_plugins.report.files import PAGE, read, show, write, write_seeds
 from rlhf_plugins.report.machine import hardware, versions
 from rlhf_plugins.report.reward_table import reward_table
 from rlhf_plugins.report.summary import summary
@@ -19,4 +19,5 @@ __all__ = [
     "task_tables",
     "versions",
     "write",
+    "write_seeds",
 ]

@@ -83,13 +83,9 @@ def stage_curves(stage: str, logged: Mapping[str, CurveReport], key: str) -> Plo
     curves = {name: values for name, values in found.items() if values and name not in beside | inside | drawn}
     if not curves:
         return None
-    columns = min(2, len(curves))
-    rows = ceil(len(curves) / columns)
 
     def draw(figure: Figure) -> None:
-        figure.set_layout_engine(ConstrainedLayoutEngine(hspace=0.12, wspace=0.06))
-        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for panel, name in zip(panels, curves, strict=False):
+        for name, panel in panels(figure, {name: titled(name, logged[name]) for name in curves}).items():
             steps, values = zip(*logged[name].points, strict=True)
             dot = "o" if len(found[name]) == 1 else ""
             panel.plot(steps, list(map(or_nan, values)), color=SERIES[0], lw=1.4, marker=dot, ms=4)
@@ -97,25 +93,45 @@ def stage_curves(stage: str, logged: Mapping[str, CurveReport], key: str) -> Plo
             if f"{HELD_OUT}{name}" in beside:
                 steps, values = zip(*logged[f"{HELD_OUT}{name}"].points, strict=True)
                 panel.plot(steps, list(map(or_nan, values)), color=SERIES[1], lw=1.4, marker="o", ms=3)
-            panel.set_title(_titled(name, logged[name]), color=INK)
-            panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             if len(steps) == 1:
                 panel.set_xticks(steps)
-            panel.yaxis.set_major_locator(MaxNLocator(4))
-        for panel in panels[len(curves) :]:
-            panel.set_visible(False)
-        for panel in panels[max(len(curves) - columns, 0) : len(curves)]:
-            panel.set_xlabel("training step")
 
-    directed = any(_titled(name, logged[name])[-1] in _ARROWS.values() for name in curves)
+    directed = any(titled(name, logged[name])[-1] in _ARROWS.values() for name in curves)
     caption = "As logged, without smoothing." + " An arrow shows which direction is better." * directed
     caption += " The points are on held-out rows." * bool(beside)
     caption += " The bands hold 50% and 90% of the responses." * bool(inside)
     shown = {name: line for name, line in found.items() if name in curves or name in beside}
     ends = "; ".join(f"{name} {_ends(line)}" for name, line in shown.items())
     title = f"Training curves: {stage}"
-    picture = svg(key, f"{title}. {ends}.", (WIDTH / 2 * columns, 1.6 * rows + 0.2), draw)
+    picture = svg(key, f"{title}. {ends}.", panels_size(len(curves)), draw)
     return Plot(title, caption, picture)
+
+
+def panels(figure: Figure, titles: Mapping[str, str]) -> dict[str, Axes]:
+    """A panel for each title, by its name, two beside one another over training steps."""
+    figure.set_layout_engine(ConstrainedLayoutEngine(hspace=0.12, wspace=0.06))
+    columns, rows = _laid(len(titles))
+    drawn = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel, title in zip(drawn, titles.values(), strict=False):
+        panel.set_title(title, color=INK)
+        panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        panel.yaxis.set_major_locator(MaxNLocator(4))
+    for panel in drawn[len(titles) :]:
+        panel.set_visible(False)
+    for panel in drawn[max(len(titles) - columns, 0) : len(titles)]:
+        panel.set_xlabel("training step")
+    return dict(zip(titles, drawn, strict=False))
+
+
+def panels_size(count: int) -> tuple[float, float]:
+    """The inches of so many panels."""
+    columns, rows = _laid(count)
+    return WIDTH / 2 * columns, 1.6 * rows + 0.2
+
+
+def _laid(count: int) -> tuple[int, int]:
+    columns = min(2, count)
+    return columns, ceil(count / columns)
 
 
 def _bands(panel: Axes, logged: Mapping[str, CurveReport], name: str) -> None:
@@ -133,7 +149,7 @@ def _ends(line: Sequence[float]) -> str:
     return f"from {number(line[0])} to {number(line[-1])}" if len(line) > 1 else number(line[0])
 
 
-def _titled(name: str, curve: CurveReport) -> str:
+def titled(name: str, curve: CurveReport) -> str:
     """The name with its unit and an arrow in the better direction, as the stage gave them or as they are known."""
     known = LOGGED.get(name)
     unit, better = curve.unit or (known.unit if known else ""), curve.better or (known.better if known else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -27,6 +28,14 @@ def write(folder: Path, report: Report) -> Path:
         raise ReportError(f"{folder / _JSON}: the report cannot be written as JSON: {error}") from error
     _replace(folder / _JSON, text)
     _replace(folder / PAGE, page(report))
+    return folder / PAGE
+
+
+def write_seeds(folder: Path, groups: Mapping[str, Sequence[Report]], unfinished: Sequence[str] = ()) -> Path:
+    """Writes `report.html` over runs of several seeds and settings, and returns its path; raises as `write` does."""
+    from rlhf_plugins.report.seeds_page import seeds_page
+
+    _replace(folder / PAGE, seeds_page(folder.resolve().name, groups, unfinished))
     return folder / PAGE
 
 

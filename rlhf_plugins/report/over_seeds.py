@@ -1,4 +1,4 @@
-"""Reports of one recipe with several seeds or settings in one table: means, and intervals over the seeds."""
+"""Reports of one recipe with several seeds or settings: means, intervals over the seeds, and what they say."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, stdev
 
-from rich import box
-from rich.table import Table
-
 from rlhf_plugins.report.schema import Interval, PolicyReport, Report
-from rlhf_plugins.report.table import verbatim
 from rlhf_plugins.report.verdict import NEAR, faults, over, verdicts
-from rlhf_plugins.report.words import FEWEST, NONE, number, share
+from rlhf_plugins.report.words import FEWEST
 
 Groups = Mapping[str, Sequence[Report]]  # by setting: the reports of its seeds
 
@@ -31,6 +27,7 @@ class Row:
     better: int  # seeds in which its verdict is that it is better than its start
     prompts: int = 0  # of the seed with the fewest
     faults: tuple[str, ...] = ()  # why the judge of one of the seeds cannot be trusted
+    points: tuple[tuple[float | None, float], ...] = ()  # KL and score of each seed
 
     @property
     def near(self) -> bool:
@@ -59,41 +56,28 @@ def rows(groups: Groups) -> list[Row]:
     return [row for setting, reports in groups.items() for row in _rows(setting, reports)]
 
 
-def seeds_table(groups: Groups) -> Table:
-    """The rows for a terminal of 80 columns."""
-    found = rows(groups)
-    swept = any(row.setting for row in found)
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    for header in (*["setting"] * swept, "policy"):
-        table.add_column(header, overflow="fold")
-    for header in ("seeds", "score", "over its start", "KL", "better"):
-        table.add_column(header, justify="right")
-    for row in found:
-        values = [_cell(row.score), _cell(row.gain), NONE if row.kl is None else number(row.kl.mean, 2)]
-        better = NONE if row.gain is None else f"{row.better}/{row.seeds}"
-        cells = [*[row.setting] * swept, row.policy, str(row.seeds), *values, better]
-        table.add_row(*map(verbatim, cells))
-    return table
-
-
-def accuracy_table(groups: Groups) -> Table | None:
-    """A row for each measured reward model of each setting; None where none was measured."""
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    for header in ("setting", "reward model", "seeds", "accuracy"):
-        table.add_column(header, justify="left" if header in ("setting", "reward model") else "right")
+def accuracies(groups: Groups) -> Iterator[tuple[str, str, int, Interval]]:
+    """Setting, reward model, seeds and accuracy on held-out pairs, of each that was measured."""
     for setting, reports in groups.items():
         for name in dict.fromkeys(name for report in reports for name in report.measured_reward_models):
             found = [report.measured_reward_models.get(name) for report in reports]
             values = [model.accuracy for model in found if model and model.accuracy is not None]
             if values:
-                table.add_row(*map(verbatim, (setting or NONE, name, str(len(values)), _share(over_seeds(values)))))
-    return table if table.row_count else None
+                yield setting, name, len(values), over_seeds(values)
 
 
 def sentences(groups: Groups) -> list[str]:
     """Which policy is better than its start over the seeds, and which of them to take."""
-    found = [row for row in rows(groups) if row.gain is not None]
-    return [*map(_sentence, found), *_take(found), *_scales(groups)]
+    return [*map(_sentence, _judged(groups)), *conclusion(groups)]
+
+
+def conclusion(groups: Groups) -> list[str]:
+    """Which policy to take, and what keeps settings from being compared; nothing to say of one row alone."""
+    return [*_take(_judged(groups)), *_scales(groups)]
+
+
+def _judged(groups: Groups) -> list[Row]:
+    return [row for row in rows(groups) if row.gain is not None]
 
 
 def _rows(setting: str, reports: Sequence[Report]) -> Iterator[Row]:
@@ -116,6 +100,7 @@ def _rows(setting: str, reports: Sequence[Report]) -> Iterator[Row]:
             0 if wrong or line else _times_better(name, reports),
             min(policy.n for policy in policies),
             wrong,
+            tuple((policy.kl, policy.gold.mean) for policy in policies if policy.gold.mean is not None),
         )
 
 
@@ -181,16 +166,3 @@ def _one_judge(groups: Groups) -> bool:
 
 def _overlap(one: Interval | None, other: Interval | None) -> bool:
     return one is not None and other is not None and (one.high or 0.0) >= (other.low or 0.0)
-
-
-def _cell(value: Interval | None) -> str:
-    if value is None:
-        return NONE
-    if value.low is None or value.high is None:
-        return number(value.mean)
-    return f"{number(value.mean)} [{number(value.low)},{number(value.high)}]"
-
-
-def _share(value: Interval) -> str:
-    within = "" if value.low is None else f" [{share(value.low)},{share(value.high)}]"
-    return f"{share(value.mean)}{within}"

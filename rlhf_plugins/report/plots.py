@@ -44,9 +44,9 @@ def _scores(report: Report, names: list[str]) -> Plot:
         for row, name in enumerate(names):
             gold = report.policies[name].gold
             mean = gold.mean or 0.0
-            axes.errorbar(mean, row, xerr=_arms(gold), fmt="o", color=colours[name], lw=2, ms=7, capsize=4)
+            axes.errorbar(mean, row, xerr=arms(gold), fmt="o", color=colours[name], lw=2, ms=7, capsize=4)
             # Beside the dashed line of the reference, not on it.
-            _label(axes, number(mean), (mean, row), (4, 6), ha="left")
+            label(axes, number(mean), (mean, row), (4, 6), ha="left")
         axes.set_yticks(range(len(names)), map(short, names), color=INK)
         axes.set_ylim(len(names) - 0.5, -0.6)
         axes.grid(axis="y", visible=False)
@@ -57,7 +57,7 @@ def _scores(report: Report, names: list[str]) -> Plot:
         crowded = len(lines) == 2 and max(lines.values()) - min(lines.values()) < 0.3 * (right - left)
         for index, (text, value) in enumerate(lines.items()):
             axes.axvline(value, color=MUTED, lw=1, ls=_DASHED, zorder=0)
-            _label(axes, text, (value, -0.6), (0, 3 + 11 * index * crowded), ha="center", color=MUTED)
+            label(axes, text, (value, -0.6), (0, 3 + 11 * index * crowded), ha="center", color=MUTED)
 
     colours, lines = _colours(report), _lines(report)
     title = f"{report.score_name.capitalize()} by policy"
@@ -73,10 +73,10 @@ def _frontier(report: Report, names: list[str]) -> Plot:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for name, (kl, mean) in points.items():
-            arms = _arms(measured[name].gold)
+            up = arms(measured[name].gold)
             within = measured[name].kl_interval
-            across = None if within is None else _arms(within)
-            axes.errorbar(kl, mean, yerr=arms, xerr=across, fmt="o", color=colours[name], lw=1.6, ms=7, capsize=3)
+            across = None if within is None else arms(within)
+            axes.errorbar(kl, mean, yerr=up, xerr=across, fmt="o", color=colours[name], lw=1.6, ms=7, capsize=3)
         for point in ceiling.values():
             axes.plot(*point, marker="D", ms=7, mfc="none", color=MUTED, ls="none")
         axes.margins(x=0.05, y=0.1)
@@ -142,7 +142,7 @@ def _lines(report: Report) -> dict[str, float]:
     return {text: value for text, value in lines.items() if value is not None}
 
 
-def _arms(gold: Interval) -> list[list[float]] | None:
+def arms(gold: Interval) -> list[list[float]] | None:
     """The error bar's two lengths, `[[below], [above]]`."""
     if gold.mean is None or gold.low is None or gold.high is None:
         return None
@@ -161,6 +161,6 @@ def _bars(policy: PolicyReport) -> list[Bar]:
     ]
 
 
-def _label(axes: Axes, text: str, at: tuple[float, float], by: tuple[float, float], ha: str, color: str = INK) -> None:
+def label(axes: Axes, text: str, at: tuple[float, float], by: tuple[float, float], ha: str, color: str = INK) -> None:
     note = axes.annotate(text, at, by, textcoords="offset points", annotation_clip=False)
     note.set(ha=ha, color=color, fontsize=SIZE)

@@ -39,8 +39,8 @@ class _Member:
     folder: RunFolder
     title: str  # of its lines of progress
 
-    def run(self, resume: bool, overwrite: bool, say: Say) -> None:
-        """Trains it, or goes on with it. Raises RlhfError as `run.run_recipe` does."""
+    def run(self, resume: bool, overwrite: bool, say: Say) -> bool:
+        """Trains it or goes on with it, unless it is finished; whether it did. Raises as `run.run_recipe` does."""
         from rlhf_plugins.run.run import run_recipe
 
         def said(text: str) -> None:
@@ -49,8 +49,9 @@ class _Member:
         there = self.folder.is_run
         if resume and _is_finished(self.folder):
             said("finished before")
-        else:
-            run_recipe(self.recipe, self.overrides, resume=resume and there, overwrite=overwrite and there, say=said)
+            return False
+        run_recipe(self.recipe, self.overrides, resume=resume and there, overwrite=overwrite and there, say=said)
+        return True
 
     def refuse_another(self) -> list[str]:
         """A sentence for each version that is another than the finished member was trained with.
@@ -96,21 +97,23 @@ def run_members(
         if resume:
             processes.on_main(lambda: _refuse_others(every, say))
         processes.on_main(lambda: _note(root, members))
-        failed = _trained(every, resume, overwrite, say)
+        failed = _trained(root, every, resume, overwrite, say)
     if failed:
         raise RunError(f"{len(failed)} of {len(members)} members failed: {', '.join(failed)}; go on with --resume")
     return Finished(root, members=tuple(member.folder.path for member in every))
 
 
-def _trained(every: Sequence[_Member], resume: bool, overwrite: bool, say: Say) -> list[str]:
+def _trained(root: Path, every: Sequence[_Member], resume: bool, overwrite: bool, say: Say) -> list[str]:
     """Trains each member in turn; returns the names of those that failed."""
     failed, done = list[str](), list[_Member]()
     for member in every:
         try:
-            member.run(resume, overwrite, say)
+            trained = member.run(resume, overwrite, say)
             done.append(member)
             if overwrite:
                 processes.on_main(lambda: _remove_finished(every, done))
+            if trained:
+                processes.on_main(lambda: _show(root, say))
         except Ended as ended:
             all_of_them = "That is for this member alone: for all of them, give the same command with --resume"
             raise Ended(f"{ended}\n{all_of_them}", ended.number) from None
@@ -120,6 +123,14 @@ def _trained(every: Sequence[_Member], resume: bool, overwrite: bool, say: Say) 
             failed.append(member.folder.path.name)
             say(f"{member.title}: {error}")
     return failed
+
+
+def _show(root: Path, say: Say) -> None:
+    """The page over the members so far; that it cannot be written ends no training."""
+    try:
+        write_page(root)
+    except RlhfError as error:
+        say(f"warning: the page over all members was not written: {error}")
 
 
 def _placed(recipe: AnyRecipe, overrides: Sequence[str], root: Path, one: Member, place: str) -> _Member:
@@ -142,6 +153,19 @@ def reports(root: Path) -> dict[str, list[Report]]:
         if _is_finished(folder):
             found.setdefault(group, []).append(reporting.build(folder))
     return found
+
+
+def write_page(root: Path) -> Path:
+    """Writes the page over all finished members, and returns its path.
+
+    Raises:
+        RunError: the folder holds no members.
+        ReportError: the page cannot be written.
+    """
+    from rlhf_plugins.report import write_seeds
+
+    unfinished = [label for label in _noted(root) if not _is_finished(RunFolder(root / label))]
+    return write_seeds(root, reports(root), unfinished)
 
 
 def is_several(root: Path) -> bool:

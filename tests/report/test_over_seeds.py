@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rlhf_plugins.report.over_seeds import accuracy_table, over_seeds, rows, seeds_table, sentences
+from rlhf_plugins.report.over_seeds import over_seeds, rows, sentences
 from rlhf_plugins.report.schema import Interval, Report
+from rlhf_plugins.report.seeds_table import accuracy_table, seeds_table
 
 
 def _reports(fields: dict[str, Any], **gains: list[float]) -> list[Report]:

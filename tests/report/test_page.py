@@ -4,44 +4,16 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from html_parts import Outline, svgs
 
 from rlhf_plugins.report.curves import reliability
 from rlhf_plugins.report.page import page
 from rlhf_plugins.report.plots import policy_plots
 from rlhf_plugins.report.schema import Report
-
-_VOID = {"meta", "link", "br", "hr", "img"}
-
-
-class _Outline(HTMLParser):
-    """The ids of a page, and the tags that were not closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.crossed: list[str] = []
-        self.ids: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.ids += [value for name, value in attrs if name == "id" and value]
-        self.open += [] if tag in _VOID else [tag]
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.ids += [value for name, value in attrs if name == "id" and value]
-
-    def handle_endtag(self, tag: str) -> None:
-        if self.open.pop() != tag:
-            self.crossed.append(tag)
-
-
-def _svgs(html: str) -> list[ElementTree.Element]:
-    return [ElementTree.fromstring(text) for text in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
-
 
 TEXT: dict[str, Any] = {
     **{name: [] for name in ("stages", "samples", "notes", "plugins")},
@@ -73,14 +45,14 @@ def test_nothing_is_requested_from_outside(html: str) -> None:
 
 
 def test_tags_nest_and_ids_are_unique(html: str) -> None:
-    outline = _Outline()
+    outline = Outline()
     outline.feed(html)
     assert outline.open == outline.crossed == []
     assert len(outline.ids) == len(set(outline.ids)) > 100
 
 
 def test_each_plot_is_well_formed_named_and_resolves_its_references(html: str) -> None:
-    pictures = _svgs(html)
+    pictures = svgs(html)
     assert len(pictures) == 6  # scores, frontier, dimensions, reliability and two stages
     for picture in pictures:
         ids = {element.get("id") for element in picture.iter()}
@@ -91,7 +63,7 @@ def test_each_plot_is_well_formed_named_and_resolves_its_references(html: str) -
 
 
 def test_plots_take_every_colour_and_font_from_the_page(html: str) -> None:
-    for picture in _svgs(html):
+    for picture in svgs(html):
         text = ElementTree.tostring(picture, encoding="unicode")
         bare = re.sub(r"var\([^)]*\)", "", text)
         assert not re.search(r"#[0-9a-fA-F]{6}\b|DejaVu|<ns\d:?style", bare)
@@ -102,7 +74,7 @@ def test_every_variable_of_the_style_is_set(html: str) -> None:
 
 
 def test_scores_plot_says_the_numbers(html: str) -> None:
-    label = _svgs(html)[0].get("aria-label")
+    label = svgs(html)[0].get("aria-label")
     assert label == "Gold reward by policy: sft 0.450, best_of_16 0.730, dpo 0.680, ipo 0.640, ppo 0.710."
 
 
@@ -126,7 +98,7 @@ def test_a_template_in_a_response_is_text(fields: dict[str, Any]) -> None:
 
 def test_dollars_in_a_name_are_not_mathematics(fields: dict[str, Any]) -> None:
     fields["policies"]["$dpo$ \\frac"] = fields["policies"].pop("dpo")
-    assert "$dpo$ \\frac" in (_svgs(_page(fields))[0].get("aria-label") or "")
+    assert "$dpo$ \\frac" in (svgs(_page(fields))[0].get("aria-label") or "")
 
 
 def test_control_characters_of_a_response_are_shown(fields: dict[str, Any]) -> None:
@@ -157,7 +129,7 @@ def test_control_characters_of_a_response_are_shown(fields: dict[str, Any]) -> N
     ],
 )
 def test_page_is_whole_with_a_part_missing(fields: dict[str, Any], changes: dict[str, Any]) -> None:
-    outline = _Outline()
+    outline = Outline()
     outline.feed(html := _page(fields, **changes))
     assert outline.open == outline.crossed == []
     assert "<h2>Data</h2>" in html
@@ -165,7 +137,7 @@ def test_page_is_whole_with_a_part_missing(fields: dict[str, Any], changes: dict
 
 
 def test_every_number_of_every_reward_model_is_shown(rewards: Report) -> None:
-    outline = _Outline()
+    outline = Outline()
     outline.feed(html := page(rewards))
     assert outline.open == outline.crossed == []
     assert len(outline.ids) == len(set(outline.ids))
@@ -183,7 +155,7 @@ def test_every_number_of_every_reward_model_is_shown(rewards: Report) -> None:
 
 
 def test_reliability_diagrams_stand_side_by_side(rewards: Report) -> None:
-    (picture,) = [svg for svg in _svgs(page(rewards)) if svg.get("id") == "plot-reliability"]
+    (picture,) = [svg for svg in svgs(page(rewards)) if svg.get("id") == "plot-reliability"]
     label = picture.get("aria-label") or ""
     assert label.startswith("Reliability of the reward models: plain, 52.5% predicted, 49.0% right;")
     text = ElementTree.tostring(picture, encoding="unicode")
@@ -195,7 +167,7 @@ def test_any_number_of_reward_models_fits(fields: dict[str, Any], n: int) -> Non
     models = {f"<model {i}>": fields["reward_model"] for i in range(n)}
     html = _page(fields, reward_models=models, stages=[])
     assert html.count("&lt;model 0&gt;</th>") == 1
-    assert len(_svgs(html)) == 4
+    assert len(svgs(html)) == 4
 
 
 @pytest.mark.parametrize(
@@ -203,7 +175,7 @@ def test_any_number_of_reward_models_fits(fields: dict[str, Any], n: int) -> Non
 )
 def test_page_of_one_policy(fields: dict[str, Any], changes: dict[str, Any]) -> None:
     fields["policies"] = {"sft": fields["policies"]["sft"] | changes}
-    assert len(_svgs(_page(fields, reward_model=None, stages=[]))) == (0 if changes else 2)
+    assert len(svgs(_page(fields, reward_model=None, stages=[]))) == (0 if changes else 2)
 
 
 def test_what_a_policy_said_in_training_is_shown_with_its_numbers(fields: dict[str, Any]) -> None:
@@ -231,7 +203,7 @@ def test_a_curve_with_gaps_and_one_point_are_drawn(fields: dict[str, Any]) -> No
         fields,
         stages=[{"name": "dpo", "stage": "preference", "curves": curves}],
     )
-    assert _svgs(html)[-1].get("aria-label") == "Training curves: dpo. loss from 0.500 to 0.250; kl 0.100."
+    assert svgs(html)[-1].get("aria-label") == "Training curves: dpo. loss from 0.500 to 0.250; kl 0.100."
 
 
 @pytest.mark.parametrize(("status", "said"), [("interrupted", "was interrupted"), ("failed", "This run failed")])

@@ -11,6 +11,7 @@ from marks import slow
 
 from rlhf_plugins.report.page import page as written
 from rlhf_plugins.report.schema import Report
+from rlhf_plugins.report.seeds_page import seeds_page
 
 LOOKS = [(1280, False), *slow((1280, True), (390, False), (390, True))]  # widths, and whether it is dark
 
@@ -40,6 +41,15 @@ def test_a_report_of_reward_models_fits_a_phone(chromium: Any, rewards: Report, 
     with opened(chromium, 390) as (page, faults):
         page.goto((tmp_path / "report.html").as_uri())
         page.locator("details").evaluate_all("all => all.forEach((one) => one.open = true)")
+        assert (too_wide(page), violations(page), faults) == (0, [], [])
+
+
+def test_a_page_of_seeds_fits_a_phone(chromium: Any, fields: dict[str, Any], tmp_path: Path) -> None:
+    report = Report.model_validate(fields)
+    beta = {"beta 0.5": [report.model_copy(update={"title": f"beta-0.5_seed-{seed}"}) for seed in range(3)]}
+    (tmp_path / "report.html").write_text(seeds_page("sweep", beta), encoding="utf-8")
+    with opened(chromium, 390, dark=True) as (page, faults):
+        page.goto((tmp_path / "report.html").as_uri())
         assert (too_wide(page), violations(page), faults) == (0, [], [])
 
 

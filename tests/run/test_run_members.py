@@ -69,6 +69,27 @@ def test_a_finished_member_is_not_trained_again(go: Go, tmp_path: Path) -> None:
     assert "[2/2] seed-1: data: loading" in said
 
 
+def test_the_page_over_members_is_there_after_the_first_and_names_the_others(go: Go, tmp_path: Path) -> None:
+    page, seen = tmp_path / "out" / "report.html", list[str]()
+
+    def look(line: str) -> None:
+        if line == "[2/2] seed-1: data: loading":
+            seen.append(page.read_text(encoding="utf-8"))
+
+    go(say=look)
+    assert "not in any mean: seed-1." in seen[0]
+    assert 'href="seed-0/report.html"' in seen[0]
+    assert 'href="seed-1/report.html"' in (now := page.read_text(encoding="utf-8"))
+    assert "not in any mean" not in now
+
+
+def test_a_page_that_cannot_be_written_is_a_warning(go: Go, tmp_path: Path) -> None:
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    said = list[str]()
+    assert len(reports(go(say=said.append).folder)[""]) == 2
+    assert sum("the page over all members was not written" in line for line in said) == 2
+
+
 def test_an_interrupt_says_how_all_members_go_on(go: Go) -> None:
     def interrupt(line: str) -> None:
         if "first" in line:

@@ -129,7 +129,7 @@ stages:
 def test_seeds_of_a_chosen_algorithm_run_one_after_the_other(python: Warm, tmp_path: Path) -> None:
     found = python.together(*RUN, cwd=prepared(tmp_path / "run", SEVERAL))
     assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
-    assert found[0].stdout.splitlines()[-1] == "runs/r: 2 finished members"
+    assert found[0].stdout.splitlines()[-2:] == ["runs/r: 2 finished members", "runs/r/report.html"]
 
 
 @pytest.mark.slow

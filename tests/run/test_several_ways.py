@@ -202,7 +202,10 @@ def test_monitors_slow_and_stop_and_regularizers_hold_two_processes_as_one(pytho
 def test_members_of_a_sweep_are_those_of_one_process(python: Warm, tmp_path: Path) -> None:
     sweep = "base: base\nsweep: {stages.sft.trainer.learning_rate: [0.1, 0.2]}\nseeds: [0, 1]\n"
     recipe = EACH[: EACH.index("  - stage: reward")].replace("base: base\n", sweep, 1)
-    assert both(python, tmp_path, recipe)[1].stdout.splitlines()[-1] == "runs/r: 4 finished members"
+    assert both(python, tmp_path, recipe)[1].stdout.splitlines()[-2:] == [
+        "runs/r: 4 finished members",
+        "runs/r/report.html",
+    ]
     for member in sorted(each.name for each in tmp_path.glob("two/runs/r/*/")):
         for name in ("one", "two"):
             (tmp_path / member / name / "runs").mkdir(parents=True)
