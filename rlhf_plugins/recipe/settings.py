@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,15 @@ def _base(values: dict[str, Any], start: Path) -> list[tuple[Keys, str]]:
 
 
 def _of_another_run(values: dict[str, Any]) -> list[tuple[Keys, str]]:
-    """What is wrong with a base that is a policy."""
+    """What is wrong with a base that is a policy; its own adapter and quantization become the recipe's."""
     adapter, quantization = values.get("adapter"), values.get("quantization")
     asked = Base(values["base"], None if quantization == "none" else quantization, adapter and Adapter(**adapter))
     try:
-        based.weights(asked)
+        found = based.weights(asked).base
     except RunError as error:
         return [(("base",), str(error))]
+    values["adapter"] = found.adapter and asdict(found.adapter)
+    values["quantization"] = found.quantization or "none"
     return []
 
 

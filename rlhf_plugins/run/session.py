@@ -83,7 +83,8 @@ def session(
         acquire(files.path, again=True)
     if not files.is_free and not files.is_run:
         raise RunError(f"{folder} is not empty and not a run of rlhf; give another folder")
-    recipe = {**_described(model), "stages": [], "seed": seed}
+    described = replace(model, quantization=start.base.quantization, adapter=start.base.adapter)
+    recipe = {**_described(described), "stages": [], "seed": seed}
     own = origin.digested(files, recipe["base"], start.base.path) if files.is_run else ()
     if files.is_run and (changed := difference(files.recipe(), recipe, digested=own)):
         raise RunError(f"{folder} holds another run: {changed}; give another folder")

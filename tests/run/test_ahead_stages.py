@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -14,6 +15,8 @@ from rlhf_plugins import load_policy, run_recipe
 from rlhf_plugins.errors import RecipeError, RlhfError, RunError
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.run.ahead import Ahead
+from rlhf_plugins.saved.made import made
+from rlhf_plugins.saved.policy_export import export_policy
 from rlhf_plugins.testing import tiny_base, tiny_encoder
 
 ASKED = [f"who is {'the ' * place}ant " for place in range(12)]
@@ -257,3 +260,18 @@ def test_an_adapter_of_dora_opens() -> None:
     written = recipe(PAIRS, "preference", {"stage": "preference"}, base="adapter")
     assert not faults(written)
     assert run_recipe(written, say=lambda _: None).folder == Path("run")
+
+
+def test_the_record_of_a_run_has_the_adapter_that_was_trained() -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=5, target_modules=["q_proj"])
+    get_peft_model(AutoModelForCausalLM.from_pretrained("base"), config).save_pretrained("adapter")
+    written = recipe(PAIRS, "preference", {"stage": "sft"}, base="adapter")
+    run_recipe(written, say=lambda _: None)
+    recorded = yaml.safe_load(Path("run/recipe.yaml").read_text())["adapter"]
+    assert (recorded["r"], recorded["lora_alpha"], recorded["target_modules"]) == (3, 5, ["q_proj"])
+    export_policy(made("run"), Path("exported"))
+    assert "  r: 3\n  lora_alpha: 5\n" in Path("exported/README.md").read_text()
+    run_recipe(Path("run/recipe.yaml"), resume=True, say=lambda _: None)
+    other = {**written, "adapter": {"r": 16, "lora_alpha": 8}, "output_dir": "other"}
+    assert "its adapter is trained further as it is" in faults(other)[0][1]
+    assert load_recipe({**written, "adapter": "none"}).resolved["adapter"] is None
