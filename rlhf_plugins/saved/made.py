@@ -9,7 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base, Weights
 from rlhf_plugins.data.handed_on import BASE, WORDS, Part, handed_on, of_run, split
 from rlhf_plugins.data.names import ADAPTER, ENSEMBLE, POLICY, REWARD_MODEL
 from rlhf_plugins.errors import RunError, nearest
@@ -47,7 +47,7 @@ class Made:
     def base(self) -> Base:
         """What the run started from, of what is made of others."""
         assert self.run is not None  # only a run makes what is not a folder
-        return base_of_run(self.run)
+        return start_of_run(self.run).base
 
     @property
     def identity(self) -> str:
@@ -92,7 +92,7 @@ class Made:
 
         disable_progress_bar()  # of weights that load in a moment
         path = self._base()
-        if path is None or self.run is None or whole_path(path) != whole_path(base_of_run(self.run).path):
+        if path is None or self.run is None or whole_path(path) != whole_path(_whole_base(self.run)):
             return
         noted, now = self.run.status().get(DIGESTS), of_base(path)
         if isinstance(noted, dict) and now is not None and (what := changed(noted, now)):
@@ -104,7 +104,7 @@ class Made:
         from rlhf_plugins.reward_models import opening
 
         if self.folder is None:
-            return base_of_run(self.run).path if self.run else None
+            return start_of_run(self.run).base.path if self.run else None
         if self.part == "rewards":
             return opening.saved_base(self.folder).path
         return policy.saved_base(self.folder).path if (self.folder / ADAPTER).exists() else None
@@ -112,13 +112,13 @@ class Made:
     def _open(self, kind: str) -> Any:
         from rlhf_plugins.contract.rows import Data
         from rlhf_plugins.run.stage.stage_run import Services, StageRun
+        from rlhf_plugins.run.stage.starts import at
 
         assert self.run is not None  # only a run makes what is not a folder
-        services = Services(root=self.run.path)
+        start, services = start_of_run(self.run), Services(root=self.run.path)
         earlier = tuple(self.run.finished())
-        return StageRun(base_of_run(self.run), Data(()), 0, self.run.path, earlier, services=services).open(
-            kind, self.spec
-        )
+        run = StageRun(start.base, Data(()), 0, self.run.path, earlier, services=services, begins=at(start))
+        return run.open(kind, self.spec)
 
 
 def made(words: str, part: Part | None = None) -> Made:
@@ -145,15 +145,24 @@ def made(words: str, part: Part | None = None) -> Made:
     return _of_run(files, stage, part)
 
 
-def base_of_run(run: RunFolder) -> Base:
-    """The model that a run started from, as its recipe has it."""
+def start_of_run(run: RunFolder) -> Weights:
+    """What a run started from, as its recipe has it. Raises RunError where that is a policy which is gone."""
+    from rlhf_plugins.recipe import based
     from rlhf_plugins.recipe.assemble import chat_of
     from rlhf_plugins.sandbox import base_path
 
     recipe = run.recipe()
     path, quantization = base_path(str(recipe.get("base"))), recipe.get("quantization")
     adapter = recipe.get("adapter") and Adapter(**recipe["adapter"])
-    return Base(path, None if quantization == "none" else quantization, adapter, chat=chat_of(recipe))
+    return based.weights(Base(path, None if quantization == "none" else quantization, adapter, chat=chat_of(recipe)))
+
+
+def _whole_base(run: RunFolder) -> str:
+    """The path of the whole model that a run started from; of a policy that is gone, as its recipe has it."""
+    try:
+        return start_of_run(run).base.path
+    except RunError:
+        return str(run.recipe().get("base"))
 
 
 def _of_run(run: RunFolder, stage: str | None, part: Part | None) -> Made:

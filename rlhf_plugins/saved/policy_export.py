@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.data.files import read_json
+from rlhf_plugins.data.handed_on import BASE
 from rlhf_plugins.data.names import ADAPTER
 from rlhf_plugins.engine.weights.fitting import ADAPTER_WEIGHTS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.saved.card import Form, write_card
-from rlhf_plugins.saved.made import Made
+from rlhf_plugins.saved.made import Made, start_of_run
 from rlhf_plugins.saved.written import dtype_of, empty_folder
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def export_policy(found: Made, out: Path, merge: bool = False, dtype: str | None
     from rlhf_plugins.engine.weights.loading import load_tokenizer
 
     if found.folder is None:
-        raise RunError(f"{found.label}: is not saved as a model in a folder: {dict(found.spec)}")
+        raise RunError(f"{found.label}: {_unsaved(found)}")
     precision = dtype_of(dtype)
     found.check()
     empty_folder(out)
@@ -81,6 +82,16 @@ def export_policy(found: Made, out: Path, merge: bool = False, dtype: str | None
         [*done.notes, *([f"Against the model in training, {done.rounding}."] if done.rounding else [])],
     )
     return done
+
+
+def _unsaved(found: Made) -> str:
+    """Why there is no folder to export, and what to do instead where it is the base of a run."""
+    if found.run is None or found.stage != BASE:
+        return f"is not saved as a model in a folder: {dict(found.spec)}"
+    start = start_of_run(found.run)
+    if start.folder is not None:
+        return f"is the policy that the run started from: `rlhf export {start.folder} OUT` writes that one"
+    return f"is the model that the run started from, {start.base.path}, which transformers opens as it is"
 
 
 def _write_adapter(folder: Path, base: Base, out: Path, dtype: torch.dtype | None) -> None:

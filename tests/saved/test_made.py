@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from finished import finished_run
 
 from rlhf_plugins import load_policy, load_reward_function
@@ -16,6 +17,7 @@ from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.saved.made import made
+from rlhf_plugins.saved.policy_export import export_policy
 from rlhf_plugins.testing import tiny_base
 
 
@@ -35,6 +37,18 @@ def test_a_reference_is_a_run_a_stage_or_a_folder(run: RunFolder) -> None:
 def test_the_base_of_a_run_is_what_it_started_from(run: RunFolder) -> None:
     handle = made(f"{run.path}#base").policy()
     assert (handle.backbone.base.path, handle.adapter) == (run.recipe()["base"], None)  # type: ignore[attr-defined]
+
+
+def test_the_base_of_a_run_may_be_a_policy_of_another(run: RunFolder, tmp_path: Path) -> None:
+    other = RunFolder(tmp_path / "b")
+    other.start({**run.recipe(), "base": f"{run.path}#dpo"}, run.status())
+    first, again = (made(f"{words}").policy() for words in (f"{run.path}#dpo", f"{other.path}#base"))
+    samples = first.encode(["how "], ["ant bee"])
+    assert torch.equal(again.log_probs(samples), first.log_probs(samples))
+    with pytest.raises(RunError, match="#base: is the policy that the run started from: `rlhf export .*02-dpo/model O"):
+        export_policy(made(f"{other.path}#base"), tmp_path / "out")
+    with pytest.raises(RunError, match="#base: is the model that the run started from, .*/base, which transformers op"):
+        export_policy(made(f"{run.path}#base"), tmp_path / "out")
 
 
 @pytest.fixture
