@@ -16,8 +16,9 @@ from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.batches.lengths import EQUAL
 from rlhf_plugins.data.batches.rendered import UNWRITTEN, looks, obstacles
 from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.formats.preference import read_pairs
 from rlhf_plugins.data.formats.supervised import read_answers, read_prompts
-from rlhf_plugins.data.sources import SupervisedColumns
+from rlhf_plugins.data.sources import PairColumns, SupervisedColumns
 from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.assemble import component
@@ -153,3 +154,15 @@ def test_what_a_template_does_to_responses_is_counted_and_shown(tmp_path: Path) 
     assert (found, found.places) == ({EQUAL: 1, UNWRITTEN: 2}, {EQUAL: ["a.jsonl:7"], UNWRITTEN: ["a.jsonl:7"]})
     assert list(looks([group], encoder)) == ["'<ask> who <answer>|bee <eos>'"] * 2
     assert list(looks([group], None))[0] == "'who|ant </think> bee'"
+
+
+def test_a_list_of_texts_is_no_answer_and_two_may_be_a_pair() -> None:
+    row = {"instruction": "say", "output": ["ant", "dog"]}
+    with pytest.raises(DataError, match="f:1: output is a list of 2 texts, and one answer is imitated") as caught:
+        list(read_answers([("f:1", row)], Dropped()))
+    assert '`columns: {chosen: "output[0]", rejected: "output[1]"}` with the format preference' in str(caught.value)
+    columns = PairColumns(chosen="output[0]", rejected="output[1]")
+    ((_, group),) = read_pairs([("f:1", row)], Dropped(), columns)
+    assert (group.prompt, group.responses, group.ranks) == ("say", ("ant", "dog"), (0, 1))
+    with pytest.raises(DataError, match="one answer is imitated$"):
+        list(read_answers([("f:1", {"prompt": "say", "response": ["ant", "dog", "bee"]})], Dropped()))

@@ -18,6 +18,7 @@ from rlhf_plugins.data.formats.supervised import is_answered, is_prompt, read_an
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Dimensions, RatingColumns
 from rlhf_plugins.data.splits import Placed
+from rlhf_plugins.data.turns import PAIRED
 from rlhf_plugins.errors import DataError, nearest
 
 
@@ -40,7 +41,8 @@ def read_rated(
 
 
 def _is_pair(fields: Mapping[str, Any]) -> bool:
-    return {"chosen", "rejected"} <= fields.keys() or {"messages", "rejected_response"} <= fields.keys()
+    sides = (("chosen", "rejected"), ("messages", "rejected_response"), *PAIRED)
+    return any(set(names) <= fields.keys() for names in sides)
 
 
 def _is_compared(fields: Mapping[str, Any]) -> bool:
@@ -50,7 +52,7 @@ def _is_compared(fields: Mapping[str, Any]) -> bool:
 def _is_rated(fields: Mapping[str, Any]) -> bool:
     listed = fields.get("responses")
     several = isinstance(listed, list) and bool(listed) and isinstance(listed[0], dict) and as_ranking(fields) is None
-    alone = "response" in fields and not is_answered(fields)
+    alone = "response" in fields and "rejected_response" not in fields and not is_answered(fields)
     return alone or several or shape_of(fields) is not None or as_rating(fields) is not None
 
 

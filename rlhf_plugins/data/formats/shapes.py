@@ -18,7 +18,7 @@ from rlhf_plugins.data.formats.guessed import as_columns, without_prompt
 from rlhf_plugins.data.messages import check_answer, with_tools
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Columns, PairColumns
-from rlhf_plugins.data.turns import QUESTIONS, TALKS, TOOLS, as_answer, as_messages
+from rlhf_plugins.data.turns import PAIRED, QUESTIONS, TALKS, TOOLS, as_answer, as_messages
 from rlhf_plugins.data.values import all_texts
 from rlhf_plugins.errors import DataError, nearest
 
@@ -182,10 +182,13 @@ def _repeats(texts: Sequence[Any]) -> bool:
 
 
 def _pair(where: str, given: Mapping[str, Any], columns: PairColumns) -> tuple[Pair, str]:
-    fields, sides = dict(given), (columns.chosen, columns.rejected)
-    shape = ""
-    spoken = "rejected_response" in fields and "chosen" not in fields and isinstance(fields.get("messages"), list)
-    if spoken and as_named(columns, ("prompt", "chosen", "rejected")):
+    fields, shape = dict(given), ""
+    usual = fields.keys().isdisjoint(("chosen", "rejected")) and as_named(columns, ("chosen", "rejected"))
+    if named := next((names for names in PAIRED if usual and set(names) <= fields.keys()), None):
+        columns = replace(columns, chosen=named[0], rejected=named[1])
+    sides = (columns.chosen, columns.rejected)
+    spoken = usual and not named and "rejected_response" in fields and isinstance(fields.get("messages"), list)
+    if spoken and as_named(columns, ("prompt",)):
         talk = text(where, "messages", fields.pop("messages"))
         both: list[Any] = [talk[-1:], as_answer(text(where, "rejected_response", fields.pop("rejected_response")))]
         fields["prompt"], shape = talk[:-1], "messages and a rejected response"
@@ -195,7 +198,7 @@ def _pair(where: str, given: Mapping[str, Any], columns: PairColumns) -> tuple[P
         for name in sides:
             fields.pop(name, None)
     prompt, of_prompt = prompt_of(where, fields, columns.prompt)
-    shape = shape or f"pairs with {of_prompt}"
+    shape = shape or f"pairs with {of_prompt}" + (f", in {' and '.join(named)}" if named else "")
     if any(map(all_texts, both)) and all(one == [] or all_texts(one) for one in both):
         if prompt is None:
             raise DataError(f"{where}: has no `prompt` {nearest('prompt', given)}; {without_prompt(given)}")

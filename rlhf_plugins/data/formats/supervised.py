@@ -16,11 +16,15 @@ from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Columns, SupervisedColumns
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.data.turns import QUESTIONS, TALKS, as_answer, as_messages
+from rlhf_plugins.data.values import all_texts
 from rlhf_plugins.errors import DataError, nearest
 
 LABEL = "label"  # the rating that a label is for a reward model: 1 or 0
 ANSWERS = ("completion", "output", "response")
-JUDGED = {"chosen", "rejected", "rejected_response", "responses", "response_a", "response_b", "winner", "completions"}
+JUDGED = {
+    *("chosen", "rejected", "chosen_response", "rejected_response", "responses", "response_a", "response_b", "winner"),
+    "completions",
+}
 GOOD = ("true", "1", "1.0", "up", "thumbs up", "thumbs_up", "\N{THUMBS UP SIGN}", "desirable")
 BAD = ("false", "0", "0.0", "down", "thumbs down", "thumbs_down", "\N{THUMBS DOWN SIGN}", "undesirable")
 LABELS = {**dict.fromkeys(GOOD, True), **dict.fromkeys(BAD, False)}
@@ -145,7 +149,10 @@ def _answered(where: str, fields: dict[str, Any], columns: SupervisedColumns) ->
     if len(given) != 1:
         has = f"has {' and '.join(given)}" if given else f"has no answer {nearest('completion', fields)}"
         raise DataError(f"{where}: {has}; a row needs one of {', '.join(ANSWERS)}, or a conversation in {TALKS[0]}")
-    response = text(where, given[0], required(where, given[0], fields))
+    value = required(where, given[0], fields)
+    if all_texts(value):
+        raise DataError(f"{where}: {_several(given[0], len(value))}")
+    response = text(where, given[0], value)
     fields.pop(given[0], None)
     check_answer(where, given[0], response)
     prompt, shape = prompt_of(where, fields, columns.prompt)
@@ -154,6 +161,13 @@ def _answered(where: str, fields: dict[str, Any], columns: SupervisedColumns) ->
     if not (isinstance(prompt, str) and isinstance(response, str)):
         prompt, response = as_messages(prompt), as_answer(response)
     return prompt, response, f"{shape} with {given[0]}"
+
+
+def _several(column: str, count: int) -> str:
+    """That a column holds a list of texts, and how two of them are read as a pair."""
+    pair = f'`columns: {{chosen: "{column}[0]", rejected: "{column}[1]"}}` with the format preference'
+    better = f"; where the first is the better one, read pairs by {pair}" if count == 2 else ""
+    return f"{column} is a list of {count} texts, and one answer is imitated{better}"
 
 
 def _last_turn(where: str, fields: dict[str, Any], name: str) -> tuple[Text, Text, str]:
