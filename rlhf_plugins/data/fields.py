@@ -15,6 +15,7 @@ from rlhf_plugins.contract.rows import Origin, Text
 from rlhf_plugins.data.messages import check_answer, messages, whole
 from rlhf_plugins.data.sources import Columns
 from rlhf_plugins.data.turns import as_response, said
+from rlhf_plugins.data.values import SPOKEN, spelled
 from rlhf_plugins.errors import DataError, nearest
 
 STEP = re.compile(r"([^.\[\]]+)|(\[\d*\])")  # of a path
@@ -82,9 +83,18 @@ def text(where: str, column: str, value: Any) -> Text:
     """Text, or messages as `messages` reads them. Raises DataError."""
     if isinstance(value, str):
         return whole(where, column, value)
-    if not isinstance(value, list) and not (isinstance(value, Mapping) and {"role", "from"} & value.keys()):
+    if not isinstance(value, list) and not (isinstance(value, Mapping) and SPOKEN & value.keys()):
         raise DataError(f"{where}: {column} must be text or a list of messages, found {form(value)}")
     return messages(where, column, value)
+
+
+def asked(where: str, column: str, value: Any) -> Text:
+    """A prompt, as `text` reads it. Raises DataError also for a text that spells messages."""
+    found = text(where, column, value)
+    listed = spelled(found) if isinstance(found, str) else None
+    if isinstance(listed, list) and listed and all(isinstance(one, Mapping) and SPOKEN & one.keys() for one in listed):
+        raise DataError(f"{where}: {column} is a text that spells messages; write the list of them itself")
+    return found
 
 
 def texts(where: str, fields: Mapping[str, Any], columns: tuple[str, ...]) -> tuple[Text, ...]:
@@ -103,7 +113,7 @@ def responses(where: str, column: str, values: Any, inner: str, prompt: Text) ->
     found = []
     for number, value in enumerate(values):
         name = f"{column}[{number}]"
-        if isinstance(value, dict) and not {"role", "from"} & value.keys():
+        if isinstance(value, dict) and not SPOKEN & value.keys():
             value = required(f"{where}: {name}", inner, value)
         found.append(as_response(prompt, text(where, name, value)))
         check_answer(where, name, found[-1])

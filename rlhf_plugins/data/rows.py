@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import gzip
 import io
 import json
 import os
-import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +15,7 @@ from typing import Any
 
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.looking import first_rows, refuse_download
+from rlhf_plugins.data.values import CELL, MESSAGES, spelled
 from rlhf_plugins.errors import DataError, nearest, nearest_path
 
 Row = tuple[str, dict[str, Any]]  # its place, such as `file:12`, and its fields
@@ -29,9 +28,6 @@ PACKED = (".gz", ".zst")  # of text, after its own ending
 NO_ROWS = ("dataset_info.json", "dataset_dict.json", "state.json")  # that `datasets` writes beside its files
 SPLITS = ("train", "test", "valid", "dev", "eval")  # how the names of files of one split begin
 WRAPPERS = ("data", "examples", "instances", "items", "rows", "train")  # fields of an object around a list of rows
-MESSAGES = re.compile(r"\s*\[?\s*\{\s*[\"'](role|content|from|value)[\"']\s*:")
-CELL = re.compile(rf"\s*\[\s*[\"'{{\]n]|{MESSAGES.pattern}")  # how a list of texts or objects, or a message begins
-SPOKEN = {"role", "from"}  # a message has one of them
 
 
 def no_such_file(source: str | None) -> str:
@@ -268,7 +264,7 @@ def _parse_cells(rows: list[Row], name: str, dropped: Dropped) -> None:
     cells = [(where, fields, fields[name]) for where, fields in rows if fields[name]]
     if not cells or not all(CELL.match(cell) for _, _, cell in cells):
         return
-    found = [_cell(cell) for _, _, cell in cells]
+    found = [spelled(cell) for _, _, cell in cells]
     if unread := [where for (where, _, _), value in zip(cells, found, strict=True) if value is None]:
         for where in unread if any(MESSAGES.match(cell) for _, _, cell in cells) else ():
             with dropped.row(where):
@@ -276,27 +272,6 @@ def _parse_cells(rows: list[Row], name: str, dropped: Dropped) -> None:
         return
     for (_, fields, _), value in zip(cells, found, strict=True):
         fields[name] = value
-
-
-def _cell(text: str) -> Any:
-    """The list of texts or objects, or the message, that a cell spells; None where it spells none."""
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        return None
-    except ValueError:
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return None
-    if isinstance(value, dict):
-        return value if value.keys() & SPOKEN else None
-    listed = isinstance(value, list) and all(isinstance(one, dict) for one in value)
-    return value if listed or _texts(value) else None
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) or one is None for one in value)
 
 
 def _parquet(path: Path, _: Dropped) -> Iterator[Row]:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+MESSAGES = re.compile(r"\s*\[?\s*\{\s*[\"'](role|content|from|value)[\"']\s*:")
+CELL = re.compile(rf"\s*\[\s*[\"'{{\]n]|{MESSAGES.pattern}")  # how a list of texts or objects, or a message begins
+SPOKEN = {"role", "from"}  # a message has one of them
 
 
 def by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -22,3 +29,22 @@ def plain(value: Any) -> Any:
 def all_texts(value: Any) -> bool:
     """Whether it is a list of texts, of which some may be missing."""
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) or one is None for one in value)
+
+
+def spelled(text: str) -> Any:
+    """The list of texts or objects, or the message, that a text spells as JSON or Python; None where it spells none."""
+    if not CELL.match(text):
+        return None
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        return None
+    except ValueError:
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    if isinstance(value, dict):
+        return value if value.keys() & SPOKEN else None
+    listed = isinstance(value, list) and all(isinstance(one, dict) for one in value)
+    return value if listed or all_texts(value) else None

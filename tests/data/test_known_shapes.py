@@ -66,7 +66,7 @@ def test_conversations_keep_all_their_turns() -> None:
     assert turns == {"pairs_messages": {3}, "supervised_messages": {3}}
 
 
-@pytest.mark.parametrize("name", ["comparisons_battles", "comparisons_cells"])
+@pytest.mark.parametrize("name", ["comparisons_arena", "comparisons_battles", "comparisons_cells"])
 def test_ties_are_ties(name: str) -> None:
     assert {(asked(g), c.tied) for g in read(name) for c in g.comparisons} >= {("What is rust?", True)}
 

@@ -181,6 +181,9 @@ def test_every_right_response_is_better_than_every_wrong_one() -> None:
             "the prompt is no turn of the conv",
         ),
         ({"prompt": [turn("user", [{"type": "image"}])], "chosen": [YES], "rejected": [NO]}, "the type 'image'"),
+        ({"prompt": json.dumps([ASKED]), "chosen": "yes", "rejected": "no"}, "prompt is a text that spells messages"),
+        ({"question": repr([ASKED]), "chosen": "yes", "rejected": "no"}, "question is a text that spells messages"),
+        ({"prompt": '["why"]', "chosen": '["yes"]', "rejected": '["no"]'}, "are texts that spell lists"),
     ],
 )
 def test_what_cannot_be_a_pair_is_refused_by_name(row: Row, message: str) -> None:
@@ -266,6 +269,37 @@ def test_conversations_that_part_early_are_counted() -> None:
     row = {"conversation_a": [ASKED, YES, ASKED, YES], "conversation_b": other, "winner": "model_a"}
     assert not list(read_comparisons([("f:1", row)], dropped))
     assert dropped == {"the conversations part before their last turn": 1}
+
+
+SPELT: Row = {"prompt": '["why"]', "response_a": '["yes"]', "response_b": '["no"]', "label": "a"}
+
+
+def test_lists_of_turns_that_an_arena_spells_are_read() -> None:
+    row = {**SPELT, "prompt": '["hm", "why"]', "response_a": '["well", "yes"]', "response_b": '["well", null]'}
+    dropped = Dropped()
+    ((_, group),) = read_comparisons([("f:1", {**SPELT, "model_a": "x"})], dropped)
+    assert (group.prompt, group.responses) == ([ASKED], ([YES], [NO]))
+    assert not list(read_comparisons([("f:2", {**row, "model_a": "x"})], dropped))
+    assert dropped == {"empty prompt or response": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "prompt is a text that spells a list of texts; write the turns as messages"),
+        ({"model_a": "x", "response_b": "no"}, "prompt is a text that spells a list of texts, and not both answers do"),
+        ({"prompt": json.dumps([ASKED])}, "prompt is a text that spells messages"),
+    ],
+)
+def test_spelled_lists_that_may_be_text_are_refused(changes: Row, message: str) -> None:
+    with pytest.raises(DataError, match=f"f:1: {message}"):
+        list(read_comparisons([("f:1", {**SPELT, **changes})], Dropped()))
+
+
+def test_a_prompt_that_spells_a_list_alone_is_text() -> None:
+    row = {**SPELT, "response_a": "yes", "response_b": "no"}
+    ((_, group),) = read_comparisons([("f:1", row)], Dropped())
+    assert group.prompt == '["why"]'
 
 
 @pytest.mark.parametrize("spelt", [json.dumps, repr])

@@ -7,13 +7,14 @@ from typing import Any
 
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import number, text
-from rlhf_plugins.data.values import all_texts
+from rlhf_plugins.data.values import all_texts, spelled
 from rlhf_plugins.errors import DataError
 
 HELPSTEER3 = ("response1", "response2")
 SUMMARIES = {"info", "summaries", "choice"}  # of a post or an article
 BATTLES = (("conversation_a", "conversation_b"), ("response_1", "response_2"), HELPSTEER3)
 WINNERS = {"winner_model_a": "a", "winner_model_b": "b", "winner_tie": "tie"}
+ARENA = {"model_a", "model_b", *WINNERS}
 
 
 def battle(where: str, fields: Mapping[str, Any], dropped: Dropped) -> dict[str, Any] | None:
@@ -22,8 +23,8 @@ def battle(where: str, fields: Mapping[str, Any], dropped: Dropped) -> dict[str,
     None where the conversations part before their last turn, so that no prompt is common to the answers; it is counted.
 
     Raises:
-        DataError: a text has the wrong type, questions and answers differ in number, a preference is no number, or
-            none or several of three columns name the winner.
+        DataError: a text has the wrong type, questions and answers differ in number or are spelled as lists, a
+            preference is no number, or none or several of three columns name the winner.
     """
     found, shape = dict(fields), ""
     if set(HELPSTEER3) <= found.keys() and "label" not in found and "overall_preference" in found:
@@ -40,6 +41,8 @@ def battle(where: str, fields: Mapping[str, Any], dropped: Dropped) -> dict[str,
     if "prompt" not in found and isinstance(found.get("context"), list):
         found["prompt"] = found.pop("context")
     sides: list[Any] = [found.get("response_a"), found.get("response_b")]
+    if turns := _spelled(where, [found.get("prompt"), *sides], not ARENA.isdisjoint(fields)):
+        found["prompt"], *sides = turns
     if all_texts(found.get("prompt")) and all(map(all_texts, sides)):
         sides = [_turns(where, found["prompt"], side) for side in sides]
         del found["prompt"]
@@ -68,6 +71,22 @@ def _summaries(where: str, found: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in found.items() if name not in SUMMARIES}
     label = None if choice is None else "ab"[choice]
     return {**rest, "prompt": asked[0], "response_a": sides[0], "response_b": sides[1], "label": label}
+
+
+def _spelled(where: str, cells: Sequence[Any], of_arena: bool) -> list[Any] | None:
+    """The lists of turns that a prompt and two answers spell; None where they are texts.
+
+    Raises:
+        DataError: only some of an arena's spell one, or all do in a row that is no arena's.
+    """
+    lists = [spelled(cell) if isinstance(cell, str) else None for cell in cells]
+    listed = [all_texts(one) for one in lists]
+    if not listed[0] or not (of_arena or all(listed)):
+        return None
+    if of_arena and all(listed):
+        return lists
+    few = "" if all(listed) else ", and not both answers do"
+    raise DataError(f"{where}: prompt is a text that spells a list of texts{few}; write the turns as messages")
 
 
 def _turns(where: str, asked: Sequence[Any], answers: Sequence[Any]) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from rlhf_plugins.data.convert import Judgement, mean_strength, soft_label, vote
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import (
     annotator,
+    asked,
     at,
     averaged,
     blank,
@@ -148,7 +149,8 @@ def _row(
 
 def _one_form(where: str, fields: dict[str, Any], names: tuple[str, str, str]) -> tuple[Text, ...]:
     """Prompt and responses; as messages where one of them is, and with the row's system turn and tools."""
-    prompt, *both = (text(where, name, required(where, name, fields)) for name in names)
+    prompt = asked(where, names[0], required(where, names[0], fields))
+    both = [text(where, name, required(where, name, fields)) for name in names[1:]]
     if form(both[0]) != form(both[1]):
         raise DataError(f"{where}: {names[1]} is {form(both[0])}, {names[2]} is {form(both[1])}")
     fields.pop(names[0], None)

@@ -13,13 +13,13 @@ from typing import Any
 
 from rlhf_plugins.contract.rows import Text
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.fields import blank, content, form, required, shown, text
+from rlhf_plugins.data.fields import asked, blank, content, form, required, shown, text
 from rlhf_plugins.data.formats.guessed import as_columns, without_prompt
 from rlhf_plugins.data.messages import check_answer, with_tools
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Columns, PairColumns
 from rlhf_plugins.data.turns import PAIRED, QUESTIONS, TALKS, TOOLS, as_answer, as_messages
-from rlhf_plugins.data.values import all_texts
+from rlhf_plugins.data.values import all_texts, spelled
 from rlhf_plugins.errors import DataError, nearest
 
 HUMAN, TURN = "\n\nHuman:", "\n\nAssistant:"  # of the transcripts of hh-rlhf
@@ -63,7 +63,7 @@ def _asked(where: str, fields: Fields, column: str) -> tuple[Text | None, str]:
     if column != "prompt" or "prompt" in fields:
         value = required(where, column, fields)
         fields.pop(column, None)
-        return text(where, column, value), "a prompt"
+        return asked(where, column, value), "a prompt"
     for name in TALKS:
         talk: Any = text(where, name, fields[name]) if isinstance(fields.get(name), list) else None
         if talk and talk[-1]["role"] != "assistant":
@@ -78,7 +78,7 @@ def _asked(where: str, fields: Fields, column: str) -> tuple[Text | None, str]:
                 f"has a column {HISTORY!r} beside {name!r}; write earlier turns as messages in one column, `messages`"
             )
             raise DataError(f"{where}: {message}")
-        found = text(where, name, fields.pop(name))
+        found = asked(where, name, fields.pop(name))
         inputs = {each: fields.pop(each) for each in INPUTS if name == "instruction" and each in fields}
         filled = {each: more for each, more in inputs.items() if not _empty(more)}
         if not filled:
@@ -156,8 +156,8 @@ def shaped_pairs(rows: Iterable[Row], dropped: Dropped, columns: PairColumns) ->
     for where, fields in with_system_cells(rows):
         with dropped.row(where):
             read.append(_pair(where, fields, columns))
-    asked = [pair.texts for pair, _ in read if not _says_nothing(pair.texts)]
-    repeated = bool(asked) and all(map(_repeats, asked))
+    said = [pair.texts for pair, _ in read if not _says_nothing(pair.texts)]
+    repeated = bool(said) and all(map(_repeats, said))
     for pair, shape in read:
         prompt, chosen, rejected = pair.texts
         if repeated and _repeats(pair.texts):
@@ -239,6 +239,8 @@ def _texts(where: str, fields: Mapping[str, Any], columns: PairColumns, given: S
 def _one_form(where: str, prompt: Text, chosen: Text, rejected: Text) -> tuple[tuple[Any, ...], str]:
     """Prompt and responses as text or as messages, without a conversation that the responses repeat; and the shape."""
     if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
+        if all(all_texts(spelled(one)) for one in (prompt, chosen, rejected)):
+            raise DataError(f"{where}: prompt and responses are texts that spell lists; write the turns as messages")
         if not (chosen.startswith(HUMAN) and rejected.startswith(HUMAN)) or prompt.startswith(HUMAN):
             return (prompt, chosen, rejected), ""
         return _cut(where, prompt, chosen, rejected), " as text beside whole transcripts"
