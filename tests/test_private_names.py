@@ -75,6 +75,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
         )
     ),
     (transformers.Trainer, "_get_grad_norm", "under DeepSpeed OnlineTrainer replaces it where a step is skipped"),
+    (transformers.Trainer, "_clip_grad_norm", "OnlineTrainer takes the policy's gradients away before it"),
     (transformers.Trainer, "_get_dataloader", "SharesBatches replaces it, so that a process computes its own rows"),
     (transformers.trainer_callback.ExportableState, "state", "a checkpoint holds the state of such callbacks"),
     (trl.trainer.utils, "use_adapter", "the reference of an adapter that TRL copied is computed with it"),

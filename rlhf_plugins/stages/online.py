@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -15,6 +15,7 @@ from rlhf_plugins.contract.run_kinds import Environment, Monitor, Reward
 from rlhf_plugins.contract.workload import Course, Known, Workload
 from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rollouts
+from rlhf_plugins.stages._critic import NO_VALUES, check_critic, critic_in_processes, fits_adapters, value_in
 from rlhf_plugins.stages._left import leave
 from rlhf_plugins.stages._of_grpo import OF_GRPO_CONFIG, UNREAD
 from rlhf_plugins.stages._rollout_work import work_of_rollouts
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.config import OnlineConfig
 
 CORRECTION = "vllm_importance_sampling_correction"
-NO_VALUES = "the advantage reads no values, so nothing uses it; leave it out"
 CONFIG = "rlhf_plugins.trainers.ppo.config.OnlineConfig"
 AS_THEY_ARE = (
     "advantage",
@@ -129,8 +129,7 @@ class Online(
         fewest, given = self.advantage.min_group, self.trainer.get("num_generations")
         if given is not None and given < fewest:
             raise ValueError(f"trainer.num_generations: {given}, but the advantage compares {fewest} responses or more")
-        if self.value != Value() and not self.advantage.reads_values:
-            raise ValueError(f"value: {NO_VALUES}")
+        check_critic(self)
         if (self.abstained == "fallback") != (self.fallback is not None):
             raise ValueError("fallback: a second reward goes with `abstained: fallback`; write both or neither")
         if why := no_groups(self.equal_groups, self.advantage, self.shaping, self.turns):
@@ -178,14 +177,7 @@ class Online(
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""
         super().fits(adapter)
-        if adapter is None and self.value.reads == "adapter" and self.advantage.reads_values:
-            raise ValueError(
-                "value.adapter: needs the recipe's `adapter`, which is none; leave out one of them, or write "
-                "network: own"
-            )
-        for name, one in (("adapter", adapter), ("value.adapter", self.value.adapter)):
-            if one and one.lora_dropout:
-                raise ValueError(f"{name}.lora_dropout: {one.lora_dropout}, but ratios must start at 1 online; write 0")
+        fits_adapters(self, adapter)
 
     def fits_compared(self, option: str, called: str) -> None:
         """Raises ValueError where a response has no other to the same prompt."""
@@ -211,6 +203,7 @@ class Online(
                 f"{own} responses of a rollout are each process's, which hold no whole groups of num_generations: "
                 f"{group}; write a per_device_train_batch_size that they divide"
             )
+        critic_in_processes(self.value)
         if processes.divides_optimizer() and self.kl is not None and self.kl.constrains:
             raise ValueError("kl: a constraint measures whole updates, but DeepSpeed steps within the backward pass")
         if self.setting("use_vllm") and (untried := self._untried_of_vllm()):
@@ -364,7 +357,7 @@ class Online(
             "reward": fitting(self, "reward", self.reward.build(run)),
             "environment": self.environment.build(run) if self.environment else None,
             "max_length": run.base.lengths.max_length if self.environment else None,
-            "value": _value(self.value, run) if self.advantage.reads_values else None,
+            "value": value_in(self.value, run) if self.advantage.reads_values else None,
             "fallback": fitting(self, "fallback", self.fallback.build(run)) if self.fallback else None,
             "keep_groups": True,
             "skip_equal": True,
@@ -378,13 +371,6 @@ def _reference(weights: Weights, backbone: Backbone | None) -> Any:
     if backbone is None or not backbone.matches(weights.base):
         return load_frozen(weights)
     return weights.folder and backbone.load(weights.folder)
-
-
-def _value(value: Value, run: Run) -> Value:
-    """The same with the path of a network's base."""
-    from rlhf_plugins.sandbox import base_path
-
-    return replace(value, base=base_path(value.base or run.base.path)) if value.reads == "own" else value
 
 
 @hookimpl

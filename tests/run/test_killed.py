@@ -28,6 +28,7 @@ stage: online
     shaping: []
     kl: none
     equal_groups: resample"""
+WARMS_UP = "stage: online\n    value: {adapter: {r: 2}, warmup_steps: 3}"
 KILLS_ITSELF = """\
 import os, signal, sys, transformers
 own, left = transformers.Trainer.training_step, iter(range(int(sys.argv[1])))
@@ -88,7 +89,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("online", ["stage: online", RESAMPLES], ids=["ppo", "resample"])
+@pytest.mark.parametrize("online", ["stage: online", RESAMPLES, WARMS_UP], ids=["ppo", "resample", "warm-up"])
 def test_killed_runs_leave_what_an_undisturbed_one_leaves(python: Warm, folder: Path, online: str) -> None:
     (folder / "r.yaml").write_text(RECIPE.replace("stage: online", online))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Alarm
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import not_finite
 from rlhf_plugins.trainers.ppo import in_parts, oversight, step
 from rlhf_plugins.trainers.steps.micro_batches import accumulate, steps_in_backward, without_step
@@ -62,8 +63,34 @@ class LearnsInParts:
             self._note(**self._theirs.take())
         return loss
 
+    @property
+    def warms_up(self: Any) -> bool:
+        """Whether the next optimizer step trains the critic's own weights alone."""
+        first = self.obstacle is None and self._critic is not None
+        return first and self.state.global_step < self._objective.value.warmup_steps
+
+    def _hold_policy(self: Any) -> None:
+        """Takes the gradients of all other weights away in such a step: no optimizer changes a weight without one.
+
+        Raises:
+            RunError: no step is left for them.
+        """
+        if self.warms_up:
+            if reason := self._objective.value.no_policy_step(self.state.max_steps):
+                raise RunError(reason)
+            own = {id(weights) for weights in self.value_weights.values()}
+            for weights in self.model.parameters():
+                if id(weights) not in own:
+                    weights.grad = None
+
+    def _clip_grad_norm(self: Any, model: Any) -> Any:
+        """Of the weights that this step trains."""
+        self._hold_policy()
+        return super()._clip_grad_norm(model)  # type: ignore[misc]
+
     def _get_grad_norm(self: Any, model: Any, grad_norm: Any = None) -> Any:
         """DeepSpeed's engine would give that of its last step where this one is skipped."""
+        self._hold_policy()
         skipped = processes.divides_optimizer() and self.obstacle is None and not self._trains
         return 0.0 if skipped else super()._get_grad_norm(model, grad_norm)  # type: ignore[misc]
 

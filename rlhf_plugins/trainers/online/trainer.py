@@ -49,7 +49,7 @@ from rlhf_plugins.trainers.ppo.rollout import RECORDS, Cut, Experience, MicroBat
 from rlhf_plugins.trainers.resuming import Resumable
 from rlhf_plugins.trainers.scaling import accept_skips
 from rlhf_plugins.trainers.scripted import handle_of
-from rlhf_plugins.trainers.steps.micro_batches import token_limit
+from rlhf_plugins.trainers.steps.micro_batches import stepping, steps_in_backward, token_limit
 from rlhf_plugins.trainers.steps.shares import SharesBatches
 from rlhf_plugins.trainers.watching.monitoring import Monitors, scale_learning_rate
 from rlhf_plugins.trainers.zero import HidesLaunch, hand_options_on, take_over_weights
@@ -141,6 +141,8 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
             temperature=self.temperature,
             accelerator=self.accelerator,
         )
+        if aim.advantage.reads_values and aim.value.warmup_steps and steps_in_backward(args):
+            raise RunError(f"value.warmup_steps: {stepping(args)} steps within the backward pass: take another optim")
         self._constraint = constrain(self, aim.kl, self._models) if aim.kl and aim.kl.constrains else None
         self._end_turns()
         self._rollouts = Rollouts(
@@ -318,7 +320,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         numbers |= importance.compared(self.sampler_log_probs, rollout, self._objective)
         self._note(**(self._theirs.without_these(numbers) if self._theirs else numbers))
         note_completions(self, rollout, drawn.each[list(rollout.rewards.places)], self.reward_func_names)
-        if self._objective.kl is not None:
+        if self._objective.kl is not None and not self.warms_up:  # a policy that is held cannot answer it
             self._kl_coef = adapted(self._objective.kl, self._kl_coef, numbers["kl"], len(rollout.mask))
         self._show(oversight.step_of(rollout, self._updates, numbers))
         self._updates.clear()

@@ -53,12 +53,21 @@ class Value:
         OnDisk("#", ("sandbox",)),
         Field(description="of a network of its `own`, with the policy's vocabulary; `none`: the policy's"),
     ] = None
+    warmup_steps: Annotated[
+        int, Field(ge=0, description="first steps in which the critic's own weights alone learn")
+    ] = 0
 
     def __post_init__(self) -> None:
         if self.network == "shared" and self.adapter:
             raise ValueError("adapter: the network is shared with the policy; write network: adapter, or own")
         if self.base and self.network != "own":
             raise ValueError("base: only a network of the critic's own has one; write network: own")
+
+    def no_policy_step(self, steps: int) -> str:
+        """Why a training of so many steps never trains its policy; empty where it does."""
+        if steps > self.warmup_steps:
+            return ""
+        return f"value.warmup_steps: {self.warmup_steps}, but of {steps} steps none is left for the policy; write fewer"
 
     @property
     def reads(self) -> Literal["shared", "adapter", "own"]:
