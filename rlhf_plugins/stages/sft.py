@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run import Adapter, Run, StageResult
@@ -15,7 +17,13 @@ from rlhf_plugins.stages._trained import trained
 from rlhf_plugins.stages._training import From, PolicyTraining, longest, pair_tokens, sampling, tried
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from datasets import Dataset
+
+    from rlhf_plugins.contract.rows import Group
+    from rlhf_plugins.data.batches.tokenized import Tokenized
+    from rlhf_plugins.data.batches.tokens import RowEncoder
 
 UNREAD = frozenset(  # options that TRL's own rendering and loading alone would read
     {
@@ -29,6 +37,8 @@ UNREAD = frozenset(  # options that TRL's own rendering and loading alone would 
         "trust_remote_code",
     }
 )
+
+OF_SFT_CONFIG = {"assistant_only_loss": "is an option of the stage here: write `train_on: all` beside `stage: sft`"}
 
 
 @dataclass(frozen=True)
@@ -44,11 +54,17 @@ class SFT(
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1).
 
     The loss of a batch is sum_i w_i sum_t -log p_it / N, with w_i the `weight` of row i, which is 1 where it has none,
-    and N the number of tokens of all its responses.
+    and N the number of tokens of all its responses. With `train_on: all`, t runs over the tokens of every turn of the
+    assistant, those in prompts too, as with TRL's `assistant_only_loss`, but with any chat template that writes a turn
+    alike wherever it is; rows of others are left out and counted.
     """
 
+    of_trl = OF_SFT_CONFIG
     from_: From = "previous"
     name: str = "sft"
+    train_on: Annotated[
+        Literal["last", "all"], Field(description="the last response alone, or every turn of the assistant")
+    ] = "last"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.SFTConfig"})
 
     def fits_processes(self, count: int) -> None:
@@ -72,13 +88,17 @@ class SFT(
 
     def rehearse(self, run: Run) -> None:
         """See `Stage`."""
-        from rlhf_plugins.data.batches.tokenized import tokenized_answers
         from rlhf_plugins.engine.weights.loading import load_policy_encoder
         from rlhf_plugins.trainers.watching.held_out import held_out
 
         args, encoder = self._arguments(run), load_policy_encoder(run.base)
-        tried(run.data.train, lambda some: _refuse(args, tokenized_answers(some, encoder).dataset))
-        held_out(args, run.data.test, lambda test: tried(test, lambda some: tokenized_answers(some, encoder)))
+        tried(run.data.train, lambda some: _refuse(args, self._tokenized(some, encoder).dataset))
+        held_out(args, run.data.test, lambda test: tried(test, lambda some: self._tokenized(some, encoder)))
+
+    def _tokenized(self, groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
+        from rlhf_plugins.data.batches.tokenized import tokenized_answers
+
+        return tokenized_answers(groups, encoder, every_turn=self.train_on == "all")
 
     def _arguments(self, run: Run) -> Any:
         """TRL's configuration. Raises RunError where it refuses the options."""
@@ -93,7 +113,6 @@ class SFT(
 
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
-        from rlhf_plugins.data.batches.tokenized import tokenized_answers
         from rlhf_plugins.engine.weights.loading import load_policy_encoder, load_to_adapt
         from rlhf_plugins.engine.weights.starting import config_of, load_start
         from rlhf_plugins.trainers.arguments import building
@@ -102,7 +121,7 @@ class SFT(
 
         encoder, start = load_policy_encoder(run.base), run.weights("start")
         new = start.folder is None
-        rows = tokenized_answers(run.data.train, encoder)
+        rows = self._tokenized(run.data.train, encoder)
         with building(len(rows.dataset)):
             args = self._arguments(run)
             _refuse(args, rows.dataset)
@@ -110,7 +129,7 @@ class SFT(
                 model=load_to_adapt(start.base) if new else load_start(start),
                 args=args,
                 train_dataset=rows.dataset,
-                eval_dataset=held_out(args, run.data.test, lambda test: tokenized_answers(test, encoder).dataset),
+                eval_dataset=held_out(args, run.data.test, lambda test: self._tokenized(test, encoder).dataset),
                 processing_class=encoder.tokenizer,
                 peft_config=config_of(start) if new else None,
             )

@@ -20,6 +20,8 @@ from rlhf_plugins.errors import DataError
 
 NO_LABEL = "no label and no preferred response"
 NO_OTHER = "no other prompt's response fits behind the prompt and differs"
+ASSISTANT = "assistant"  # the role of a policy's turns
+UNSTABLE = "a turn that the chat template writes otherwise where others follow, so that not every turn can be learned"
 TRIED = 64  # rows among which another response is looked for
 
 
@@ -84,10 +86,15 @@ def tokenized_labels(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
     return _tokenized(found, left_out)
 
 
-def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
+def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder, every_turn: bool = False) -> Tokenized:
     """Each group's best response with the columns `input_ids` and `completion_mask`, 1 at the response.
 
     Where a group has a weight other than 1, there is a column `weight` too; one of weight 0 is left out.
+
+    Args:
+        groups: to learn from.
+        encoder: of the model.
+        every_turn: the mask is 1 at each turn of the assistant, also in the prompt, and 0 at other turns in a response.
 
     Raises:
         DataError: there is no response that may be imitated, or none is left.
@@ -107,9 +114,48 @@ def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized
             tokens = taken[1]
             (ids,) = tokens.branches
             mask = [0] * len(tokens.prompt) + [1] * len(ids)
+            if every_turn and not isinstance(group.prompt, str) and not isinstance(response, str):
+                try:
+                    asked, answer = turns_mask(encoder, group.prompt, response)
+                except DataError as error:
+                    left_out[str(error).removeprefix("its ")] += 1
+                    continue
+                mask = asked[len(asked) - len(tokens.prompt) :] + answer[: len(ids)]  # as the tokens were cut
             row = {"input_ids": [*tokens.prompt, *ids], "completion_mask": mask}
             found.append({**row, "weight": float(group.weight)} if weighed else row)
     return _tokenized(found, left_out)
+
+
+def turns_mask(
+    encoder: RowEncoder, prompt: list[dict[str, Any]], response: list[dict[str, Any]]
+) -> tuple[list[int], list[int]]:
+    """1 at the tokens of each of the assistant's turns, its end included, and 0 at all others.
+
+    A turn's tokens are those of it as the answer to what is before it, so that no chat template has to mark them.
+
+    Args:
+        encoder: of the model.
+        prompt: messages.
+        response: messages.
+
+    Returns:
+        The masks of the tokens of the prompt and of the response, which nothing has cut.
+
+    Raises:
+        DataError: the chat template writes a turn otherwise where others follow, such as without its thoughts, or
+            refuses what is before it.
+    """
+    asked, answer = encoder.encode(prompt, response)
+    whole, talk = [*asked, *answer], [*prompt, *response]
+    mask = [0] * len(whole)
+    for place, message in enumerate(talk):
+        if message["role"] == ASSISTANT:
+            before, said = encoder.encode(talk[:place], [message])
+            end = len(before) + len(said)
+            if [*before, *said] != whole[:end]:
+                raise DataError(UNSTABLE)
+            mask[len(before) : end] = [1] * len(said)
+    return mask[: len(asked)], mask[len(asked) :]
 
 
 def prompts_with_room(prompts: Iterable[Group], encoder: RowEncoder, room: int) -> tuple[list[Group], dict[str, int]]:
