@@ -59,8 +59,14 @@ def test_a_response_that_is_too_long_goes_alone_and_is_counted() -> None:
 
 def test_a_group_with_nothing_left_is_counted_and_no_row_at_all_is_refused() -> None:
     rows = ranked_rows([RANKING, Group("p", ("aaa", "b"), (0, 1))], encode, 3, everything)
-    assert rows.left_out == {"response longer than max_length": 2, "nothing left to compare": 1}
-    with pytest.raises(DataError, match=r"no group is left to learn from \(2 x response longer than max_length, 1 x"):
+    assert rows.left_out == {"response longer than max_length": 2}  # a response of the ranking, and the pair
+    alone = Group("p", ("b",))
+    reasons = "2 x response longer than max_length, 1 x nothing left to compare"
+    with pytest.raises(DataError, match=rf"no group is left to learn from \({reasons}\)"):
+        ranked_rows(
+            [Group("p", texts, (0, 1)) for texts in (("aa", "bb"), ("aa", "b"))] + [alone], encode, 2, everything
+        )
+    with pytest.raises(DataError, match=r"no group is left to learn from \(1 x response longer than max_length\)"):
         ranked_rows([Group("p", ("aaa", "bbb"), (0, 1))], encode, 2, everything)
     with pytest.raises(DataError, match=r"\(there were none\)"):
         ranked_rows([], encode, 2, everything)

@@ -60,7 +60,7 @@ KINDS: dict[str, tuple[Rows, str, dict[str, Any], dict[str, Any], dict[str, Any]
     ),
     "a recipe too short": (
         PAIRS, "preference", {"max_length": 2}, {}, {"stage": "preference"},
-        "stages.0", "no row is left to learn from (20 x response longer than max_length)",
+        "stages.0", "no row is left to learn from (10 x response longer than max_length)",
     ),
     "a trainer too short": (
         PAIRS, "preference", {}, {}, {"stage": "preference", "trainer": {"max_length": 1}},
@@ -278,7 +278,7 @@ def test_each_member_of_a_sweep_is_looked_at() -> None:
     written = recipe(PAIRS, "preference", {"sweep": {"max_length": [64, 2]}}, {}, {"stage": "preference"})
     ((path, message),) = faults(written)
     assert path == "stages.0"
-    assert "20 x response longer than max_length" in message
+    assert "10 x response longer than max_length" in message
 
 
 def test_the_rows_of_a_stage_are_its_own() -> None:

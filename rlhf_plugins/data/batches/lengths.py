@@ -58,6 +58,11 @@ def responses_taken(
     return list(kept.values()), PromptBranches(shared, [list(ids) for ids in kept])
 
 
+def whole_row(lost: Counter[str]) -> str:
+    """Why a row is left out that lost these responses, by reason: it counts once, in their place."""
+    return next((reason for reason, count in lost.items() if count and reason not in (CUT, PROMPT_CUT)), NOTHING_LEFT)
+
+
 def aligned(ids: Sequence[tuple[Ids, Ids]]) -> PromptBranches:
     """One prompt for all: where some response merges with the prompt's end, the prompt ends before it for all."""
     shortest = min(len(prompt) for prompt, _ in ids)

@@ -17,7 +17,7 @@ from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
 from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.contract.run import Lengths
 from rlhf_plugins.data.batches.branches import Layout, PromptBranches, collate
-from rlhf_plugins.data.batches.lengths import NOTHING_LEFT, Encode, responses_taken
+from rlhf_plugins.data.batches.lengths import Encode, responses_taken, whole_row
 from rlhf_plugins.data.batches.numeric import PREFIX, in_batch, numbers_of
 from rlhf_plugins.data.batches.tokens import Fit, RowEncoder
 from rlhf_plugins.data.convert import agreed_ranks
@@ -44,6 +44,8 @@ def ranked_rows(
 ) -> RankedRows:
     """Encodes groups, without the responses that cannot be taken and the groups of which nothing usable is left.
 
+    Such a group counts once in `left_out`, be it for its responses, and a response that another group loses once.
+
     Args:
         groups: prompts with judged responses.
         encode: gives the token ids of a prompt and of a response to it, or raises DataError with the reason.
@@ -64,15 +66,14 @@ def ranked_rows(
     topics = {} if like is None else dict(like.topics)
     responses = 0
     for place, group in enumerate(groups):
-        taken = responses_taken(group.prompt, group.responses, encode, fit, left_out)
-        if taken is None:
-            continue
-        kept, tokens = taken
+        lost = Counter[str]()
+        kept, tokens = responses_taken(group.prompt, group.responses, encode, fit, lost) or ([], None)
         group = part(group, kept)
         group = replace(group, ranks=group.ranks or agreed_ranks(group))
-        if not kept or not usable(group):
-            left_out[NOTHING_LEFT] += 1
+        if tokens is None or not kept or not usable(group):
+            left_out[whole_row(lost)] += 1
             continue
+        left_out.update(lost)
         topic = topics.setdefault(group.topic, len(topics))
         codes = {"row": len(rows), "first": responses, "topic": topic}
         further = {PREFIX + name: values[place] for name, values in numbers.items()}

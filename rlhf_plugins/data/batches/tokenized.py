@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.batches.groups import best_response, labels, pair_rows, pairs
-from rlhf_plugins.data.batches.lengths import NOTHING_LEFT, PROMPT_TOO_LONG, responses_taken
+from rlhf_plugins.data.batches.lengths import NOTHING_LEFT, PROMPT_TOO_LONG, responses_taken, whole_row
 from rlhf_plugins.data.batches.tokens import RowEncoder
 from rlhf_plugins.errors import DataError
 
@@ -45,8 +45,12 @@ def tokenized_pairs(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
     left_out = Counter({NOTHING_LEFT: sum(not any(pairs([group])) for group in groups)})
     for row in pair_rows(groups):
         both = [row.pop("chosen"), row.pop("rejected")]
-        taken = responses_taken(row.pop("prompt"), both, encoder.encode, encoder.fit, left_out)
-        if taken and len(taken[0]) == len(both):
+        lost = Counter[str]()
+        taken = responses_taken(row.pop("prompt"), both, encoder.encode, encoder.fit, lost)
+        if not taken or len(taken[0]) < len(both):
+            left_out[whole_row(lost)] += 1
+        else:
+            left_out.update(lost)
             tokens = taken[1]
             chosen, rejected = map(list, tokens.branches)
             found.append({"prompt_ids": list(tokens.prompt), "chosen_ids": chosen, "rejected_ids": rejected, **row})
