@@ -68,7 +68,7 @@ from rlhf_plugins.contract.run_kinds import (
     Task,
 )
 from rlhf_plugins.contract.selection import Choice, Features, Resources, Situation
-from rlhf_plugins.contract.workload import Course, Known, Work, Workload
+from rlhf_plugins.contract.workload import Course, Kept, Known, Work, Workload
 from rlhf_plugins.errors import (
     ComponentError,
     DataError,
@@ -145,6 +145,7 @@ __all__ = [
     "KL",
     "KLEstimator",
     "KLTerm",
+    "Kept",
     "Known",
     "Lengths",
     "MemberScores",

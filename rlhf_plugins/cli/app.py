@@ -180,12 +180,14 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, trust_plugins: Tr
     members = several(recipe, overrides or ())  # raises what needs no import of seconds
     from rlhf_plugins.run.ahead import Ahead
 
-    found = courses(load_recipe(recipe, overrides or (), ahead=(ahead := Ahead())))
+    assembled = load_recipe(recipe, overrides or (), ahead=(ahead := Ahead()))
+    found = courses(assembled, kept=ahead.kept)
     count = "1 stage" if len(found) == 1 else f"{len(found)} stages"
     times = f"{len(members)} times " if members else ""
     long = [f"  {name}: {course.words}" for name, course in found.items() if course]
     seen = [f"  {sentence}" for sentence in ahead.sentences()]
-    echo("\n".join([f"{recipe}: ok, {times}{count}: {', '.join(found)}", *long, *seen]))
+    read = [f"  {ahead.data}"] if ahead.data else []
+    echo("\n".join([f"{recipe}: ok, {times}{count}: {', '.join(found)}", *read, *long, *seen]))
 
 
 @app.command()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data, Group, Samples, Text
     from rlhf_plugins.contract.run import Adapter, Alarm, Base, Run, StageResult, Step, Weights
     from rlhf_plugins.contract.selection import Choice, Situation
-    from rlhf_plugins.contract.workload import Course, Known, Workload
+    from rlhf_plugins.contract.workload import Course, Kept, Known, Workload
 
 RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
 JudgeFunction = Callable[["Sequence[Text]", "Sequence[str]", "Sequence[str]"], "Sequence[Verdict]"]
@@ -279,13 +279,16 @@ class Stage(Component, kind="stage"):
         It is asked before any stage trains, and when it starts: an earlier stage may make its rows.
         """
 
-    def rehearse(self, run: Run) -> None:
+    def rehearse(self, run: Run) -> Kept | None:
         """Does what `run` does before it loads weights, and trains nothing: for `rlhf check`.
+
+        It returns what it would train on, where that is known: then the check says how many rows are left out.
 
         It raises what `run` raises there, such as RunError where a package is missing, and DataError where no row is
         left to learn from. It takes a moment and writes nothing: of the base it opens the tokenizer and the
         configuration alone, and `run.finished` is empty.
         """
+        return None
 
     def workload(self, adapter: Adapter | None) -> Workload | None:
         """What it computes and holds at once, so that its memory can be forecast; None is unknown."""

@@ -99,6 +99,41 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What a stage takes of its rows, as a check finds it without weights.
+
+    Args:
+        taken: rows, pairs or prompts that it trains on.
+        looked: the first rows, of which these are.
+        left_out: how many were left out or cut, by reason.
+        unit: a word for what is taken.
+        rows: in all; None where the check read only some.
+    """
+
+    taken: int
+    looked: int
+    left_out: Mapping[str, int]
+    unit: str
+    rows: int | None = None
+
+    def of(self, rows: int | None) -> int | None:
+        """About how much is taken of so many rows."""
+        return None if rows is None else round(rows * self.taken / self.looked)
+
+    @property
+    def words(self) -> str:
+        """Both numbers and the reasons; empty where nothing is left out or cut."""
+        reasons = ", ".join(f"{count:,} x {reason}" for reason, count in self.left_out.items() if count)
+        if not reasons:
+            return ""
+        alike = self.unit in ("rows", "prompts")
+        taken, of = f"{self.taken:,}" if alike else f"{self.taken:,} {self.unit}", self.unit if alike else "rows"
+        every = "" if self.rows == self.looked else "the first "
+        beyond = f" of {self.rows:,}" if self.rows not in (None, self.looked) else ""
+        return f"{taken} of {every}{self.looked:,}{beyond} {of} (left out or cut: {reasons})"
+
+
+@dataclass(frozen=True)
 class Course:
     """How long a stage is by its options, in one process.
 

@@ -46,6 +46,11 @@ def looking(whole: bool = False) -> Iterator[Look]:
         _LOOK.reset(token)
 
 
+def is_partial() -> bool:
+    """Whether the look read only the first rows of some file."""
+    return bool((look := _LOOK.get()) and look.partly)
+
+
 def first_rows(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
     """The rows of a file, or as many as a look reads. Raises NotLookedAtError for a file that it does not read."""
     look = _LOOK.get()

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from rlhf_plugins.contract.workload import Course, Known
+from rlhf_plugins.contract.workload import Course, Kept, Known
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
     from rlhf_plugins.contract.run_kinds import DataFormat, Stage
     from rlhf_plugins.recipe.assemble import Assembled
 
+NOTHING: Mapping[str, Kept] = {}
 
-def courses(assembled: Assembled, data: Data | None = None) -> dict[str, Course | None]:
+
+def courses(
+    assembled: Assembled, data: Data | None = None, kept: Mapping[str, Kept] | None = None
+) -> dict[str, Course | None]:
     """By the names of the stages, in order; None where nobody knows.
 
     Args:
         assembled: the recipe.
         data: its rows, where they are loaded.
+        kept: what stages take of their rows, by name, as far as a check found it.
     """
-    return of_stages(assembled.stages, assembled.base.lengths.max_length, data, assembled.data)
+    return of_stages(assembled.stages, assembled.base.lengths.max_length, data, assembled.data, kept or {})
 
 
 def of_stages(
-    stages: Iterable[Stage], max_length: int | None, data: Data | None, source: DataFormat | None = None
+    stages: Iterable[Stage],
+    max_length: int | None,
+    data: Data | None,
+    source: DataFormat | None = None,
+    kept: Mapping[str, Kept] = NOTHING,
 ) -> dict[str, Course | None]:
     """By the names of the stages; arguments as of `courses`, and the format of the rows where they are not loaded."""
     formats: dict[int, DataFormat | None] = {}
@@ -43,7 +53,16 @@ def of_stages(
         loaded = data if stage.data is None else None
         count = len(loaded.train) if loaded and loaded.train else rows(id(own))
         asked = (len(loaded.prompts.get("train", ())) or None) if loaded else None
+        if (taken := kept.get(stage.name)) is not None:
+            count = asked = taken.of(count if taken.rows is None else taken.rows)
         known = Known(count, max_length, policies, rewards, kinds if loaded else None, asked)
-        found[stage.name] = stage.course(known)
+        found[stage.name] = _saying(stage.course(known), taken)
         policies, rewards = policies + ("policy" in stage.makes), rewards or "reward" in stage.makes
     return found
+
+
+def _saying(course: Course | None, kept: Kept | None) -> Course | None:
+    """The same, whose words name the rows that are left out too."""
+    if course is None or kept is None or not kept.words:
+        return course
+    return replace(course, words=f"{course.words}; {kept.words}")

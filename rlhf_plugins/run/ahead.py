@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Weights
+from rlhf_plugins.contract.workload import Kept
 from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.data.columns import columns_of, of_rows
-from rlhf_plugins.data.looking import looking
+from rlhf_plugins.data.looking import is_partial, looking
 from rlhf_plugins.errors import ComponentError, DataError, NotLookedAtError, RlhfError, RunError
 from rlhf_plugins.recipe.needs import lacking_columns, unmet, unscorable
 from rlhf_plugins.recipe.options import all_parts, parts_of
 from rlhf_plugins.recipe.order import too_early
 from rlhf_plugins.recipe.source import Keys
-from rlhf_plugins.run.rows import read, text_alone
+from rlhf_plugins.run.rows import counted, read, text_alone
 from rlhf_plugins.run.stage.own_rows import refuse_unfit, without_held_out_of
 from rlhf_plugins.run.stage.stage_run import Services, StageRun
 from rlhf_plugins.run.stage.starts import BASE, PREVIOUS, at
@@ -58,6 +59,8 @@ class Ahead:
     unseen: dict[str, None] = field(default_factory=dict)
     partly: dict[str, None] = field(default_factory=dict)
     warnings: dict[str, None] = field(default_factory=dict)
+    data: str = ""  # what was read and dropped of the recipe's rows, of the first recipe
+    kept: dict[str, Kept] = field(default_factory=dict)  # what its stages take of their rows
 
     def __call__(self, assembled: Assembled) -> list[Fault]:
         """What a run would refuse; a fault that the first rows of a large file show is looked for in all of them."""
@@ -111,6 +114,8 @@ class Ahead:
             return None
         if warning := text_alone(assembled.base, source, keys, rows):
             self.warnings[warning] = None
+        if keys == ("data",) and not is_partial():
+            self.data = self.data or counted(rows)
         return rows
 
     def _unread(self, what: str) -> _Unread:
@@ -125,8 +130,13 @@ class Ahead:
         folder, begins = assembled.output_dir / stage.name, at(Weights(BASE, assembled.base, assembled.adapter))
         rows: Any = data
         run = StageRun(assembled.base, rows, assembled.seed, folder, (), stage.name, services, begins=begins)
-        message = self._rehearsed(f"stage {stage.name}", partial(stage.rehearse, run))
+        message = self._rehearsed(f"stage {stage.name}", partial(self._keep, stage, run))
         return [((), message)] if message else list(self._of_tasks(stage, run))
+
+    def _keep(self, stage: Stage, run: StageRun) -> None:
+        """Rehearses a stage, and notes what it takes of its rows."""
+        if isinstance(found := stage.rehearse(run), Kept):
+            self.kept.setdefault(stage.name, replace(found, rows=None) if is_partial() else found)
 
     def _of_tasks(self, stage: Stage, run: StageRun) -> Iterator[Fault]:
         """What the tasks of a stage refuse of their rows, each with its place within the stage."""

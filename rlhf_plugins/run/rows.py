@@ -41,6 +41,12 @@ def loaded(assembled: Assembled, source: DataFormat) -> Data:
     return rows
 
 
+def counted(data: Data) -> str:
+    """How many groups there are to train on and held out, and how many rows were dropped, by reason."""
+    left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
+    return f"data: {len(data.train)} groups to train on, {len(data.test)} held out{left_out}"
+
+
 def text_alone(base: Base, source: DataFormat, keys: Keys, data: Data) -> str:
     """A warning where no row goes through the base's chat template, with what to write; else empty.
 

@@ -32,7 +32,7 @@ from rlhf_plugins.run.files.folder import RunFolder, own
 from rlhf_plugins.run.files.lock import locked
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.left import after, left
-from rlhf_plugins.run.rows import loaded, refuse_rows, text_alone
+from rlhf_plugins.run.rows import counted, loaded, refuse_rows, text_alone
 from rlhf_plugins.run.stage import starts
 from rlhf_plugins.run.stage.perform import perform
 from rlhf_plugins.run.stage.said import said
@@ -177,8 +177,7 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     ahead = forecasts.of_memory(assembled, say)
     say("data: loading")
     data = loaded(assembled, assembled.data)
-    left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
-    say(f"data: {len(data.train)} groups to train on, {len(data.test)} held out{left_out}")
+    say(counted(data))
     if warning := text_alone(assembled.base, assembled.data, ("data",), data):
         say(f"warning: {warning}")
     refuse_rows(assembled, data)

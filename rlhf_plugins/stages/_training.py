@@ -12,7 +12,7 @@ from pydantic import Field
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.run import Adapter, Budget, Run
 from rlhf_plugins.contract.run_kinds import DataFormat, Monitor, Regularizer, Stage, Task
-from rlhf_plugins.contract.workload import Work, Workload
+from rlhf_plugins.contract.workload import Kept, Work, Workload
 from rlhf_plugins.errors import RlhfError
 
 Row = TypeVar("Row")
@@ -37,7 +37,8 @@ Reference = Annotated[
     Earlier("policy", ("base", "start")),
 ]
 
-FEW = 64  # rows that a rehearsal tries first
+FEW = 64  # held-out rows that a rehearsal tries first
+MANY = 1_000  # of the rows to train on, which take less than a second
 WITHOUT_LIMIT = 4096  # tokens of a sequence that nothing limits, for a forecast
 NEEDS = "needs `trainer: {eval_strategy: steps}`, which evaluates"
 
@@ -60,6 +61,27 @@ def tried(rows: Sequence[Row], make: Callable[[Sequence[Row]], Made]) -> Made:
         if len(rows) <= FEW:
             raise
         return make(rows)
+
+
+def kept(rows: Sequence[Row], unit: str, take: Callable[[Sequence[Row]], tuple[int, Mapping[str, int]]]) -> Kept:
+    """What a stage takes of the first `MANY` rows; of all, where it refuses those.
+
+    Args:
+        rows: to train on.
+        unit: a word for what is taken.
+        take: how much of rows is taken, and how many are left out, by reason.
+
+    Raises:
+        RlhfError: `take` raises it of all rows.
+    """
+    some = rows[:MANY]
+    try:
+        taken, left_out = take(some)
+    except RlhfError:
+        if len(rows) <= MANY:
+            raise
+        some, (taken, left_out) = rows, take(rows)
+    return Kept(taken, len(some), left_out, unit, len(rows))
 
 
 @dataclass(frozen=True)

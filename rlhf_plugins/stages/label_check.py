@@ -16,6 +16,7 @@ from pydantic import Field
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base, ReportParts, Run, Section, StageResult
+from rlhf_plugins.contract.workload import Kept
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.stages.reward_model import RewardModelStage, Trained, taught
 
@@ -50,10 +51,11 @@ class LabelCheck(RewardModelStage, makes={"data"}, processes="one"):
     ] = "listed"
     name: str = "label_check"
 
-    def rehearse(self, run: Run) -> None:
+    def rehearse(self, run: Run) -> Kept | None:
         """See `Stage`."""
-        super().rehearse(run)
+        found = super().rehearse(run)
         _dealt(run.data.train, self.folds, run.seed)
+        return found
 
     def run(self, run: Run) -> StageResult:
         """Leaves `suspects.jsonl`. Raises RunError where there are fewer prompts than folds, or no strict label."""

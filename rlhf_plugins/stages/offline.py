@@ -15,12 +15,13 @@ from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.errors import AllEqualError
 from rlhf_plugins.recipe.limits import FULL_EVAL
 from rlhf_plugins.stages._trained import trained
-from rlhf_plugins.stages._training import From, Training, tried
+from rlhf_plugins.stages._training import From, Training, kept
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rlhf_plugins.contract.rows import Group
+    from rlhf_plugins.contract.workload import Kept
     from rlhf_plugins.data.batches.tokenized import Tokenized
     from rlhf_plugins.data.batches.tokens import RowEncoder
 
@@ -61,9 +62,14 @@ class Offline(
         """See `Stage`."""
         return frozenset({"loss"})
 
-    def rehearse(self, run: Run) -> None:
+    def rehearse(self, run: Run) -> Kept:
         """See `Stage`."""
-        tried(run.data.train, lambda some: self._inputs(run, some))
+
+        def learned(groups: Sequence[Group]) -> tuple[int, Mapping[str, int]]:
+            _, _, rows, _ = self._inputs(run, groups)
+            return len(rows.dataset), rows.left_out
+
+        return kept(run.data.train, "rows", learned)
 
     def _inputs(self, run: Run, groups: Sequence[Group]) -> tuple[Any, RowEncoder, Tokenized, Any]:
         """The configuration, the encoder of the base, and the rows of training and of evaluation."""

@@ -12,19 +12,19 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Environment, Monitor, Reward
-from rlhf_plugins.contract.workload import Course, Known, Workload
+from rlhf_plugins.contract.workload import Course, Kept, Known, Workload
 from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rollouts
 from rlhf_plugins.stages._critic import NO_VALUES, check_critic, critic_in_processes, fits_adapters, value_in
 from rlhf_plugins.stages._left import leave
 from rlhf_plugins.stages._of_grpo import OF_GRPO_CONFIG, UNREAD
 from rlhf_plugins.stages._rollout_work import work_of_rollouts
-from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, tried
+from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, kept
 from rlhf_plugins.trainers.ppo import sampling as options_of_sampling
 from rlhf_plugins.trainers.ppo.options import ROUNDS, Exploration, Oversight, Table, Value, no_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from rlhf_plugins.contract.rows import Group
     from rlhf_plugins.contract.run import Weights
@@ -239,19 +239,19 @@ class Online(
             raise ValueError("carry: kl: the stage has `kl: none`; leave it out")
         return super().keeping(carry)
 
-    def rehearse(self, run: Run) -> None:
+    def rehearse(self, run: Run) -> Kept:
         """See `Stage`."""
         from rlhf_plugins.trainers.arguments import refuse_few_prompts
         from rlhf_plugins.trainers.watching.held_out import held_out
 
-        def inputs(prompts: Sequence[Group]) -> _Inputs:
+        def asked(prompts: Sequence[Group]) -> tuple[int, Mapping[str, int]]:
             found = self._inputs(run, prompts)
             refuse_few_prompts(found.args, "OnlineTrainer", len(found.prompts))
-            return found
+            held_out(found.args, found.unseen, tuple)
+            return len(found.prompts), found.left_out
 
         self._arguments(run, None)  # whose faults need neither base nor rows
-        found = tried(run.data.prompts["train"], inputs)
-        held_out(found.args, found.unseen, tuple)
+        return kept(run.data.prompts["train"], "prompts", asked)
 
     def _inputs(self, run: Run, train: Sequence[Group]) -> _Inputs:
         """What is known before weights load. Raises DataError where no prompt is left."""

@@ -10,7 +10,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.run import Adapter, Run, StageResult
-from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
+from rlhf_plugins.contract.workload import PLENTY, Course, Kept, Known, Work, Workload
 from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rows
 from rlhf_plugins.stages._trained import trained
@@ -19,6 +19,7 @@ from rlhf_plugins.stages._training import (
     PolicyTraining,
     Reference,
     TokensPerBatch,
+    kept,
     longest,
     pair_tokens,
     sampling,
@@ -105,12 +106,17 @@ class Preference(
 
     def course(self, known: Known) -> Course:
         """Of its rows, which a reference that the loss reads computes once, or where it is asked to in each step."""
-        found = of_rows(self, known, *(("labelled responses", 1) if self.loss.unpaired else ("pairs", 2)))
+        found = of_rows(self, known, self._unit, 1 if self.loss.unpaired else 2)
         if not found.passes or not self.loss.reads_reference:
             return found
         once = self.trainer.get("precompute_ref_log_probs", True)
         read = 2 * known.rows if once and known.rows is not None else found.passes["train"]
         return replace(found, passes={**found.passes, "reference": read})
+
+    @property
+    def _unit(self) -> str:
+        """What it learns from, in a word."""
+        return "labelled responses" if self.loss.unpaired else "pairs"
 
     def own_numbers(self, gold: bool) -> frozenset[str]:
         """See `PolicyTraining`."""
@@ -121,11 +127,11 @@ class Preference(
         of_pairs = {"rewards/accuracies", f"{unit}/margins", "logits/rejected"}
         return frozenset(NUMBERS | ratios | ({"kl"} if self.loss.unpaired else of_pairs))
 
-    def rehearse(self, run: Run) -> None:
+    def rehearse(self, run: Run) -> Kept:
         """See `Stage`."""
         from rlhf_plugins.engine.weights.loading import load_policy_encoder
         from rlhf_plugins.trainers.arguments import building, refuse_few_rows
-        from rlhf_plugins.trainers.preference.batch import with_room
+        from rlhf_plugins.trainers.preference.batch import FILLED, with_room
         from rlhf_plugins.trainers.watching.held_out import held_out
 
         args, encoder = self._arguments(run), load_policy_encoder(run.base)
@@ -133,12 +139,16 @@ class Preference(
         def rows(groups: Sequence[Group]) -> Any:
             return with_room(self._rows(groups, encoder).dataset, args)
 
-        def learned(groups: Sequence[Group]) -> None:
-            refuse_few_rows(args, "PreferenceTrainer", len(rows(groups)))
+        def learned(groups: Sequence[Group]) -> tuple[int, dict[str, int]]:
+            found = self._rows(groups, encoder)
+            left = len(with_room(found.dataset, args))
+            refuse_few_rows(args, "PreferenceTrainer", left)
+            return left, {**found.left_out, FILLED: len(found.dataset) - left}
 
         with building(len(run.data.train)):
-            tried(run.data.train, learned)
+            found = kept(run.data.train, self._unit, learned)
             held_out(args, run.data.test, partial(tried, make=rows))
+        return found
 
     def _rows(self, groups: Sequence[Group], encoder: RowEncoder) -> Tokenized:
         """What the loss reads of them. Raises DataError where that is nothing."""

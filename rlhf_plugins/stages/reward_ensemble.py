@@ -18,7 +18,7 @@ from rlhf_plugins.contract.interfaces import Aggregation
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Base, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Stage
-from rlhf_plugins.contract.workload import Course, Known, Workload
+from rlhf_plugins.contract.workload import Course, Kept, Known, Workload
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.stages.reward_model import RewardModelStage, Trained, taught
@@ -140,10 +140,12 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         own = {"trainer": {**self.trainer, **model.trainer}, "name": self.name}
         return replace(model, **{**given, **shared, **own})
 
-    def rehearse(self, run: Run) -> None:
-        """Of each of `models`, or of one of members that are alike."""
-        for member in range(len(self.models) or 1):
-            RewardModelStage.rehearse(self._of_member(run, member), run)
+    def rehearse(self, run: Run) -> Kept | None:
+        """Of each of `models`, or of one of members that are alike, whose rows are what is known."""
+        found = [
+            RewardModelStage.rehearse(self._of_member(run, member), run) for member in range(len(self.models) or 1)
+        ]
+        return None if self.models else found[0]
 
     def course(self, known: Known) -> Course | None:
         """That of each member; unknown where they differ."""

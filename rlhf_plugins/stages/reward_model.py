@@ -18,12 +18,12 @@ from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sa
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Base, Curve, ReportParts, Run, Section, StageResult, Weights
-from rlhf_plugins.contract.workload import RANKED, Course, Known, Work, Workload
+from rlhf_plugins.contract.workload import RANKED, Course, Kept, Known, Work, Workload
 from rlhf_plugins.errors import RlhfError, RunError
 from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.sandbox import POLICIES
 from rlhf_plugins.stages._course import of_rows
-from rlhf_plugins.stages._training import From, TokensPerBatch, Training, longest, pair_tokens, tried
+from rlhf_plugins.stages._training import From, TokensPerBatch, Training, kept, longest, pair_tokens, tried
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +143,12 @@ class RewardModelStage(
 
     def course(self, known: Known) -> Course | None:
         """Of its groups, which are pairs where the loss reads pairs."""
-        return of_rows(self, known, *(("groups", None) if self.loss.whole_groups else ("pairs", 2)))
+        return of_rows(self, known, self._unit, None if self.loss.whole_groups else 2)
+
+    @property
+    def _unit(self) -> str:
+        """What it learns from, in a word."""
+        return "groups" if self.loss.whole_groups else "pairs"
 
     def run(self, run: Run) -> StageResult:
         """Leaves the reward model in `model/`."""
@@ -179,7 +184,7 @@ class RewardModelStage(
         processes.on_main(lambda: trainer.model.save(folder, parts, weights))
         return Trained(folder, left_out, curves.curves, spent, monitors.sections())
 
-    def rehearse(self, run: Run) -> None:
+    def rehearse(self, run: Run) -> Kept | None:
         """See `Stage`; what a teacher will say of the rows is not known."""
         from rlhf_plugins.engine.weights.loading import load_row_encoder
         from rlhf_plugins.trainers.watching.held_out import held_out
@@ -189,11 +194,17 @@ class RewardModelStage(
         encoder = load_row_encoder(base)
         if self.teacher is not None:
             _refuse_teacher(self, run)
-            return
+            return None
         rows = partial(self._rows, encoder=encoder, max_length=args.max_length)
-        tried(run.data.train, rows)
+
+        def learned(groups: Sequence[Group]) -> tuple[int, Mapping[str, int]]:
+            found = rows(groups)
+            return len(found.dataset), found.left_out
+
+        found = kept(run.data.train, self._unit, learned)
         held_out(args, run.data.test, partial(tried, make=rows))
         self._try_loss(run, rows)
+        return found
 
     def _try_loss(self, run: Run, rows: Callable[[Sequence[Group]], RankedRows]) -> None:
         """Raises RlhfError for a judgement that the loss refuses, of a response that the base can read."""

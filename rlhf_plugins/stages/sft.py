@@ -9,15 +9,15 @@ from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run import Adapter, Run, StageResult
-from rlhf_plugins.contract.workload import Course, Known, Work, Workload
+from rlhf_plugins.contract.workload import Course, Kept, Known, Work, Workload
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.limits import FULL_EVAL
 from rlhf_plugins.stages._course import of_rows
 from rlhf_plugins.stages._trained import trained
-from rlhf_plugins.stages._training import From, PolicyTraining, longest, pair_tokens, sampling, tried
+from rlhf_plugins.stages._training import From, PolicyTraining, kept, longest, pair_tokens, sampling, tried
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from datasets import Dataset
 
@@ -86,14 +86,21 @@ class SFT(
         """See `PolicyTraining`."""
         return frozenset({"loss", "entropy", "mean_token_accuracy"})
 
-    def rehearse(self, run: Run) -> None:
+    def rehearse(self, run: Run) -> Kept:
         """See `Stage`."""
         from rlhf_plugins.engine.weights.loading import load_policy_encoder
         from rlhf_plugins.trainers.watching.held_out import held_out
 
         args, encoder = self._arguments(run), load_policy_encoder(run.base)
-        tried(run.data.train, lambda some: _refuse(args, self._tokenized(some, encoder).dataset))
+
+        def learned(groups: Sequence[Group]) -> tuple[int, Mapping[str, int]]:
+            rows = self._tokenized(groups, encoder)
+            _refuse(args, rows.dataset)
+            return len(rows.dataset), rows.left_out
+
+        found = kept(run.data.train, "rows", learned)
         held_out(args, run.data.test, lambda test: tried(test, lambda some: self._tokenized(some, encoder)))
+        return found
 
     def _tokenized(self, groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
         from rlhf_plugins.data.batches.tokenized import tokenized_answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from rlhf_plugins import load_policy, run_recipe
+from rlhf_plugins import Base, Kept, load_policy, open_run, run_recipe
 from rlhf_plugins.errors import RecipeError, RlhfError, RunError
 from rlhf_plugins.recipe.check import load_recipe
+from rlhf_plugins.recipe.course import courses
 from rlhf_plugins.run.ahead import Ahead
 from rlhf_plugins.saved.made import made
 from rlhf_plugins.saved.policy_export import export_policy
@@ -128,6 +130,60 @@ def test_a_check_refuses_what_a_run_refuses(kind: str) -> None:
     with pytest.raises(RlhfError) as refused:
         run_recipe(written, say=lambda _: None)
     assert message in str(refused.value)
+
+
+LEFT = "(left out or cut: 2 x response longer than max_length)"
+COUNTED: dict[str, tuple[dict[str, Any], str]] = {
+    "pairs": ({"stage": "preference"}, f"8 pairs of 10 rows {LEFT}"),
+    "groups": ({"stage": "reward_model"}, f"8 pairs of 10 rows {LEFT}"),
+    "answers": ({"stage": "sft"}, f"8 of 10 rows {LEFT}"),
+}
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+def test_rows_that_a_stage_leaves_out_are_not_counted_on(kind: str) -> None:
+    (stage, said), lines = COUNTED[kind], list[str]()
+    rows = [*PAIRS[:8], *({**row, "chosen": "ant " * 20} for row in PAIRS[8:10]), {**PAIRS[10], "chosen": "cat"}]
+    data = {"format": "preference", "source": "rows.jsonl", "test_source": "test.jsonl"}
+    put("test.jsonl", PAIRS[11:])
+    short = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "num_train_epochs": 3}
+    own = {"max_length": 20, "data": data, "stages": [{**stage, "trainer": short}]}
+    written = {**recipe(rows, "preference", stage), **own}
+    (course,) = courses(load_recipe(written, ahead=(ahead := Ahead())), kept=ahead.kept).values()
+    assert course is not None
+    assert (course.steps, course.words.partition("; ")[2]) == (6, said)  # 8 rows, 4 a step, 3 times
+    assert ahead.data == "data: 10 groups to train on, 1 held out, 1 dropped (chosen equals rejected)"
+    run_recipe(written, say=lines.append)
+    assert ahead.data in lines
+    (result,) = open_run("run").finished
+    assert result.curves["loss"].points[-1][0] == 6
+    assert {why: n for why, n in result.report.left_out.items() if n} == {"response longer than max_length": 2}
+
+
+def test_prompts_without_room_are_not_counted_on() -> None:
+    stage = {"stage": "online", "reward": "length", "advantage": "rloo"}
+    stage["trainer"] = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4}
+    written = {**recipe(PAIRS, "preference", stage), "max_length": 14}  # ASKED[i] has i + 3 tokens
+    (course,) = courses(load_recipe(written, ahead=(ahead := Ahead())), kept=ahead.kept).values()
+    assert course is not None
+    taken = next(iter(ahead.kept.values()))
+    assert (taken.taken, taken.looked) == (sum(len(row["prompt"].split()) <= 10 for row in trained_on(written)), 10)
+    assert "prompt that leaves no room for 4 tokens of the 14 of max_length" in course.words
+
+
+def trained_on(written: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that are not held out."""
+    train = load_recipe(written).data.load(Base("base"), 0).train
+    return [row for row in PAIRS if row["prompt"] in {group.prompt for group in train}]
+
+
+def test_what_is_taken_of_the_first_rows_is_expected_of_all() -> None:
+    some = Kept(90, 100, {"long": 10, "cut": 0}, "pairs", 1000)
+    assert (some.of(1000), some.of(None)) == (900, None)
+    assert some.words == "90 pairs of the first 100 of 1,000 rows (left out or cut: 10 x long)"
+    assert replace(some, rows=None).words == "90 pairs of the first 100 rows (left out or cut: 10 x long)"
+    assert replace(some, rows=100, unit="rows").words == "90 of 100 rows (left out or cut: 10 x long)"
+    assert not replace(some, left_out={"cut": 0}).words
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from rlhf_plugins.trainers.steps.micro_batches import Row, in_micro_batches
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 OF_PAIRS = {"probability": 1.0, "margin": 0.0}  # columns that a loss of ours reads, and what a row without one has
+FILLED = "prompt fills max_length"  # why a row is left out
 NUMBERS = (*REFERENCE, *OF_PAIRS)  # columns of a row that a batch holds as tensors, where the rows have them
 
 

@@ -22,7 +22,7 @@ from rlhf_plugins.engine.weights.loading import use_fast_paths
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import acting, check_rows, make_ready, mean_loss
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
-from rlhf_plugins.trainers.preference.batch import OF_PAIRS, Collator, separate, with_room
+from rlhf_plugins.trainers.preference.batch import FILLED, OF_PAIRS, Collator, separate, with_room
 from rlhf_plugins.trainers.preference.metrics import Means, label_sums, pair_sums, token_sums, unit
 from rlhf_plugins.trainers.preference.reference import ReadsReference, pair_sums_of
 from rlhf_plugins.trainers.preference.way import (
@@ -204,7 +204,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
     def left_out(self, rows: int) -> dict[str, int]:
         """How many of the rows that were given TRL left out, and how many of the others are cut."""
         return {
-            "prompt fills max_length": rows - len(self.train_dataset),
+            FILLED: rows - len(self.train_dataset),
             "cut at max_length": sum(map(self.data_collator.is_cut, self.train_dataset)),
         }
 
