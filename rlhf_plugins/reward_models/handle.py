@@ -206,8 +206,8 @@ def reward_handle(built: Any, retries: Retries = Retries()) -> RewardHandle:  # 
         return built
     names = ("module", "encoder", "with_grad", "with_tokens")
     module, encoder, with_grad, with_tokens = (getattr(built, name, None) for name in names)
-    compares = getattr(built, "compares", "")
-    return RewardHandle(built, module, encoder, retries, with_grad, with_tokens, compares=compares)
+    label, compares = getattr(built, "label", RewardHandle.label), getattr(built, "compares", "")
+    return RewardHandle(built, module, encoder, retries, with_grad, with_tokens, label, compares=compares)
 
 
 def fitting(component: Component, option: str, built: Any) -> RewardHandle:

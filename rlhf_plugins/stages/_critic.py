@@ -26,9 +26,8 @@ def check_critic(stage: Online) -> None:
 def fits_adapters(stage: Online, adapter: Adapter | None) -> None:
     """Raises ValueError where the recipe's adapter does not go with the critic's, or either has dropout."""
     if adapter is None and stage.value.reads == "adapter" and stage.advantage.reads_values:
-        raise ValueError(
-            "value.adapter: needs the recipe's `adapter`, which is none; leave out one of them, or write network: own"
-        )
+        option, other = ("start", "") if stage.value.start == "reward" else ("adapter", ", or write network: own")
+        raise ValueError(f"value.{option}: needs the recipe's `adapter`, which is none; leave out one of them{other}")
     for name, one in (("adapter", adapter), ("value.adapter", stage.value.adapter)):
         if one and one.lora_dropout:
             raise ValueError(f"{name}.lora_dropout: {one.lora_dropout}, but ratios must start at 1 online; write 0")
@@ -38,8 +37,11 @@ def critic_in_processes(value: Value) -> None:
     """Raises ValueError where several processes cannot train the critic as its options say."""
     from rlhf_plugins.contract import processes
 
-    if value.warmup_steps and (processes.divides_optimizer() or processes.shards()):
-        raise ValueError("value.warmup_steps: was not tried where each process holds a part; leave it out")
+    asked = {"warmup_steps": value.warmup_steps, "start": value.start == "reward"}
+    if (processes.divides_optimizer() or processes.shards()) and (name := next(filter(asked.get, asked), "")):
+        raise ValueError(
+            f"value.{name}: was not tried where each process holds a part; leave it out, or launch with DDP"
+        )
 
 
 def value_in(value: Value, run: Run) -> Value:

@@ -235,6 +235,8 @@ class Online(
 
     def keeping(self, carry: Collection[str]) -> Any:
         """See `Stage`."""
+        if self.value.start == "reward" and "value" in carry:
+            raise ValueError("carry: value: the critic begins as the reward model; leave out one of them")
         if self.kl is None and "kl" in carry:
             raise ValueError("carry: kl: the stage has `kl: none`; leave it out")
         return super().keeping(carry)

@@ -28,7 +28,7 @@ stage: online
     shaping: []
     kl: none
     equal_groups: resample"""
-WARMS_UP = "stage: online\n    value: {adapter: {r: 2}, warmup_steps: 3}"
+WARMS_UP = "stage: online\n    value: {start: reward, warmup_steps: 3}"
 KILLS_ITSELF = """\
 import os, signal, sys, transformers
 own, left = transformers.Trainer.training_step, iter(range(int(sys.argv[1])))

@@ -43,6 +43,7 @@ from rlhf_plugins.trainers.ppo import importance, oversight, sampling, step
 from rlhf_plugins.trainers.ppo.constraint import adapted, constrain
 from rlhf_plugins.trainers.ppo.critic import Critic, without_critic
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
+from rlhf_plugins.trainers.ppo.from_reward import begin_as
 from rlhf_plugins.trainers.ppo.models import Models
 from rlhf_plugins.trainers.ppo.refilling import Drawn, Refill
 from rlhf_plugins.trainers.ppo.rollout import RECORDS, Cut, Experience, MicroBatch, Rollouts
@@ -130,7 +131,8 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         clip = self.epsilon_low, self.epsilon_high
         self._theirs = None if own.policy_loss else Updates(clip, own.kl is None, aim.weighs_kl)
         self._log = oversight.RolloutLog(folder, watch.table, watch.gold, watch.listen)
-        self._critic = Critic(self.model, aim.value, self._tokenizer) if aim.advantage.reads_values else None
+        begun = begin_as(reward, self.model) if aim.value.start == "reward" else None
+        self._critic = Critic(self.model, aim.value, self._tokenizer, begun) if aim.advantage.reads_values else None
         if self._critic and self.use_vllm:
             without_critic(self.vllm_generation)
         self._models = Models(

@@ -6,7 +6,7 @@ It knows no reward: values are in the unit of the returns that it is shown, what
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftConfig
@@ -30,6 +30,9 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
 from rlhf_plugins.trainers.ppo.options import Value
 
+if TYPE_CHECKING:
+    from rlhf_plugins.trainers.ppo.from_reward import Beginning
+
 EQUAL = 1e-6  # returns whose deviation is a smaller share of their mean are equal, up to rounding
 
 OWN = "value_head.", "value_network."  # prefixes of the names of its weights in the policy
@@ -38,8 +41,11 @@ OWN = "value_head.", "value_network."  # prefixes of the names of its weights in
 class ValueHead(nn.Linear):
     """V = mean + deviation v, with mean and deviation of all returns so far and v linear in hidden states (float32).
 
-    So v has no unit (PopArt, van Hasselt et al. 2016). Before the first returns v is 0, mean 0 and deviation 1.
+    So v has no unit (PopArt, van Hasselt et al. 2016). Before the first returns mean is 0 and deviation 1, and v is 0
+    unless it begins as a reward.
     """
+
+    begun = False  # whether it begins as a reward
 
     count: Tensor  # returns so far
     mean: Tensor
@@ -63,17 +69,23 @@ class ValueHead(nn.Linear):
         return value
 
     @torch.no_grad()
+    def begin(self, weight: Tensor) -> None:
+        """Makes V the reward with this weight (1, width), which the first returns do not change."""
+        self.weight.copy_(weight)
+        self.begun = True
+
+    @torch.no_grad()
     def learn(self, returns: Tensor) -> None:
         """Adds returns (n,) to the moments, and rescales the last layer so that V is unchanged.
 
-        The first returns are where V starts from: there v stays 0, and V becomes their mean.
+        The first returns are where V starts from, unless it has begun: there v stays 0, and V becomes their mean.
         """
         old, count = self.unit, int(self.count)
         new = Moments(count, old.mean, count * old.deviation**2).including(returns)
         deviation = max(new.deviation, EQUAL * abs(new.mean))
         if deviation == 0:  # all returns so far are 0, which gives no unit
             return
-        if count:
+        if count or self.begun:
             self.weight.mul_(old.deviation / deviation)
             self.bias.mul_(old.deviation / deviation).add_((old.mean - new.mean) / deviation)
         self.count.fill_(new.count)
@@ -90,13 +102,20 @@ class Critic:
         model: the policy, plain or PEFT, on its device.
         value: which network the head reads.
         tokenizer: the policy's, whose vocabulary a model of another base must have.
+        begun: the adapter of a reward model on the policy, and the weight of its head; None: they are new.
 
     Raises:
         RunError: the head is to read an adapter on weights that are trained, or beside modules that an adapter trains
             whole, or a base that does not fit.
     """
 
-    def __init__(self, model: Any, value: Value = Value(), tokenizer: Any = None) -> None:  # noqa: B008 (frozen)
+    def __init__(
+        self,
+        model: Any,
+        value: Value = Value(),  # noqa: B008 (frozen)
+        tokenizer: Any = None,
+        begun: Beginning | None = None,
+    ) -> None:
         self._model, self._adapter, reader = model, None, model
         if value.reads == "adapter":
             if not hasattr(model, "peft_config"):
@@ -109,10 +128,13 @@ class Critic:
                     "value.adapter: PEFT would put it into modules_to_save too, which then cannot be saved: leave them "
                     "out, or write value: {network: own}"
                 )
-            self._adapter = add_adapter(model, value.adapter or Adapter())
+            self._adapter = begun.adapter if begun else add_adapter(model, value.adapter or Adapter())
+            without_dropout(model)
         elif value.reads == "own":
             reader = model.value_network = _own_network(model, value, tokenizer)
         model.value_head = ValueHead(trunk_of(reader).config.get_text_config().hidden_size).to(model.device)
+        if begun:
+            self.head.begin(begun.weight)
 
     @property
     def head(self) -> ValueHead:
@@ -148,9 +170,9 @@ class Critic:
     def learn(self, values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
         """Shows the head the returns of a rollout; each (B, T). Returns the values that the head has now.
 
-        They are as they were, but for the first rollout's, which become the mean of its returns.
+        They are as they were, but for the first rollout's, which become the mean of its returns unless it has begun.
         """
-        started = self.head.count > 0
+        started = self.head.begun or self.head.count > 0
         with writing(self.head):
             self.head.learn(returns[mask])
         return values if started else (self.head.mean.float() + self.head.deviation.float() * values) * mask

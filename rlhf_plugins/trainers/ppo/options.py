@@ -41,7 +41,7 @@ class Value:
         Literal["shared", "adapter", "own"] | None,
         Field(
             description="what the head reads: the policy's hidden states, those under an adapter on its base, or those "
-            "of a model beside it; `none`: `adapter` where one is given, else `shared`"
+            "of a model beside it; `none`: `adapter` where one is given, or copied, else `shared`"
         ),
     ] = None
     adapter: Annotated[
@@ -53,6 +53,10 @@ class Value:
         OnDisk("#", ("sandbox",)),
         Field(description="of a network of its `own`, with the policy's vocabulary; `none`: the policy's"),
     ] = None
+    start: Annotated[
+        Literal["zero", "reward"],
+        Field(description="`reward` begins with a copy of the reward model's adapter and head, on an adapter"),
+    ] = "zero"
     warmup_steps: Annotated[
         int, Field(ge=0, description="first steps in which the critic's own weights alone learn")
     ] = 0
@@ -62,6 +66,8 @@ class Value:
             raise ValueError("adapter: the network is shared with the policy; write network: adapter, or own")
         if self.base and self.network != "own":
             raise ValueError("base: only a network of the critic's own has one; write network: own")
+        if self.start == "reward" and (self.adapter or self.network not in (None, "adapter")):
+            raise ValueError("start: reward brings the reward model's own adapter; leave `network` and `adapter` out")
 
     def no_policy_step(self, steps: int) -> str:
         """Why a training of so many steps never trains its policy; empty where it does."""
@@ -72,7 +78,7 @@ class Value:
     @property
     def reads(self) -> Literal["shared", "adapter", "own"]:
         """The network, by name."""
-        return self.network or ("adapter" if self.adapter else "shared")
+        return self.network or ("adapter" if self.adapter or self.start == "reward" else "shared")
 
 
 @dataclass(frozen=True)
