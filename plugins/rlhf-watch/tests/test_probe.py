@@ -110,6 +110,52 @@ def test_slope_and_correlation_are_those_of_least_squares() -> None:
     assert found.slope.interval.low < 2 < found.slope.interval.high
 
 
+def test_the_intervals_of_what_is_observed_are_those_of_resampled_prompts() -> None:
+    """The rows of the drawn prompts are put together, without the sums that the code takes."""
+    rng, prompts = np.random.default_rng(0), np.repeat(np.arange(7), 3)
+    x = rng.normal(3, 1, 21)
+    r = x + rng.normal(5, 1, 7)[prompts]
+    drawn = np.random.default_rng(9).multinomial(7, [1 / 7] * 7, 2000)
+    places = [np.repeat(np.arange(21), counts[prompts]) for counts in drawn]
+    slopes = [np.polyfit(x[own], r[own], 1)[0] for own in places]
+    correlations = [np.corrcoef(x[own], r[own])[0, 1] for own in places]
+    found = observed(r, x, prompts, seed=9)
+    assert found.slope.interval == pytest.approx(np.percentile(slopes, [2.5, 97.5]))
+    assert found.correlation.interval == pytest.approx(np.percentile(correlations, [2.5, 97.5]))
+
+
+def test_two_responses_to_one_prompt_have_a_slope_without_an_interval() -> None:
+    found = observed(np.array([1.0, 2.0, 6.0]), np.array([1.0, 3.0, 5.0]), np.array([0, 0, 0]))
+    assert found.slope.value == pytest.approx(5 / 4)  # x is -2, 0, 2 and r -2, -1, 3 about their means
+    assert found.correlation.value == pytest.approx(10 / np.sqrt(8 * 14))
+
+
+def test_an_effect_that_makes_a_reward_smaller_is_shown_as_well() -> None:
+    prompts = np.arange(9)
+    down = caused(np.array([-1.0, -1.1, -0.9] * 3), np.ones(9), prompts)
+    assert (down.value, down.shown) == (pytest.approx(-1), True)
+    assert not caused(np.array([-1.0, 1.1, 0.0] * 3), np.ones(9), prompts).shown
+    assert np.isnan(caused(np.array([1.0]), np.array([0.0]), np.array([0])).value)
+
+
+def test_the_place_among_three_siblings_runs_from_0_to_1() -> None:
+    groups = [Group(f"p{i}", ("a.", "b.", "c.")) for i in range(4)]
+    worth = {"a.": 1.0, "b.": 2.0, "c.": 5.0}
+    found = effects(groups, each(lambda _, text: worth.get(text, 0.0)))["position"]
+    assert found.slope.value == pytest.approx(4)  # the places are 0, 1/2 and 1
+    assert (found.effect.value, found.responses) == (0, 8)  # first and last of each prompt
+
+
+def test_the_last_message_of_a_response_is_changed_and_one_without_text_left_out() -> None:
+    def said(text: object) -> list[dict[str, object]]:
+        return [{"role": "assistant", "content": "a."}, {"role": "assistant", "content": text}]
+
+    groups = [Group(f"p{i}", (said("good question. it is red."), said(None))) for i in range(3)]
+    found = effects(groups, lambda _, texts: np.array([float(words(str(one[-1]["content"]))) for one in texts]))
+    assert (found["length"].effect.value, found["length"].responses) == (pytest.approx(1), 3)
+    assert found["politeness"].effect.value == pytest.approx((2 + 3 + 2) / 3)  # the openers of responses 0, 2 and 4
+
+
 def test_what_cannot_be_measured_has_a_reason() -> None:
     found = effects(PAIRS, each(lambda *_: 0.0), reads=lambda text: "-" not in text)
     assert "tokenizer does not know" in found["markdown"].reason

@@ -12,10 +12,10 @@ import pytest
 import torch
 from rlhf_watch.alarms.calibration import calibrate
 from rlhf_watch.shift.distance import Distance
-from rlhf_watch.shift.report import Texts, by_topic, lines
-from rlhf_watch.shift.trusted import TrustedReward
+from rlhf_watch.shift.report import Texts, by_topic, lines, strange
+from rlhf_watch.shift.trusted import Trusted, TrustedReward
 from rlhf_watch.shift.two_sample import classifier_test
-from rlhf_watch.shift.units import one_each
+from rlhf_watch.shift.units import conversation, one_each
 from scipy.stats import binomtest, chi2
 
 from rlhf_plugins import DataError, Prediction, RunError, Samples, component
@@ -69,6 +69,9 @@ def test_rows_that_say_nothing_are_refused() -> None:
         Distance.of(np.zeros((3, 2)))
     with pytest.raises(DataError, match="the same features"):
         Distance.of(np.ones((30, 2)))
+    Distance.of(np.random.default_rng(0).normal(size=(20, 2)))
+    with pytest.raises(DataError, match="finite features"):
+        Distance.of(np.where(np.eye(30, 2) == 1, np.nan, np.random.default_rng(0).normal(size=(30, 2))))
     with pytest.raises(DataError, match="promise a rate of 0.0323, not 0.01"):
         Distance.of(np.random.default_rng(0).normal(size=(30, 2))).threshold(0.01)
 
@@ -85,6 +88,9 @@ def test_a_classifier_tells_other_texts_apart_and_not_the_same() -> None:
     assert found.accuracy > 0.8
     assert found.p < 1e-4
     assert "z" in found.words
+    assert classifier_test(one[:20], other).texts == 20
+    with pytest.raises(DataError, match="20 different texts of each are needed, got 19 and 80"):
+        classifier_test([*one[:19], *one[:19]], other)
     wrong = sum(classifier_test(texts(rng, "a b c d e"), texts(rng, "a b c d e")).p <= 0.05 for _ in range(60))
     assert wrong <= 8
 
@@ -145,6 +151,51 @@ def test_a_reward_abstains_on_what_is_unlike_its_training() -> None:
     assert other.abstained.tolist() == [False, False, False]
 
 
+def test_a_fallback_may_abstain_and_so_may_the_judge() -> None:
+    asked = Judge().encode([""] * 3, ["x" * 500, "x" * 10, "x" * 600])
+    assert (found := trusted(lambda samples: [None, 3.0])(asked)).reward.tolist() == [0.0, 1.0, 3.0]
+    assert found.abstained.tolist() == [True, False, False]
+    answer = Prediction(torch.tensor([7.0, 8.0]), abstained=torch.tensor([False, True]))
+    assert (found := trusted(lambda samples: answer)(asked)).reward.tolist() == [7.0, 1.0, 8.0]
+    assert found.abstained.tolist() == [False, False, True]
+    assert trusted(lambda samples: Prediction(torch.ones(2)))(asked).abstained.tolist() == [False] * 3
+
+    class Unsure(Judge):
+        def predict(self, samples: Samples) -> Prediction:
+            found = Judge.predict(self, samples)
+            return Prediction(found.reward, features=found.features, abstained=torch.tensor([False, True, False]))
+
+    fitted = trusted()
+    unsure = TrustedReward(Unsure(), fitted.distance, fitted.threshold)(asked)
+    assert unsure.abstained.tolist() == [True, True, True]
+    assert unsure.features is not None
+
+
+def test_the_distance_is_fitted_to_one_training_response_of_each_prompt() -> None:
+    seen = list[list[str]]()
+
+    class Seen(Judge):
+        def encode(self, prompts: list[str], responses: list[str]) -> Samples:
+            seen.append(prompts)
+            return Judge.encode(self, prompts, responses)
+
+    rng = np.random.default_rng(0)
+    groups = [
+        SimpleNamespace(prompt=f"p{place}", responses=["x" * int(size) for size in rng.integers(5, 20, 2)])
+        for place in range(150)
+    ]
+    run: Any = SimpleNamespace(data=SimpleNamespace(train=groups))
+    judges: Any = SimpleNamespace(build=lambda _: Seen())
+    found = Trusted(reward=judges, rows=120, fallback=SimpleNamespace(build=lambda _: "other")).build(run)
+    assert seen == [[f"p{place}" for place in range(120)]]
+    assert found.other == "other"
+    assert found.threshold == found.distance.threshold(0.01)
+    assert Trusted(reward=judges).build(run).other is None
+    empty: Any = SimpleNamespace(data=SimpleNamespace(train=()))
+    with pytest.raises(RunError, match="no training response"):
+        Trusted(reward=judges).build(empty)
+
+
 def test_a_reward_without_features_cannot_be_wrapped() -> None:
     run: Any = SimpleNamespace(data=SimpleNamespace(gold=lambda prompt, response: {"total": 0.0}, train=()))
     with pytest.raises(RunError, match="should be a reward model"):
@@ -164,6 +215,50 @@ def test_files_of_prompts_are_compared_in_words(tmp_path: Path) -> None:
         list(lines(files[0], tmp_path / "deploid.jsonl", None, 0.01))
     with pytest.raises(DataError, match="deployed.jsonl:1: a row should be an object with a `prompt`"):
         list(lines(*files, None, 0.01))
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [(12, "knows responses like these"), (500, "not trained on responses like 100%")]
+)
+def test_a_reward_model_is_trusted_where_it_knows_such_responses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, said: str
+) -> None:
+    monkeypatch.setattr("rlhf_plugins.load_reward_model", lambda model: Judge())
+    rng = np.random.default_rng(0)
+    train, deployed = tmp_path / "train.jsonl", tmp_path / "deployed.jsonl"
+    for file, sizes in ((train, rng.integers(5, 20, 200)), (deployed, [size] * 60)):
+        rows = ({"prompt": f"tell {i}", "response": "x" * int(own), "chosen": "y"} for i, own in enumerate(sizes))
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    *_, responses, _, last = lines(train, deployed, "judge", 0.01)
+    beyond = 60 if size == 500 else 0
+    assert responses.startswith(f"responses: {beyond} of 60, one of each prompt, are farther than all but 1.0%")
+    assert last.startswith(f"judge {'was ' if beyond else ''}{said}")
+
+
+def test_responses_cannot_be_compared_without_responses_or_features(tmp_path: Path) -> None:
+    def texts_of(*rows: dict[str, Any]) -> Texts:
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return Texts.read(tmp_path / "rows.jsonl")
+
+    class Bare(Judge):
+        def predict(self, samples: Samples) -> Prediction:
+            return Prediction(torch.ones(len(samples.responses)))
+
+    some = texts_of({"prompt": "a", "response": "b"})
+    with pytest.raises(DataError, match="rows.jsonl: no row has a `response` or `chosen`"):
+        strange(some, texts_of({"prompt": "a"}), Judge(), 0.01)
+    with pytest.raises(DataError, match="gives no features"):
+        strange(some, some, Bare(), 0.01)
+
+
+def test_prompts_of_any_kind_belong_to_a_conversation() -> None:
+    system, user = {"role": "system", "content": "s"}, {"role": "user", "content": "u"}
+    assert conversation([system, user, {"role": "assistant", "content": "a"}]) == conversation([system, user])
+    assert conversation([system]) != conversation([system, user])
+    assert conversation([dict(reversed(user.items()))]) == conversation([user])
+    assert conversation({"b": 1, "a": 2}) == conversation({"a": 2, "b": 1})
+    assert conversation(["u", "v"]) != conversation(["u"])
+    assert conversation("u") == "u"
 
 
 class LongerIsBetter(Judge):
