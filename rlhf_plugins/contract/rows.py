@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Text = str | list[dict[str, Any]]  # plain text, or messages with `role` and `content` (text, or content parts)
+LEARNED = "train"  # field of an assistant's message: whether `sft` learns it
 Rewrite = Callable[[str, "np.random.Generator"], str]  # a response and a random generator -> the changed response
 GoldReward = Callable[[str, str], Mapping[str, float]]  # (prompt, response) -> dimensions and their `total`
 
@@ -116,7 +117,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return normalize("NFC", " ".join(value.split()).casefold())
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(each) for name, each in value.items() if name != LEARNED}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 

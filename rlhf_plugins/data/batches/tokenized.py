@@ -12,16 +12,18 @@ from typing import Any
 
 from datasets import Dataset
 
-from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.rows import LEARNED, Group
 from rlhf_plugins.data.batches.groups import best_response, labels, pair_rows, pairs
 from rlhf_plugins.data.batches.lengths import NOTHING_LEFT, PROMPT_TOO_LONG, responses_taken, whole_row
 from rlhf_plugins.data.batches.tokens import RowEncoder
+from rlhf_plugins.data.messages import is_unlearned
 from rlhf_plugins.errors import DataError
 
 NO_LABEL = "no label and no preferred response"
 NO_OTHER = "no other prompt's response fits behind the prompt and differs"
 ASSISTANT = "assistant"  # the role of a policy's turns
 UNSTABLE = "a turn that the chat template writes otherwise where others follow, so that not every turn can be learned"
+EARLIER = "an earlier turn says that it is to be learned, and only the last one is: write `train_on: all`"
 TRIED = 64  # rows among which another response is looked for
 
 
@@ -101,7 +103,8 @@ def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder, every_turn: 
         every_turn: the mask is 1 at each turn of the assistant, also in the prompt, and 0 at other turns in a response.
 
     Raises:
-        DataError: there is no response that may be imitated, or none is left.
+        DataError: there is no response that may be imitated, none is left, or an earlier turn says that it is to be
+            learned and only the last one is.
     """
     groups = list(groups)
     weighed, left_out, found = any(group.weight != 1 for group in groups), Counter[str](), []
@@ -110,6 +113,8 @@ def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder, every_turn: 
             left_out["weight 0"] += 1
             continue
         response = best_response(group)
+        if not every_turn and not isinstance(group.prompt, str) and any(m.get(LEARNED) for m in group.prompt):
+            raise DataError(f"{group.origin or 'a row'}: {EARLIER}")
         if response is None:
             left_out["labelled undesirable" if group.responses else "no response"] += 1
             continue
@@ -133,7 +138,7 @@ def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder, every_turn: 
 def turns_mask(
     encoder: RowEncoder, prompt: list[dict[str, Any]], response: list[dict[str, Any]]
 ) -> tuple[list[int], list[int]]:
-    """1 at the tokens of each of the assistant's turns, its end included, and 0 at all others.
+    """1 at the tokens of each of the assistant's turns that is to be learned, its end included, and 0 at all others.
 
     A turn's tokens are those of it as the answer to what is before it, so that no chat template has to mark them.
 
@@ -153,7 +158,7 @@ def turns_mask(
     whole, talk = [*asked, *answer], [*prompt, *response]
     mask = [0] * len(whole)
     for place, message in enumerate(talk):
-        if message["role"] == ASSISTANT:
+        if message["role"] == ASSISTANT and not is_unlearned(message):
             before, said = encoder.encode(talk[:place], [message])
             end = len(before) + len(said)
             if [*before, *said] != whole[:end]:

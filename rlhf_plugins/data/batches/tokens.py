@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_plugins.contract.rows import Group, Samples, Text
+from rlhf_plugins.contract.rows import LEARNED, Group, Samples, Text
 from rlhf_plugins.contract.run import Lengths
 from rlhf_plugins.data.turns import CALLS, TOOLS, as_response, as_text
 from rlhf_plugins.data.values import by_name
@@ -327,7 +327,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Any, **options: Any)
     if not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template; give a `chat_template`, or take a chat model")
     tools = messages[0].get(TOOLS) if messages else None
-    bare = [{k: v for k, v in m.items() if k != TOOLS} for m in messages]
+    bare = [{k: v for k, v in m.items() if k not in (TOOLS, LEARNED)} for m in messages]
 
     def render(rows: Any, given: Any) -> list[int]:
         return list(tokenizer.apply_chat_template(rows, tools=given, return_dict=True, **options)["input_ids"])

@@ -11,7 +11,7 @@ from rlhf_plugins.data.fields import blank, extras, optional, required, shown, t
 from rlhf_plugins.data.formats.guessed import without_prompt
 from rlhf_plugins.data.formats.listed import HELPSTEER, SCORES, is_list
 from rlhf_plugins.data.formats.shapes import as_named, opened, prompt_of, with_system_cells
-from rlhf_plugins.data.messages import check_answer
+from rlhf_plugins.data.messages import check_answer, is_unlearned
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Columns, SupervisedColumns
 from rlhf_plugins.data.splits import Placed
@@ -74,6 +74,9 @@ def _group(where: str, given: Mapping[str, Any], dropped: Dropped, columns: Supe
     column = _label_column(columns, given)
     label = _label(where, str(column), None if column is None else optional(where, "label", column, given))
     fields.pop(str(column), None)
+    if not isinstance(response, str) and response and is_unlearned(response[-1]):
+        dropped.add("no turn that is to be learned", where)
+        return None
     if blank(prompt) or blank(response):
         dropped.add("empty prompt or response", where)
         return None
@@ -154,7 +157,7 @@ def _answered(where: str, fields: dict[str, Any], columns: SupervisedColumns) ->
         raise DataError(f"{where}: {_several(given[0], len(value))}")
     response = text(where, given[0], value)
     fields.pop(given[0], None)
-    check_answer(where, given[0], response)
+    check_answer(where, given[0], response, imitated=True)
     prompt, shape = prompt_of(where, fields, columns.prompt)
     if prompt is None:
         raise DataError(f"{where}: has no `prompt` {nearest('prompt', fields)}; {without_prompt(fields)}")
@@ -172,13 +175,16 @@ def _several(column: str, count: int) -> str:
 
 def _last_turn(where: str, fields: dict[str, Any], name: str) -> tuple[Text, Text, str]:
     talk: Any = text(where, name, fields.pop(name))
-    check_answer(where, name, talk[-1:])
+    check_answer(where, name, talk[-1:], imitated=True)
+    learned = [place for place, turn in enumerate(talk) if turn["role"] == "assistant" and not is_unlearned(turn)]
+    last = "the last turn" if not learned or learned[-1] == len(talk) - 1 else "the last turn that is to be learned"
+    talk = talk[: learned[-1] + 1] if learned else talk  # what follows teaches nothing
     if len(talk) < 2:
         raise DataError(f"{where}: {name} has no turn before the answer")
     said = fields.pop("prompt", None)  # beside a conversation a part of it, or nothing is known of its use
     if not (said in (None, "", []) or _part_of(where, talk[:-1], said)):
         raise DataError(f"{where}: prompt is no turn of {name}, whose last turn is the answer; leave one of them out")
-    return opened(where, fields, talk[:-1]), talk[-1:], f"{name}, the last turn as the answer"
+    return opened(where, fields, talk[:-1]), talk[-1:], f"{name}, {last} as the answer"
 
 
 def _part_of(where: str, talk: Sequence[Mapping[str, Any]], prompt: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from rlhf_plugins.contract.rows import CUT_SHORT, EMPTY, FAILED, FILTERED, Samples, Text
+from rlhf_plugins.contract.rows import CUT_SHORT, EMPTY, FAILED, FILTERED, LEARNED, Samples, Text
 from rlhf_plugins.data.batches.branches import BranchBatch
 from rlhf_plugins.data.batches.tokens import RowEncoder, unended
 from rlhf_plugins.data.turns import TOOLS, as_messages, as_response
@@ -87,7 +87,9 @@ class ServedPolicy(Handle):
         """The text, and why it is empty or cut."""
         turns = as_messages(prompt)
         request = {
-            "messages": [{name: value for name, value in turn.items() if name != TOOLS} for turn in turns],
+            "messages": [
+                {name: value for name, value in turn.items() if name not in (TOOLS, LEARNED)} for turn in turns
+            ],
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,
             "max_tokens": decoding.max_new_tokens,
