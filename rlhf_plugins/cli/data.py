@@ -52,8 +52,8 @@ def check(
     """
     if max_length is not None and tokenizer is None:
         raise DataError("--max-length needs --tokenizer, whose tokens it counts")
-    from rlhf_plugins.data.batches.rendered import looks, obstacles, unrendered
-    from rlhf_plugins.data.dropped import Dropped
+    from rlhf_plugins.data.batches.rendered import PARTLY, is_usable, looks, obstacles, unrendered
+    from rlhf_plugins.data.dropped import Dropped, reasons
     from rlhf_plugins.data.measures.audit import audit
 
     made = data_format(file, options, format)
@@ -66,11 +66,14 @@ def check(
         echo(f"shape: {shape} ({count} rows)")
     unusable = obstacles(groups, encoder) if encoder else Dropped()
     for reason, count in unusable.items():
-        echo(f"for {tokenizer}: {count} x {reason}: {', '.join(unusable.places[reason])}")
+        becomes = "kept" if reason in PARTLY else "left out"
+        echo(f"for {tokenizer}, {becomes}: {count} x {reason}: {', '.join(unusable.places[reason])}")
     echo("\n".join(["the first rows:", *(f"  {line}" for line in looks(groups, encoder))]))
     alone = unrendered(groups, lambda: encoder.tokenizer, str(tokenizer), "write `as_messages=true`") if encoder else ""
     for warning in filter(None, [*_warnings(found, ordered), alone]):
         echo(f"warning: {warning}")
+    if encoder and not any(is_usable(group, encoder) for group in loaded.train):
+        raise DataError(f"{file}: with {tokenizer} no row is left to learn from ({reasons(unusable)})")
 
 
 @data.command()

@@ -13,6 +13,7 @@ from click.testing import Result
 from templates import chat_base
 
 from rlhf_plugins.sandbox import POLICY
+from rlhf_plugins.testing import tiny_base
 
 Rlhf = Callable[..., Result]
 
@@ -103,6 +104,28 @@ def test_check_warns_of_text_that_a_template_renders_no_part_of(rlhf: Rlhf) -> N
     out = rlhf("data", "check", "a.jsonl", "as_messages=true", "--tokenizer", base).stdout
     assert "rows are text" not in out
     assert "<turn>" in out
+
+
+def test_check_fails_where_a_tokenizer_leaves_no_row_to_learn_from(rlhf: Rlhf) -> None:
+    base, said = tiny_base(Path()).path, [{"role": "assistant", "content": "ant"}]
+    rows = [{"prompt": [{"role": "user", "content": f"who is {n}"}], "completion": said} for n in range(3)]
+    write("a.jsonl", *rows)
+    result = rlhf("data", "check", "a.jsonl", "--tokenizer", base)
+    why = "3 x messages cannot be tokenized: the tokenizer has no chat template"
+    assert f"for {base}, left out: {why}" in result.stdout
+    assert result.exit_code == 2
+    assert f"a.jsonl: with {base} no row is left to learn from (3 messages cannot be tokenized: " in result.stderr
+    assert rlhf("data", "check", "a.jsonl").exit_code == 0
+
+
+def test_check_says_which_faults_of_a_template_leave_rows_out(rlhf: Rlhf) -> None:
+    base = chat_base(Path(), "", template="{% for m in messages %}<turn>{{ m.content[:3] }}<end>{% endfor %}").path
+    rows = [pair(f"who{' is' * n}", "ant", "bee") for n in range(3)]
+    write("a.jsonl", *rows, pair("how", "cat dog", "cat the"))
+    result = rlhf("data", "check", "a.jsonl", "as_messages=true", "--tokenizer", base)
+    assert result.exit_code == 0
+    assert f"for {base}, kept: 6 x content that the chat template does not write whole: a.jsonl:" in result.stdout
+    assert f"for {base}, left out: 1 x response equal to another once tokenized: a.jsonl:4" in result.stdout
 
 
 def test_check_counts_over_long_responses(rlhf: Rlhf) -> None:

@@ -19,6 +19,8 @@ from rlhf_plugins.errors import DataError, RlhfError
 UNWRITTEN = "content that the chat template does not write whole"
 OTHERS = ("name", "reasoning_content", "thinking")  # fields with a text of their own that some templates write
 RESTARTED = "prompt that the chat template ends otherwise for sampling than before a given response"
+LOST = "{} that the chat template does not write"  # one of these fields
+PARTLY = frozenset({UNWRITTEN, RESTARTED, *map(LOST.format, OTHERS)})  # reasons for which no row is left out
 END = "|"  # between a prompt and its response
 
 
@@ -36,6 +38,14 @@ def obstacles(groups: Iterable[Group], encoder: RowEncoder) -> Dropped:
             found.add(reason, str(group.origin or "a row without an origin"))
             found[reason] += count - 1
     return found
+
+
+def is_usable(group: Group, encoder: RowEncoder) -> bool:
+    """Whether something can be learned of a row: a prompt can be asked, or enough of its responses are taken."""
+    if not group.responses:
+        return not any(_unasked(encoder, group.prompt))
+    taken = responses_taken(group.prompt, group.responses, encoder.encode, encoder.fit, Counter())
+    return taken is not None and len(taken[0]) >= min(2, len(group.responses))
 
 
 def unrendered(groups: Iterable[Group], load: Callable[[], PreTrainedTokenizerBase], base: str, cure: str) -> str:
@@ -71,7 +81,7 @@ def fields_lost(groups: Iterable[Group], encoder: Callable[[], RowEncoder]) -> d
         talks = [talk for talk in (group.prompt, *group.responses) if not isinstance(talk, str)]
         if any(message.get(name) for talk in talks for message in talk for name in OTHERS):
             lost = {why for text in group.responses or ([],) for why in _unwritten(encoder(), group.prompt, text)}
-            found.update(lost & set(map(_lost, OTHERS)))
+            found.update(lost & set(map(LOST.format, OTHERS)))
     return dict(found)
 
 
@@ -89,10 +99,6 @@ def _look(prompt: Text, response: Text, encoder: RowEncoder | None) -> str:
         return END.join(encoder.tokenizer.decode(ids) for ids in encoder.encode(prompt, response))
     except DataError as error:
         return f"({error})"
-
-
-def _lost(name: str) -> str:
-    return f"{name} that the chat template does not write"
 
 
 def _unasked(encoder: RowEncoder, prompt: Text) -> Iterator[str]:
@@ -125,6 +131,6 @@ def _unwritten(encoder: RowEncoder, prompt: Text, response: Text) -> Iterator[st
         yield UNWRITTEN
     for name in OTHERS:
         if any(is_lost(message.get(name), seen) for talk, seen in sides for message in talk):
-            yield _lost(name)
+            yield LOST.format(name)
     if not (bare(first) + bare(second)).startswith(bare(start)):
         yield RESTARTED
