@@ -10,6 +10,7 @@ from math import fsum
 from typing import Any
 
 from rlhf_plugins.contract.rows import Comparison, Group
+from rlhf_plugins.data.turns import TOOLS
 
 Row = dict[str, Any]
 DIGITS = 9  # of a difference of ratings; what is smaller is rounding
@@ -200,7 +201,14 @@ def _judgement(c: Comparison) -> Row:
 
 
 def with_extras(row: Row, group: Group) -> Row:
-    """A row of a format with the group's own columns after it; of two columns of one name the format's stays."""
+    """A row of a format with the group's own columns after it; of two columns of one name the format's stays.
+
+    Tools, which the first message of a prompt carries, become a column of that name, as TRL has them.
+    """
+    first = next(iter(group.prompt), None)
+    if isinstance(first, Mapping) and TOOLS in first:
+        bare = {name: value for name, value in first.items() if name != TOOLS}
+        row = {**row, "prompt": [bare, *group.prompt[1:]], TOOLS: first[TOOLS]}
     own = {"weight": group.weight, "topic": group.topic, "difficulty": group.difficulty}
     further = {name: value for name, value in group.columns.items() if name not in own}
     return {**row, **own, **further, **row}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from templates import chat_base
 
 from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.formats.comparisons import read_comparisons
 from rlhf_plugins.data.formats.forms import FORMS, facts, lost, read_again
+from rlhf_plugins.engine.weights.loading import load_row_encoder
 
 DERIVED = {"label", "rating", "weight"}  # a preferred response is desirable, which is a rating of 1
 COMPARED = {"preference", "tie", "margin", "group of responses judged together"}  # that ratings of one prompt give
 COME_BACK = [(a, b) for a in ("pairs", "comparisons") for b in ("comparisons", "rankings")]
+TIDE = {"type": "function", "function": {"name": "tide", "parameters": {"type": "object", "properties": {}}}}
 WORDS = ("ant", "bee", "cat", "dog")
 
 
@@ -38,8 +43,8 @@ def groups(draw: st.DrawFn) -> Group:
         more["ratings"] = {"true": tuple(draw(st.lists(values, min_size=count, max_size=count)))}
     as_messages = draw(st.booleans())
     texts = tuple([{"role": "assistant", "content": word}] if as_messages else word for word in WORDS[:count])
-    asked = draw(st.sampled_from(("who", "why")))
-    return Group([{"role": "user", "content": asked}] if as_messages else asked, texts, **more)
+    asked, tools = draw(st.sampled_from(("who", "why"))), draw(st.sampled_from(({}, {"tools": [TIDE]})))
+    return Group([{"role": "user", "content": asked, **tools}] if as_messages else asked, texts, **more)
 
 
 @st.composite
@@ -108,3 +113,16 @@ def test_a_row_without_a_strength_is_read_by_its_label() -> None:
     row = {"prompt": "p", "response_a": "x", "response_b": "y", "label": "b", "strength_a_minus_b": None}
     ((_, group),) = read_comparisons([("a:1", row)], Dropped())
     assert (group.ranks, group.margin) == ((1, 0), None)
+
+
+def test_tools_are_a_column_as_trl_has_them(tmp_path: Path) -> None:
+    asked, said = {"role": "user", "content": "who"}, [{"role": "assistant", "content": "ant"}]
+    group = Group([{**asked, "tools": [TIDE]}], (said, [{"role": "assistant", "content": "bee"}]), (0, 1))
+    (row,) = FORMS["pairs"].write([group])
+    assert row == {"prompt": [asked], "chosen": said, "rejected": group.responses[1], "tools": [TIDE]}
+    encoder = load_row_encoder(chat_base(tmp_path, "qwen"))
+    theirs = trl.apply_chat_template({"prompt": row["prompt"]}, encoder.tokenizer, tools=row["tools"])["prompt"]
+    assert "tide" in theirs
+    assert encoder.tokenizer(theirs)["input_ids"] == encoder.encode_start(group.prompt)
+    _, other = FORMS["pairs"].write([group, Group([asked], group.responses, (0, 1))])
+    assert other["tools"] is None
