@@ -78,7 +78,7 @@ def estimate(**given: Any) -> None:
         for line in words.lines(found, advice.advised(recipe, changed, on)):
             echo(line)
         if added:
-            echo(f"{'does not fit even' if found.too_large else 'fits'} with: {' '.join((*overrides, *added))}")
+            echo(f"{words.fitted(found)} with: {' '.join((*overrides, *added))}")
     if found.too_large:
         raise typer.Exit(TOO_LARGE)
 

@@ -23,10 +23,17 @@ class Change(NamedTuple):
     Args:
         overrides: as on the command line.
         effect: what else they change; empty where the training stays the same.
+        uncertain: whether the stage then fits only within the error of the forecast.
     """
 
     overrides: tuple[str, ...]
     effect: str = ""
+    uncertain: bool = False
+
+    @property
+    def names(self) -> set[str]:
+        """The options that it sets."""
+        return {one.partition("=")[0] for one in self.overrides}
 
 
 class Fitted(NamedTuple):
@@ -85,16 +92,29 @@ def fitted(recipe: AnyRecipe, overrides: Sequence[str], card: Card | None) -> Fi
 
 
 def advised(recipe: AnyRecipe, overrides: Sequence[str], card: Card | None) -> dict[str, Change | None]:
-    """For each stage that the card does not hold, the smallest change with which it would; None where there is none."""
+    """For each stage that the card does not hold, the smallest change with which it would; None where there is none.
+
+    That is one with which it fits beyond the error of the forecast, where there is such.
+    """
     from rlhf_plugins.recipe.check import load_recipe
 
     assembled = load_recipe(recipe, overrides)
     found = forecast(assembled, card)
     return {
-        stage.name: _until(_held, recipe, overrides, place, card, [*changes(stage), *_of_the_base(assembled)])
+        stage.name: _smallest(recipe, overrides, place, card, [*changes(stage), *_of_the_base(assembled)])
         for place, stage in enumerate(assembled.stages)
         if found.stages[place].too_large
     }
+
+
+def _smallest(
+    recipe: AnyRecipe, given: Sequence[str], place: int, card: Card | None, tried: Sequence[Change]
+) -> Change | None:
+    """The first change with which a stage fits, else the first with which it may."""
+    if (clear := _until(_clear, recipe, given, place, card, tried)) is not None:
+        return clear
+    held = _until(_held, recipe, given, place, card, tried)
+    return held and held._replace(uncertain=True)
 
 
 def changes(stage: Stage) -> Iterator[Change]:
@@ -178,12 +198,12 @@ def _until(
     for change in tried:
         if fits(_stage(recipe, (*given, *change.overrides), place, card)):
             return change
-    overrides: dict[str, str] = {}
-    effects: list[str] = []
+    summed: list[Change] = []
     for change in tried:
-        overrides |= {one.partition("=")[0]: one for one in change.overrides}
-        effects += [change.effect] if change.effect else []
+        summed = [*(one for one in summed if not one.names <= change.names), change]  # which goes further
+        overrides = {one.partition("=")[0]: one for each in summed for one in each.overrides}
         if fits(_stage(recipe, (*given, *overrides.values()), place, card)):
+            effects = dict.fromkeys(one.effect for one in summed if one.effect)
             return Change(tuple(overrides.values()), "; ".join(effects))
     return None
 

@@ -40,6 +40,13 @@ def lines(found: Forecast, changes: Mapping[str, Change | None]) -> Iterator[str
         yield f"needs {memory(found.needed)}: " + (f"a card such as {card.name}" if card else "no card in the list")
 
 
+def fitted(found: Forecast) -> str:
+    """The verdict on a recipe with the changes that were made to fit it."""
+    if found.too_large:
+        return "does not fit even"
+    return "uncertain, within the error of the forecast," if any(one.tight for one in found.stages) else "fits"
+
+
 def of_several(found: Forecast, cards: Cards, traffic: Mapping[str, Traffic]) -> Iterator[str]:
     """The forecast of each card of several, and what each sends."""
     yield f"{cards.count} cards, {cards.strategy}: the numbers are of each card"
@@ -93,4 +100,5 @@ def _advice(change: Change | None, one: StageForecast) -> str:
         where = f"it needs a card such as {card.name}" if card else "no card in the list holds it"
         return f"no change of its options fits: {where}; take a smaller base"
     effect = f"   ({change.effect})" if change.effect else "   (the same training)"
-    return f"would fit with: {' '.join(change.overrides)}{effect}"
+    verdict = "uncertain, within the error of the forecast, with" if change.uncertain else "would fit with"
+    return f"{verdict}: {' '.join(change.overrides)}{effect}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from rlhf_plugins.forecast import advice, cards
 from rlhf_plugins.forecast.cards import STARTED, Card, card, smallest
 from rlhf_plugins.forecast.forecast import CONTEXT, RESERVED, Forecast, StageForecast
 from rlhf_plugins.forecast.traces import state_bytes
-from rlhf_plugins.forecast.words import lines, warnings
+from rlhf_plugins.forecast.words import _advice, lines, warnings
 from rlhf_plugins.recipe.check import load_recipe
 
 GIB = 2**30
@@ -118,11 +119,55 @@ def test_what_would_fit_is_an_override_to_paste(monkeypatch: pytest.MonkeyPatch)
     needed = [estimate(given).needed, estimate(given, ["stages.dpo.tokens_per_batch=4096"]).needed]
     small = Card("small", sum(needed) // 2)
     (change,) = advice.advised(given, [], small).values()
-    assert change == advice.Change(("stages.dpo.tokens_per_batch=4096",))
+    assert change == advice.Change(("stages.dpo.tokens_per_batch=4096",), uncertain=True)
     text = "\n".join(lines(estimate(given, gpu=f"{small.bytes // 2**20}MiB"), {"dpo": change}))
     assert "does not" in text or "uncertain" in text
-    assert "would fit with: stages.dpo.tokens_per_batch=4096   (the same training)" in text
+    said = "uncertain, within the error of the forecast, with: stages.dpo.tokens_per_batch=4096   (the same training)"
+    assert said in text
     assert advice.fitted(given, [], small).overrides == ("stages.dpo.tokens_per_batch=4096",)
+
+
+def with_peak(monkeypatch: pytest.MonkeyPatch, peak: Callable[[Sequence[str]], float]) -> None:
+    """Lets the forecast of the stage be so many GiB with these overrides."""
+
+    def stage(_: Any, overrides: Sequence[str], place: int, on: Card | None) -> StageForecast:
+        size = round((peak(overrides) * GIB - CONTEXT) / RESERVED)
+        return StageForecast("dpo", {"train": {"weights": size}}, on)
+
+    monkeypatch.setattr(advice, "_stage", stage)
+
+
+@pytest.mark.parametrize(
+    ("least", "overrides", "uncertain"),
+    [(7.0, "1024", False), (7.7, "1024", True)],  # of 8 GiB; the error of 7.7 reaches to 8.3
+)
+def test_a_change_that_is_named_fits_or_is_called_uncertain(
+    least: float, overrides: str, uncertain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = {"4096": 10.0, "2048": 7.8, "1024": least}
+    with_peak(monkeypatch, lambda given: max((peaks.get(one.rpartition("=")[2], 0) for one in given), default=12.0))
+    tried = [advice.Change((f"stages.dpo.tokens_per_batch={count}",)) for count in peaks]
+    found = advice._smallest({}, (), 0, Card("c", 8 * GIB), tried)
+    first = "2048" if uncertain else overrides
+    assert found == advice.Change((f"stages.dpo.tokens_per_batch={first}",), uncertain=uncertain)
+    assert _advice(found, StageForecast("dpo", {}, None)).startswith(
+        "uncertain, within the er" if uncertain else "would fit"
+    )
+
+
+def test_each_effect_is_named_once_and_that_of_a_change_that_goes_further_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fewer = [advice.Change((f"stages.dpo.cache_tokens={n}",), "fewer at once") for n in (2, 1)]
+    base = [
+        advice.Change(("adapter={r: 16}",), "an adapter"),
+        advice.Change(("adapter={r: 16}", "quantization=nf4"), "4"),
+    ]
+    with_peak(monkeypatch, lambda given: 4.0 if len(given) == 3 else 12.0)
+    found = advice._smallest({}, (), 0, Card("c", 8 * GIB), [*fewer, *base])
+    assert found == advice.Change(
+        ("stages.dpo.cache_tokens=1", "adapter={r: 16}", "quantization=nf4"), "fewer at once; 4"
+    )
 
 
 def test_rows_that_nothing_cuts_are_halved_in_the_same_batch() -> None:
