@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -54,6 +54,18 @@ class Saved(Reward):
         from rlhf_plugins.data.other_run import missing_rewards
 
         return missing_rewards(self.path)
+
+    def saved_aggregation(self) -> Mapping[str, Any] | None:
+        """That of the ensemble in the folder, as its description has it."""
+        from rlhf_plugins.data.files import read_json
+        from rlhf_plugins.data.names import ENSEMBLE
+        from rlhf_plugins.data.other_run import saved_folder
+
+        try:
+            found = read_json(saved_folder(self.path, "rewards") / ENSEMBLE)["aggregation"]
+        except (RunError, OSError, ValueError, LookupError, TypeError):
+            return None  # of a single model; what is damaged says so when it is opened
+        return found if isinstance(found, Mapping) else None
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError where the folder holds none, or it does not load."""

@@ -41,6 +41,13 @@ class Reward(Component, kind="reward"):
         """
         return True
 
+    def saved_aggregation(self) -> Mapping[str, Any] | None:
+        """That of a saved ensemble which it opens, in a recipe's words; None where there is none, or nobody knows.
+
+        `rlhf check` asks it, to know whether it compares the responses to a prompt.
+        """
+        return None
+
     def build(self, run: Run) -> RewardFunction:
         """A function from B samples to a `Prediction`, or to B numbers, None where it abstains.
 

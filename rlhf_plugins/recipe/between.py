@@ -58,7 +58,7 @@ def _foreseen(made: Made, unmade: Unmade, registry: Registry) -> list[tuple[Keys
         return registry.find(type(part)).name
 
     found = (*foreseen.unjudged(sure, data, name), *foreseen.unanswered(stages, data, name))
-    found = (*found, *foreseen.unmeasured(stages, data), *compared(sure, name))
+    found = (*found, *foreseen.unmeasured(stages, data), *compared(sure, registry))
     return [*foreseen.taken(stages), *foreseen.without_optimizer(sure), *found]
 
 

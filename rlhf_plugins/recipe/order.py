@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from rlhf_plugins.contract.component import Component, Earlier
-from rlhf_plugins.contract.run_kinds import Stage
-from rlhf_plugins.errors import nearest
+from rlhf_plugins.contract.run_kinds import Reward, Stage
+from rlhf_plugins.errors import PluginError, nearest
 from rlhf_plugins.recipe.needs import Name
 from rlhf_plugins.recipe.options import Option, all_parts, options, parts_of
 from rlhf_plugins.recipe.source import Keys, Source
@@ -91,39 +91,69 @@ def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: N
                 yield (*keys, *inside), message
 
 
-def compared(stages: Sequence[tuple[Keys, Stage]], name: Name) -> Iterator[Fault]:
-    """Parts that score responses alone by a reward that compares them; arguments as of `out_of_order`."""
+def compared(stages: Sequence[tuple[Keys, Stage]], registry: Registry) -> Iterator[Fault]:
+    """Parts that score responses alone by a reward that compares them.
+
+    Args:
+        stages: of a recipe, in order, each with its place.
+        registry: the components by name.
+    """
     for place, (keys, stage) in enumerate(stages):
         before = [other for _, other in stages[:place]]
         for inside, part in all_parts(stage):
             for own, reward in parts_of(part):
-                called = next(_comparing(reward, before, name), "") if reward.kind == "reward" else ""
+                called = next(_comparing(reward, before, registry), "") if reward.kind == "reward" else ""
                 try:
                     if called:
                         part.fits_compared(str(own[0]), called)
                 except ValueError as error:
-                    yield (*keys, *inside), f"{part.kind} {name(part)}: {error}"
+                    yield (*keys, *inside), f"{part.kind} {_namer(registry)(part)}: {error}"
 
 
-def _comparing(reward: Component, before: Sequence[Stage], name: Name) -> Iterator[str]:
-    """The aggregations by which a reward compares responses: its own, and those of the stage that trained it."""
+def _namer(registry: Registry) -> Name:
+    """What a recipe calls a component."""
+    return lambda part: registry.find(type(part)).name
+
+
+def _comparing(reward: Component, before: Sequence[Stage], registry: Registry) -> Iterator[str]:
+    """The aggregations by which a reward compares: its own, of what it opens, and of the stage that trained it."""
+    name = _namer(registry)
     for _, part in all_parts(reward):
+        if isinstance(part, Reward):
+            yield from _of_saved(part, registry)
         if part.kind == "aggregation" and part.compares_siblings:
             yield name(part)
         if "reward" in part.takes:
             wanted = {value for _, value, what in named_stages(part) if what == "reward"}
             makers = (stage for stage in reversed(before) if "reward" in stage.makes)
             maker = next((stage for stage in makers if not wanted or stage.name in wanted), None)
-            yield from () if maker is None else _aggregated(maker, name)
+            yield from () if maker is None else _aggregated(maker, registry)
 
 
-def _aggregated(stage: Stage, name: Name) -> Iterator[str]:
-    """The aggregations of an ensemble that a stage trains, or a stage that it runs, which compare responses."""
+def _of_saved(reward: Reward, registry: Registry) -> Iterator[str]:
+    """The aggregation of a saved ensemble, where it compares responses; one that is unknown is refused when opened."""
+    from rlhf_plugins.recipe.assemble import component
+
+    if (spec := reward.saved_aggregation()) is None:
+        return
+    try:
+        found = component("aggregation", spec, registry)
+    except PluginError:
+        return
+    if found.compares_siblings:
+        yield str(spec["use"])
+
+
+def _aggregated(stage: Stage, registry: Registry) -> Iterator[str]:
+    """The aggregations of an ensemble that a stage trains or hands on, or a stage that it runs, which compare."""
+    name = _namer(registry)
     for _, part in parts_of(stage):
+        if isinstance(part, Reward):
+            yield from _of_saved(part, registry)
         if part.kind == "aggregation" and part.compares_siblings:
             yield name(part)
         if isinstance(part, Stage):
-            yield from _aggregated(part, name)
+            yield from _aggregated(part, registry)
 
 
 def _done(parts: Sequence[tuple[Keys, Component]], at: Keys) -> Iterator[Stage]:

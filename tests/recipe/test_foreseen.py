@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe.check import check_recipe
+from rlhf_plugins.reward_models.ensemble import describe
 
 ASKED = {"format": "prompts", "source": "owner/rows"}
 HUMAN = {"format": "preference", "source": "owner/rows"}
@@ -86,6 +87,24 @@ def test_a_reward_that_compares_responses_is_refused_where_one_is_scored_alone(s
     assert [message.format(why) in one for one in found] == [True] if message else not found
     assert not faults({**VOTES[0], "aggregation": "mean"}, stage)
     assert not faults(*VOTES, "reward_model", stage)  # the latest, which scores alone
+
+
+@pytest.mark.parametrize("use", ["vote", "mean"])
+def test_a_saved_reward_that_compares_responses_is_refused_by_what_its_folder_says(
+    use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("saved").mkdir()
+    describe(Path("saved"), ["0", "1"], {"use": use}, accuracy=[1, 1], early_exit=False)
+    alone, saved = {**GROUP, "num_generations": 1}, {"use": "saved", "path": "saved"}
+    refused = [
+        faults({"stage": "online", "trainer": alone, "reward": saved}),
+        faults({"stage": "online", "trainer": alone, "reward": {"use": "weighted", "parts": ["length", saved]}}),
+        faults({"stage": "named_reward", "reward": saved}, {"stage": "online", "trainer": alone}),
+    ]
+    said = "stage online: trainer.num_generations: aggregation vote compares the responses to a prompt, and"
+    assert [[said in one for one in found] for found in refused] == [[True] if use == "vote" else []] * 3
+    assert not faults({"stage": "online", "trainer": GROUP, "reward": saved})
 
 
 @pytest.mark.parametrize(
