@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Spec = Mapping[str, Any]  # {"use": name, **options}: a component in a recipe's words
 MARK = "run:"  # begins a path in a saved spec that is relative to the folder of its run
+UNTRIED = "was not tried on a quantized base: leave it out, or the quantization"  # DoRA
 Json = Any  # what `json.loads` returns
 
 
@@ -72,6 +73,11 @@ class Base:
     trust_remote_code: bool = False
     chat: Chat | None = None  # None renders as the tokenizer does
     lengths: Lengths = Lengths()  # of the rows of a run; what is saved does not keep it
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for DoRA on a quantized base."""
+        if self.quantization is not None and self.adapter is not None and self.adapter.use_dora:
+            raise ValueError(f"adapter.use_dora: {UNTRIED}")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.contract.run import UNTRIED, Adapter, Base
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.forward import inner_of, trunk_of
 from rlhf_plugins.engine.layers import CHECKPOINTING, RECOMPUTING, checkpointing
@@ -231,7 +231,13 @@ class _Again(AbstractContextManager[None]):
 
 
 def add_adapter(model: PeftModel, adapter: Adapter) -> str:
-    """Adds an adapter that is to be trained beside the policy's, and returns its name."""
+    """Adds an adapter that is to be trained beside the policy's, and returns its name.
+
+    Raises:
+        RunError: it is of DoRA, and the base is quantized.
+    """
+    if adapter.use_dora and getattr(inner_of(model).config, "quantization_config", None) is not None:
+        raise RunError(f"use_dora: {UNTRIED}")
     name = _free_name(model)
     model.add_adapter(name, lora_config(adapter))
     fuse_adapters(model).set_requires_grad(name)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.contract.run import UNTRIED, Adapter, Base
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe import based
 from rlhf_plugins.recipe.naming import UNNAMEABLE, nameable
@@ -47,7 +47,10 @@ def _base(values: dict[str, Any], start: Path) -> list[tuple[Keys, str]]:
 def _of_another_run(values: dict[str, Any]) -> list[tuple[Keys, str]]:
     """What is wrong with a base that is a policy; its own adapter and quantization become the recipe's."""
     adapter, quantization = values.get("adapter"), values.get("quantization")
-    asked = Base(values["base"], None if quantization == "none" else quantization, adapter and Adapter(**adapter))
+    try:
+        asked = Base(values["base"], None if quantization == "none" else quantization, adapter and Adapter(**adapter))
+    except ValueError:  # `_quantization` says it
+        return []
     try:
         found = based.weights(asked).base
     except RunError as error:
@@ -62,7 +65,7 @@ def _quantization(values: dict[str, Any]) -> list[tuple[Keys, str]]:
         return []
     adapter = values.get("adapter", True)
     if isinstance(adapter, Mapping) and adapter.get("use_dora"):
-        return [(("adapter", "use_dora"), "was not tried on a quantized base: leave it out, or the quantization")]
+        return [(("adapter", "use_dora"), UNTRIED)]
     if adapter is not None:
         return []
     message = "needs an adapter: quantized weights cannot be trained; leave out `adapter: none` or the quantization"

@@ -277,8 +277,7 @@ class RewardModelStage(
         super().fits(adapter)
         if self.quantization not in (None, "none") and adapter is None and self.train_layers != 0:
             raise ValueError("quantization: needs an adapter, since quantized weights cannot be trained")
-        if self.quantization not in (None, "none") and adapter is not None and adapter.use_dora:
-            raise ValueError("quantization: use_dora was not tried on a quantized base: leave one of them out")
+        Base("", None if self.quantization == "none" else self.quantization, adapter)  # which refuses a pair of them
 
     def own_base(self, run: Run) -> Base:
         """The base of its trunk. Raises RunError where it starts from an adapter on a base of another precision."""

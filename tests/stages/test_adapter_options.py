@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from rlhf_plugins import RecipeError, RunError, component, load_policy, session
 from rlhf_plugins.contract.run import Adapter, Base, Run
 from rlhf_plugins.data.digests import of_folder
+from rlhf_plugins.engine.backbone import add_adapter
 from rlhf_plugins.engine.mixture import mix
 from rlhf_plugins.engine.policy import open_policy
 from rlhf_plugins.engine.weights.loading import load_causal, lora_config, with_adapter
@@ -119,6 +120,19 @@ def test_the_forecast_counts_what_dora_learns(tmp_path: Path) -> None:
     assert peaks[0] < peaks[1]
 
 
-def test_a_quantized_base_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="use_dora: was not tried on a quantized base"):
-        check_recipe(recipe(tmp_path, adapter={"r": 4, "use_dora": True}, quantization="nf4"))
+@pytest.mark.parametrize("of_stage", [False, True])
+def test_a_quantized_base_is_refused(tmp_path: Path, of_stage: bool) -> None:
+    quantized = {"quantization": "nf4"}
+    more = {"stages": [{"stage": "reward_model", **quantized}]} if of_stage else quantized
+    with pytest.raises(RecipeError, match="adapter.use_dora: was not tried on a quantized base: leave it out, or"):
+        check_recipe(recipe(tmp_path, adapter={"r": 4, "use_dora": True}, **more))
+
+
+def test_a_script_is_refused_it_too(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="adapter.use_dora: was not tried on a quantized base"):
+        Base("sandbox", "nf4", DORA)
+    base = replace(tiny_base(tmp_path), adapter=Adapter(r=2))
+    model = with_adapter(load_causal(base), base.adapter)
+    model.get_base_model().config.quantization_config = {"load_in_4bit": True}
+    with pytest.raises(RunError, match="use_dora: was not tried on a quantized base"):
+        add_adapter(model, DORA)
