@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +23,7 @@ from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.data.batches.rendered import unrendered
 from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.data.formats.guessed import as_columns
+from rlhf_plugins.data.rows import Row
 from rlhf_plugins.engine.weights.loading import load_tokenizer
 from rlhf_plugins.errors import DataError, RunError, nearest
 from rlhf_plugins.recipe import based
@@ -37,6 +39,8 @@ from rlhf_plugins.run.stage.stage_run import Services, StageRun
 from rlhf_plugins.run.stage.starts import at
 
 logger = logging.getLogger(__name__)
+UNJUDGED = ("prompts", "supervised")  # formats that keep other columns, and read no judgement of them
+LOOKED_AT = 100_000  # rows of a file whose columns are compared with those of the first
 AS_MESSAGES = 'give the spec of the data `"as_messages": True`'
 _OPEN: list[Hooks] = []  # of the sessions of this process
 
@@ -168,16 +172,21 @@ def _spec(data: Mapping[str, Any] | str | Path, registry: Registry) -> str | dic
 
 
 def recognised(file: str, registry: Registry, advice: str, split: str = "train") -> str:
-    """The one format that recognises the first row of a file. Raises DataError, with advice.
+    """The one format that recognises the first row of a file.
 
     A line of the log says what a training reads of a pair's counted votes, as a study's release has them.
+
+    Raises:
+        DataError: none or several do, or a later row has other columns, of which the format would read no judgement;
+            with advice.
     """
     from rlhf_plugins.data.dropped import Dropped
     from rlhf_plugins.data.rows import read_rows
 
     formats: dict[str, Any] = {name: registry.get("data_format", name) for name in registry.names("data_format")}
     dropped = Dropped(gathers=True)
-    where, fields = next(read_rows(file, split, dropped), ("", {}))
+    rows = read_rows(file, split, dropped)
+    where, fields = next(rows, ("", {}))
     if not where:
         dropped.refuse(file)
     found = [name for name, cls in formats.items() if cls.recognises(fields)]
@@ -189,8 +198,25 @@ def recognised(file: str, registry: Registry, advice: str, split: str = "train")
             else f"; pairs with `{columns}` have the format preference"
         )
         raise DataError(f"{where}: {which}: {', '.join(fields)}; {advice} {nearest('', formats)}{pairs}")
+    if found[0] in UNJUDGED:
+        _refuse_others(rows, fields, found[0], formats, advice)
     if found == ["preference"] and isinstance(fields.get("votes"), Mapping):
         read = "losses read of them the column weight alone" if "weight" in fields else "no loss reads them"
         own = "; `--format collected votes=apart` with the folder of a study gives them each vote"
         logger.warning("%s: a column counts votes: %s%s", where, read, own * ("collected" in formats))
     return found[0]
+
+
+def _refuse_others(
+    rows: Iterable[Row], first: Mapping[str, Any], name: str, formats: Mapping[str, Any], advice: str
+) -> None:
+    """Raises DataError for a row that the format of the first one does not recognise, of each set of columns once."""
+    seen = {frozenset(first)}
+    for where, fields in islice(rows, LOOKED_AT):
+        if (columns := frozenset(fields)) in seen:
+            continue
+        seen.add(columns)
+        if not formats[name].recognises(fields):
+            others = " or ".join(other for other, cls in formats.items() if cls.recognises(fields)) or "no known format"
+            which = f"has the columns of {others} ({', '.join(fields)}), and the first row those of {name}"
+            raise DataError(f"{where}: {which}: write rows of one format, or {advice}")

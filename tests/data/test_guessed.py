@@ -14,6 +14,8 @@ from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.formats.guessed import as_columns
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.registry.registry import registry
+from rlhf_plugins.run.session import recognised
 
 
 @pytest.mark.parametrize(
@@ -56,3 +58,38 @@ def test_pairs_without_a_prompt_are_given_a_remedy(tmp_path: Path) -> None:
     remedy = r"; add a column `prompt`, or write `columns: {prompt: NAME}` if it has another name \(and 1 more row"
     with pytest.raises(DataError, match=r"share no beginning that could be one \(an implicit prompt\)" + remedy):
         load(tmp_path, {"chosen": "yes", "rejected": "no"})
+
+
+ALONE, ANSWERED, PAIR = (
+    {"prompt": "p"},
+    {"prompt": "q", "completion": "a"},
+    {"prompt": "r", "chosen": "a", "rejected": "b"},
+)
+RATED = {"prompt": "s", "response": "a", "score": 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [ALONE, ANSWERED],
+            "2: has the columns of supervised .prompt, completion., and the first row those of",
+        ),
+        ([ALONE, {**ALONE, "id": 4}, PAIR], "3: has the columns of preference .prompt, chosen, rejected."),
+        ([ALONE, {**ALONE, "chosen": "a"}], "2: has the columns of no known format .prompt, chosen."),
+        (
+            [ANSWERED, RATED],
+            "2: has the columns of ratings .prompt, response, score., and the first row",
+        ),
+    ],
+)
+def test_a_later_row_of_another_format_is_not_read_as_the_first(tmp_path: Path, rows: Any, message: str) -> None:
+    (file := tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=f"rows.jsonl:{message}.*: write rows of one format, or advice"):
+        recognised(str(file), registry(), "advice")
+
+
+@pytest.mark.parametrize("rows", [[ALONE, {**ALONE, "answer": "4"}], [ANSWERED, {**ANSWERED, "label": True}]])
+def test_later_rows_may_have_more_columns(tmp_path: Path, rows: Any) -> None:
+    (file := tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert recognised(str(file), registry(), "") == ("prompts" if rows[0] is ALONE else "supervised")
