@@ -230,8 +230,10 @@ def _csv(path: Path, dropped: Dropped) -> Iterator[Row]:
     text = _text(path)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # which is no fault of the file
     tabs = _bare(path.name).endswith(".tsv")
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter="\t" if tabs else ",")
     try:
+        reader = _table(text, "\t" if tabs else ",")
+        if not tabs and (names := reader.fieldnames) and len(names) == 1 and ";" in names[0]:
+            reader = _table(text, ";")  # where a comma is the decimal point
         names = reader.fieldnames or []
         wanted, other = ("tabs", ",") if tabs else ("commas", "\t")
         if len(names) == 1 and any(mark in names[0] for mark in (other, ";", "|")):
@@ -247,6 +249,11 @@ def _csv(path: Path, dropped: Dropped) -> Iterator[Row]:
     for name in names:
         _parse_cells(rows, name, dropped)
     yield from rows
+
+
+def _table(text: str, mark: str) -> csv.DictReader[str]:
+    """The rows of a text whose cells a mark separates."""
+    return csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
 
 
 def _whole(where: str, fields: dict[str, Any], count: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Text
 
-TALKS = ("messages", "conversations")  # columns of conversations, and of questions
+TALKS, TALK = ("messages", "conversations"), "conversation"  # columns of conversations, and of questions
 PAIRED = (("chosen_response", "rejected_response"), ("response", "rejected_response"))  # in the place of TRL's columns
 QUESTIONS = ("question", "instruction", "query")
 TOOLS, CALLS = "tools", "tool_calls"  # fields of the first message of a prompt, and of any message

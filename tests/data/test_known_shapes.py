@@ -10,8 +10,12 @@ import pytest
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.batches.groups import best_response
+from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import content
-from rlhf_plugins.errors import PluginError
+from rlhf_plugins.data.formats.comparisons import read_comparisons
+from rlhf_plugins.data.formats.supervised import is_prompt, read_answers
+from rlhf_plugins.data.sources import ComparisonColumns
+from rlhf_plugins.errors import DataError, PluginError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import registry
 from rlhf_plugins.run.session import recognised
@@ -89,3 +93,53 @@ def test_ranks_are_not_read_as_ratings(dimensions: Any) -> None:
 def test_an_answer_is_not_read_as_the_prompt(format: str, name: str, columns: dict[str, str]) -> None:
     with pytest.raises(PluginError, match="so that the prompt would be the answer"):
         component("data_format", {"use": format, "source": str(FILES[name]), "columns": columns})
+
+
+SAFE = {"prompt": "p", "response_0": "x", "response_1": "y", "better_response_id": 1, "safer_response_id": 0}
+
+
+@pytest.mark.parametrize(("label", "ranks"), [("better_response_id", (1, 0)), ("safer_response_id", (0, 1))])
+def test_of_two_better_responses_the_one_that_is_named_is(label: str, ranks: tuple[int, int]) -> None:
+    ((_, group),) = read_comparisons([("f:1", SAFE)], Dropped(), ComparisonColumns(label=label))
+    (other,) = {"better_response_id", "safer_response_id"} - {label}
+    assert (group.responses, group.ranks, group.columns) == (("x", "y"), ranks, {other: SAFE[other]})
+
+
+def test_two_better_responses_are_not_guessed_between() -> None:
+    with pytest.raises(DataError, match=r"f:1: better_response_id and safer_response_id name .* `columns: {label: be"):
+        list(read_comparisons([("f:1", SAFE)], Dropped()))
+
+
+@pytest.mark.parametrize(
+    ("judged", "ranks"),
+    [
+        ({"safer_response_id": 1}, (1, 0)),
+        ({"label": "response_1"}, (1, 0)),  # which beside response_2 is the first
+        ({"winner": "response_0"}, (0, 1)),
+        ({"label": "tie"}, (0, 0)),
+        ({"label": 0}, (0, 1)),
+    ],
+)
+def test_responses_that_are_numbered_from_0(judged: dict[str, Any], ranks: tuple[int, int]) -> None:
+    row = {"prompt": "p", "response_0": "x", "response_1": "y", **judged}
+    ((_, group),) = read_comparisons([("f:1", row)], Dropped())
+    assert (group.responses, group.ranks, group.columns) == (("x", "y"), ranks, {})
+
+
+def test_own_words_of_numbers_stay() -> None:
+    row = {"prompt": "p", "response_0": "x", "response_1": "y", "label": 1}
+    ((_, group),) = read_comparisons([("f:1", row)], Dropped(), labels={"1": "a", "2": "b"})
+    assert group.ranks == (0, 1)
+
+
+@pytest.mark.parametrize("label", [None, 2, "A"])
+def test_a_label_of_shp_that_is_neither_is_refused(label: Any) -> None:
+    row = {"history": "p", "human_ref_A": "x", "human_ref_B": "y", "labels": label}
+    with pytest.raises(DataError, match="f:1: labels must be 1 where human_ref_A is preferred"):
+        list(read_comparisons([("f:1", row)], Dropped()))
+
+
+def test_an_id_called_conversation_is_no_conversation() -> None:
+    ((_, group),) = read_answers([("f:1", {"prompt": "p", "completion": "c", "conversation": "7"})], Dropped())
+    assert (group.prompt, group.columns) == ("p", {"conversation": "7"})
+    assert is_prompt({"prompt": "p", "conversation": "7"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from rlhf_plugins.data.dropped import Dropped
@@ -11,6 +11,8 @@ from rlhf_plugins.data.values import all_texts, spelled
 from rlhf_plugins.errors import DataError
 
 HELPSTEER3 = ("response1", "response2")
+SHP = {"history", "human_ref_A", "human_ref_B", "labels"}  # of SHP, with 1 for A and 0 for B
+NUMBERED, BETTER = ("response_0", "response_1"), ("better_response_id", "safer_response_id")  # of PKU-SafeRLHF
 SUMMARIES = {"info", "summaries", "choice"}  # of a post or an article
 BATTLES = (("conversation_a", "conversation_b"), ("response_1", "response_2"), HELPSTEER3)
 WINNERS = {"winner_model_a": "a", "winner_model_b": "b", "winner_tie": "tie"}
@@ -33,6 +35,8 @@ def battle(where: str, fields: Mapping[str, Any], dropped: Dropped) -> dict[str,
         found["strength_a_minus_b"] = None if preference is None else -preference
     if found.keys() >= SUMMARIES and not {"prompt", "response_a", "label"} & found.keys():
         found, shape = _summaries(where, found), "two summaries and a choice"
+    if found.keys() >= SHP and not {"prompt", "response_a", "response_b", "label"} & found.keys():
+        found, shape = _of_shp(where, found), "two comments of SHP"
     for a, b in BATTLES:
         if {a, b} <= found.keys() and "response_a" not in found:
             found["response_a"], found["response_b"] = found.pop(a), found.pop(b)
@@ -59,6 +63,42 @@ def battle(where: str, fields: Mapping[str, Any], dropped: Dropped) -> dict[str,
     if shape:
         dropped.note_shape(shape)
     return found
+
+
+def numbered(where: str, fields: Mapping[str, Any], column: str, known: Container[str]) -> dict[str, Any]:
+    """A row of `response_0` and `response_1` with columns `response_a`, `response_b` and the label's words.
+
+    Args:
+        where: the row's place.
+        fields: of the row.
+        column: of the label.
+        known: words of a label; the numbers 0 and 1 are read where they are none of these.
+
+    Raises:
+        DataError: no label is named, and two columns have the number of a better response.
+    """
+    found = dict(fields)
+    found["response_a"], found["response_b"] = (found.pop(name) for name in NUMBERED)
+    if column not in found:
+        named = [name for name in ("winner", *BETTER) if name in found]
+        if len(named) > 1:
+            which = f"{' and '.join(named)} name a better response each"
+            raise DataError(f"{where}: {which}; say which is meant, such as `columns: {{label: {named[0]}}}`")
+        found |= {column: found.pop(named[0])} if named else {}
+    label = str(found.get(column)).strip().lower()
+    for place, (name, word) in enumerate(zip(NUMBERED, "ab", strict=True)):
+        if label == name or (label == str(place) and label not in known):
+            found[column] = word
+    return found
+
+
+def _of_shp(where: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Two comments on a post, of which `labels` is 1 for the first and 0 for the second."""
+    if str(found["labels"]) not in ("0", "1"):
+        raise DataError(f"{where}: labels must be 1 where human_ref_A is preferred and 0 where human_ref_B is")
+    rest = {name: value for name, value in found.items() if name not in SHP}
+    texts = {"prompt": found["history"], "response_a": found["human_ref_A"], "response_b": found["human_ref_B"]}
+    return {**rest, **texts, "label": "ba"[int(found["labels"])]}
 
 
 def _summaries(where: str, found: Mapping[str, Any]) -> dict[str, Any]:

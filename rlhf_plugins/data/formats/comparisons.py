@@ -27,7 +27,7 @@ from rlhf_plugins.data.fields import (
     shown,
     text,
 )
-from rlhf_plugins.data.formats.battles import battle
+from rlhf_plugins.data.formats.battles import NUMBERED, battle, numbered
 from rlhf_plugins.data.formats.shapes import as_named, with_system, with_system_cells
 from rlhf_plugins.data.messages import check_answer, with_tools
 from rlhf_plugins.data.rows import Row
@@ -121,7 +121,10 @@ def _row(
     where: str, fields: dict[str, Any], dropped: Dropped, columns: ComparisonColumns, meaning: Mapping[str, int]
 ) -> _Pair | None:
     given, usual = fields, as_named(columns, ("prompt", "response_a", "response_b", "label", "strength"))
-    shaped = battle(where, given, dropped) if usual else dict(given)
+    if set(NUMBERED) <= fields.keys() and as_named(columns, ("response_a", "response_b")):
+        fields = numbered(where, fields, columns.label, meaning)
+        dropped.note_shape(f"{' and '.join(NUMBERED)} with {columns.label}")
+    shaped = battle(where, fields, dropped) if usual else dict(fields)
     if shaped is None:
         return None
     fields = shaped

@@ -7,7 +7,7 @@ from typing import Any
 
 from rlhf_plugins.data.convert import compare_ratings
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.formats.battles import BATTLES, SUMMARIES
+from rlhf_plugins.data.formats.battles import BATTLES, NUMBERED, SHP, SUMMARIES
 from rlhf_plugins.data.formats.comparisons import read_comparisons
 from rlhf_plugins.data.formats.listed import as_ranking, as_rating
 from rlhf_plugins.data.formats.preference import read_pairs
@@ -46,7 +46,9 @@ def _is_pair(fields: Mapping[str, Any]) -> bool:
 
 
 def _is_compared(fields: Mapping[str, Any]) -> bool:
-    return any(set(names) <= fields.keys() for names in (("response_a", "response_b"), SUMMARIES, *BATTLES))
+    return any(
+        set(names) <= fields.keys() for names in (("response_a", "response_b"), SUMMARIES, SHP, NUMBERED, *BATTLES)
+    )
 
 
 def _is_rated(fields: Mapping[str, Any]) -> bool:

@@ -18,8 +18,8 @@ from rlhf_plugins.data.formats.guessed import as_columns, without_prompt
 from rlhf_plugins.data.messages import check_answer, with_tools
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Columns, PairColumns
-from rlhf_plugins.data.turns import PAIRED, QUESTIONS, TALKS, TOOLS, as_answer, as_messages
-from rlhf_plugins.data.values import all_texts, spelled
+from rlhf_plugins.data.turns import PAIRED, QUESTIONS, TALK, TALKS, TOOLS, as_answer, as_messages
+from rlhf_plugins.data.values import SPOKEN, all_texts, spelled
 from rlhf_plugins.errors import DataError, nearest
 
 HUMAN, TURN = "\n\nHuman:", "\n\nAssistant:"  # of the transcripts of hh-rlhf
@@ -45,6 +45,14 @@ def prompt_of(where: str, fields: Fields, column: str = "prompt") -> tuple[Text 
     return found if found is None else opened(where, fields, found), shape
 
 
+def talks_in(fields: Mapping[str, Any]) -> list[str]:
+    """The columns of a row that hold a conversation; `conversation` only where it is one of messages."""
+    found = [name for name in TALKS if isinstance(fields.get(name), list)]
+    talk = fields.get(TALK)
+    spoken = isinstance(talk, list) and all(isinstance(m, Mapping) and not SPOKEN.isdisjoint(m) for m in talk)
+    return [*found, TALK] if talk and spoken else found
+
+
 def opened(where: str, fields: Fields, prompt: Text) -> Text:
     """The prompt with the system turn and the tools that other columns hold."""
     return with_tools(where, with_system(where, fields, prompt), fields.pop(TOOLS, None))
@@ -64,8 +72,8 @@ def _asked(where: str, fields: Fields, column: str) -> tuple[Text | None, str]:
         value = required(where, column, fields)
         fields.pop(column, None)
         return asked(where, column, value), "a prompt"
-    for name in TALKS:
-        talk: Any = text(where, name, fields[name]) if isinstance(fields.get(name), list) else None
+    for name in talks_in(fields):
+        talk: Any = text(where, name, fields[name])
         if talk and talk[-1]["role"] != "assistant":
             del fields[name]
             return talk, f"{name} as the prompt"

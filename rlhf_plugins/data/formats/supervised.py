@@ -10,7 +10,7 @@ from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import blank, extras, optional, required, shown, text
 from rlhf_plugins.data.formats.guessed import without_prompt
 from rlhf_plugins.data.formats.listed import HELPSTEER, SCORES, is_list
-from rlhf_plugins.data.formats.shapes import as_named, opened, prompt_of, with_system_cells
+from rlhf_plugins.data.formats.shapes import as_named, opened, prompt_of, talks_in, with_system_cells
 from rlhf_plugins.data.messages import check_answer, is_unlearned
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Columns, SupervisedColumns
@@ -110,18 +110,18 @@ def is_answered(fields: Mapping[str, Any]) -> bool:
 def is_prompt(fields: Mapping[str, Any]) -> bool:
     """Whether a row with these columns is likely to be a prompt, with what a reward reads."""
     answered = fields.keys() & {*JUDGED, *ANSWERS} or any(name.startswith("response") for name in fields)
-    talk = next((fields[name] for name in TALKS if isinstance(fields.get(name), list)), None)
+    talk = next((fields[name] for name in talks_in(fields)), None)
     asked = "prompt" in fields if talk is None else not _ends_with_answer(fields)
     return asked and not answered and not is_list(fields)
 
 
 def _ends_with_answer(fields: Mapping[str, Any]) -> bool:
     """Whether a row has a conversation whose last turn is not a user's."""
-    for name in TALKS:
-        talk = fields.get(name)
+    for name in dict.fromkeys((*fields.keys() & set(TALKS), *talks_in(fields))):
+        talk = fields[name]
         last = talk[-1] if isinstance(talk, list) and talk else None
         speaker = (last.get("role") or last.get("from")) if isinstance(last, Mapping) else None
-        if name in fields and str(speaker).lower() not in ("user", "human"):
+        if str(speaker).lower() not in ("user", "human"):
             return True
     return False
 
@@ -145,7 +145,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _answered(where: str, fields: dict[str, Any], columns: SupervisedColumns) -> tuple[Text, Text, str]:
-    talks = [name for name in TALKS if isinstance(fields.get(name), list)]
+    talks = talks_in(fields)
     given = [name for name in ANSWERS if name in fields] if columns.response is None else [columns.response]
     if talks and not given and as_named(columns, ("prompt",)):
         return _last_turn(where, fields, talks[0])
