@@ -270,6 +270,11 @@ class Stage(Component, kind="stage"):
     keep_optimizer: bool | None = None  # whether it keeps that state for later stages; None is unknown
     early_stopping_patience: int | None = None  # evaluations without a better number before it ends; None: it goes on
 
+    @property
+    def reads_reference(self) -> bool:
+        """Whether anything reads the policy that `reference` names; where nothing does, no message names it."""
+        return True
+
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""
 

@@ -163,6 +163,11 @@ class Online(
         if given and not self.trainer.get(CORRECTION):
             raise ValueError(f"trainer.{given[0]}: nothing is corrected; write {CORRECTION}: true, or leave it out")
 
+    @property
+    def reads_reference(self) -> bool:
+        """See `Stage`."""
+        return self.kl is not None
+
     def missing(self) -> dict[str, str]:
         """The base of a critic of its own, where it is not there, and a discount of turns that are not."""
         from rlhf_plugins.recipe.based import is_policy, no_model

@@ -91,6 +91,11 @@ class Preference(
     name: str = "preference"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
 
+    @property
+    def reads_reference(self) -> bool:
+        """See `Stage`."""
+        return self.loss.reads_reference
+
     def workload(self, adapter: Adapter | None) -> Workload:
         """A batch of pairs, and the reference's log-probabilities of many where the loss reads them."""
         from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH

@@ -13,8 +13,10 @@ from marks import slow
 from safetensors.torch import load_file
 
 from rlhf_plugins import Adapter, PluginError, RecipeError, Run, RunError, StageResult, check_recipe, session
+from rlhf_plugins.contract.run import Base, Weights
 from rlhf_plugins.data.names import KL
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.run.stage.starts import at, in_words
 from rlhf_plugins.stages import online
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 from rlhf_plugins.trainers.ppo.models import Models
@@ -57,6 +59,7 @@ def test_weights_and_curves_are_those_of_a_coefficient_of_0(
         assert none.curves[name].points == zero.curves[name].points, name
     assert [(run.folder / name / KL).exists() for name in ("zero", "none")] == [True, False]
     assert zero.cost.flops > none.cost.flops
+    assert [(found.start, found.reference) for found in (zero, none)] == [("sft", "sft"), ("sft", "")]
 
 
 def test_held_out_numbers_are_without_it(run: Run) -> None:
@@ -98,3 +101,16 @@ def test_the_default_monitors_are_those_that_have_something_to_watch() -> None:
     assert check_recipe(found) == found
     with pytest.raises(RecipeError, match="monitor kl_limit watches kl, and stage online has `kl: none`, so that it"):
         checked(monitors=["kl_limit"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"use": "online"}, "from base, reference base"),
+        ({"use": "online", **NO_KL}, "from base"),
+        ({"use": "preference"}, "from base, reference base"),
+        ({"use": "preference", "loss": "sft"}, "from base"),
+    ],
+)
+def test_the_first_line_of_a_stage_names_a_reference_that_it_reads(words: dict[str, Any], said: str) -> None:
+    assert in_words(component("stage", words), at(Weights("base", Base("b")))) == said

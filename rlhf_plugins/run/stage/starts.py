@@ -104,8 +104,9 @@ def places(stage: Stage, policies: Policies, outer: Places, chains: bool = True)
 
 
 def names(stage: Stage, places: Places) -> dict[str, str]:
-    """What the stage starts from and is compared with, as far as it has options for them."""
-    found = {"from": ("start", places.start.name), "reference": ("reference", places.reference.name)}
+    """What the stage starts from and is compared with, as far as it has options for them and reads them."""
+    found = {"from": ("start", places.start.name)}
+    found |= {"reference": ("reference", places.reference.name)} if stage.reads_reference else {}
     cls: type = type(stage)
     return dict(pair for option, pair in found.items() if option in options(cls))
 
