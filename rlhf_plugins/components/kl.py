@@ -68,7 +68,7 @@ class InLoss(_Term):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.estimator.has_gradient:
-            name = type(self.estimator).__name__
+            name = self.estimator.recipe_name
             raise ValueError(f"estimator: the gradient of {name} is 0 on average; in a loss use k2 or k3")
 
     def __call__(self, log_ratio: Tensor) -> KLTerm:

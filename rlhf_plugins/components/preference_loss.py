@@ -155,7 +155,7 @@ class Sum(PreferenceLoss, like="losses"):
         if not self.losses:
             raise ValueError("losses: at least one")
         one_for_each(self.weights, self.losses, "losses")
-        if remembers := [type(loss).__name__ for loss in self.losses if loss.builds]:
+        if remembers := [loss.recipe_name for loss in self.losses if loss.builds]:
             raise ValueError(f"losses: {remembers[0]} remembers earlier pairs, which a part of a sum cannot")
         if len({loss.unpaired for loss in self.losses}) > 1:
             raise ValueError("losses: some are given labelled responses and others pairs, and no row is both")

@@ -114,7 +114,7 @@ class Weighted(Reward):
 
         weights = self.weights or [1.0] * len(self.parts)
         parts = [reward_handle(part.build(run)) for part in self.parts]  # each is waited for where it is unavailable
-        names = _different([SMALL_THEN_LARGE.sub("_", type(part).__name__).lower() for part in self.parts])
+        names = _different([SMALL_THEN_LARGE.sub("_", part.recipe_name).lower() for part in self.parts])
 
         def score(samples: Samples) -> Prediction:
             found = [part(samples) for part in parts]

@@ -137,7 +137,7 @@ class Ensemble(RewardHead, like="head"):
 
     def __post_init__(self) -> None:
         self.aggregation.fits(self.members)
-        name = type(self.aggregation).__name__
+        name = self.aggregation.recipe_name
         if self.aggregation.compares_siblings:
             raise ValueError(f"aggregation: {name} compares the responses to a prompt, and a head sees each one alone")
         if self.aggregation.reads_accuracy:

@@ -121,6 +121,9 @@ class Earlier:
             raise PluginError(f"Earlier: unknown {self.makes!r} {nearest(self.makes, MADE)}")
 
 
+REGISTERED = "_registered"  # where a class keeps the name that the registry gave it
+
+
 class Component:
     """Base of all kinds. A subclass with `kind=` is the base class of a kind; any other is a component of it.
 
@@ -160,6 +163,11 @@ class Component:
         for name in ("__call__", "build"):
             if name in vars(cls) and kind is None:
                 setattr(cls, name, _checked(vars(cls)[name], name))
+
+    @property
+    def recipe_name(self) -> str:
+        """What a recipe calls it; that of its class, where no plugin has registered it."""
+        return str(vars(type(self)).get(REGISTERED, type(self).__name__))
 
     @property
     def builds(self) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from rlhf_plugins.contract.answers import Wrong
-from rlhf_plugins.contract.component import Component
+from rlhf_plugins.contract.component import REGISTERED, Component
 from rlhf_plugins.contract.records import SamplerState
 from rlhf_plugins.errors import ComponentError, RlhfError
 
@@ -146,8 +146,13 @@ def maker(component: Any) -> Any:
 
 
 def named(component: Any) -> str:
-    """What messages call a component: its class, and the module where to look for it."""
+    """What messages call a component: its kind and its name in recipes.
+
+    One that no plugin has registered has its class, and the module where to look for it.
+    """
     by = maker(component)
+    if REGISTERED in vars(type(by)):
+        return f"{by.kind} {by.recipe_name}"
     component = component.acts if isinstance(component, Built) else component
     said = getattr(component, "__qualname__", None) or type(component).__qualname__
     said = f"{said} of {getattr(component, '__module__', None) or type(component).__module__}"

@@ -125,6 +125,8 @@ class Registry:
         self._definers |= dict.fromkeys(defined, plugin)
         self._components |= {(component.kind, component.name): component for component in made}
         self._modules.append((module, plugin))
+        for component in made:
+            _note(component)
 
     def admit(self, plugins: Iterable[Found]) -> Registry:
         """Registers every plugin that may load and can; notes why the others do not. Returns the registry."""
@@ -337,6 +339,15 @@ def _components(
         component = Registered(kind, name, cls, plugin)
         _check(component, bases[kind])
         yield component
+
+
+def _note(component: Registered) -> None:
+    """Has a component's class know its name, the first that it was given, for messages."""
+    from rlhf_plugins.contract.component import REGISTERED, Component
+
+    cls = component.cls
+    if inspect.isclass(cls) and issubclass(cls, Component) and REGISTERED not in vars(cls):
+        setattr(cls, REGISTERED, component.name)
 
 
 def _check(component: Registered, base: type | None) -> None:

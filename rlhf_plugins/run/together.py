@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.guards import named
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.run.files.difference import difference
@@ -64,7 +65,7 @@ def refuse_stage(stage: Stage) -> None:
     for part in parts(stage):
         if part.kind in BY_BATCH and part.uses_batch_mates:
             raise RunError(
-                f"stage {stage.name}: {type(part).__name__} compares the rows of a whole minibatch, and several "
+                f"stage {stage.name}: {named(part)} compares the rows of a whole minibatch, and several "
                 "processes would show it parts of one: launch the recipe with one"
             )
 

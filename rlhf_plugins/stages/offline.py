@@ -52,7 +52,7 @@ class Offline(
 
     def __post_init__(self) -> None:
         if not self.policy_loss.off_policy:
-            name = type(self.policy_loss).__name__
+            name = self.policy_loss.recipe_name
             raise ValueError(
                 f"policy_loss: {name} learns from what the policy itself has just sampled; take one for logged "
                 "responses, such as advantage_weighted"

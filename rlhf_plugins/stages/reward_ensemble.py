@@ -87,7 +87,7 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         self._check_models()
         self.aggregation.fits(self.count)
         if self.aggregation.reads_accuracy and not self.bootstrap:
-            name = type(self.aggregation).__name__
+            name = self.aggregation.recipe_name
             raise ValueError(
                 f"aggregation: {name} needs each member's accuracy, which is measured on what its bootstrap left out; "
                 "write bootstrap: true, or aggregation: mean"

@@ -91,7 +91,7 @@ def test_rewards_of_a_worked_case() -> None:
 
 
 def test_k1_is_refused_in_the_loss() -> None:
-    with pytest.raises(PluginError, match="the gradient of K1 is 0 on average; in a loss use k2 or k3"):
+    with pytest.raises(PluginError, match="the gradient of k1 is 0 on average; in a loss use k2 or k3"):
         component("kl", {"use": "in_loss", "estimator": "k1"})
 
 

@@ -256,7 +256,7 @@ def test_members_start_apart() -> None:
 
 
 def test_an_aggregation_that_compares_siblings_is_refused() -> None:
-    with pytest.raises(ValueError, match="aggregation: Vote compares the responses to a prompt"):
+    with pytest.raises(ValueError, match="aggregation: vote compares the responses to a prompt"):
         Ensemble(head=Scalar(), aggregation=Vote())
 
 

@@ -22,6 +22,7 @@ from rlhf_plugins import (
     trait,
     uses,
 )
+from rlhf_plugins.contract.guards import named
 from rlhf_plugins.errors import ComponentError
 
 PAIRS = RankedScores.of(torch.tensor([[1.0, 0.0]], requires_grad=True))
@@ -103,6 +104,20 @@ def test_what_is_built_inherits_traits_and_is_checked() -> None:
     assert (built.whole_groups, built.takes_ties, type(built).__name__) == (True, False, "Flatten")
     with pytest.raises(ComponentError, match=r"Flatten of torch.*, built by .*Learned of .*, failed: AttributeError"):
         deepcopy(built)(PAIRS)
+
+
+def test_messages_name_what_a_recipe_names() -> None:
+    """A class that derives from a registered one is not that one."""
+    scalar, mlp = component("reward_head", "scalar"), component("reward_head", "mlp")
+    assert (scalar.recipe_name, named(scalar), named(mlp.build(2))) == (
+        "scalar",
+        "reward_head scalar",
+        "reward_head mlp",
+    )
+    own = type("Own", (type(scalar),), {})()
+    assert (own.recipe_name, named(own)) == ("Own", f"Own of {__name__}")
+    with pytest.raises(ComponentError, match="^reward_head mlp failed: "):
+        mlp.build(2)("text")
 
 
 def test_a_call_is_checked_without_a_guard_by_hand() -> None:

@@ -60,7 +60,7 @@ def test_a_reduction_over_the_whole_minibatch_is_refused(monkeypatch: pytest.Mon
     found = stages({"stage": "reward_model", "loss": "contrastive"}, {"stage": "online", "reward": "model"})
     together.refuse(found[:1])
     monkeypatch.setattr(type(found[1].reduction), "uses_batch_mates", True)
-    with pytest.raises(RunError, match="stage online: Tokens compares the rows of a whole minibatch"):
+    with pytest.raises(RunError, match="stage online: reduction tokens compares the rows of a whole minibatch"):
         together.refuse(found)
 
 

@@ -89,5 +89,5 @@ def test_held_out_rewards_that_are_equal_are_not_evaluated_on(tmp_path: Path, ca
 
 
 def test_a_loss_of_own_samples_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match="policy_loss: Clip learns from what the policy itself"):
+    with pytest.raises(PluginError, match="policy_loss: clip learns from what the policy itself"):
         component("stage", {"use": "offline", "policy_loss": "clip"})

@@ -154,7 +154,7 @@ def test_a_script_has_no_copy_of_its_adapter(tmp_path: Path) -> None:
     [
         ({"reference_cache": "cache", "options": {"precompute_ref_log_probs": True}}, "leave reference_cache out"),
         ({"options": {"sync_ref_model": True}}, "leave args.sync_ref_model out"),
-        ({"ref_model": object()}, "SFT reads no reference: leave ref_model out"),
+        ({"ref_model": object()}, "preference_loss sft reads no reference: leave ref_model out"),
     ],
 )
 def test_what_asks_for_a_reference_is_refused(tmp_path: Path, given: dict[str, Any], words: str) -> None:

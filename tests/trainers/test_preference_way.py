@@ -213,5 +213,5 @@ def test_margins_are_read_row_by_row(bases: Bases, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_needs_margins_is_not_given_rows_without(bases: Bases, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"DPOMargin needs the column 'margin' of each row, which has prompt, chosen"):
+    with pytest.raises(RunError, match="preference_loss dpo_margin needs the column .margin. of each row, which has"):
         script(OURS, bases(), tmp_path, {}, loss=component("preference_loss", "dpo_margin"))

@@ -61,7 +61,9 @@ class Principle(Component, kind="principle"):
         if inputs and not isinstance(inputs[0], str):
             answers = list(answer)
             if len(answers) != len(inputs[1]):
-                raise PluginError(f"{type(self).__name__}: {len(answers)} outcomes of {len(inputs[1])} responses")
+                raise PluginError(
+                    f"principle {self.recipe_name}: {len(answers)} outcomes of {len(inputs[1])} responses"
+                )
             return [self._outcome(one) for one in answers]
         return self._outcome(answer)
 
@@ -73,7 +75,7 @@ class Principle(Component, kind="principle"):
         try:
             return Ok(float(answer))
         except (TypeError, ValueError) as error:
-            raise PluginError(f"{type(self).__name__}: {error}") from error
+            raise PluginError(f"principle {self.recipe_name}: {error}") from error
 
     def conflict(self, other: Principle) -> str:
         """Why no response can keep the gates of this principle and of another one; empty where that is not known."""

@@ -62,7 +62,7 @@ class Adversarial(RewardLoss, like="loss"):
 
     def __post_init__(self) -> None:
         if self.loss.whole_groups or self.loss.builds:
-            raise ValueError(f"loss: {type(self.loss).__name__} has weights or takes whole groups; give one of pairs")
+            raise ValueError(f"loss: {self.loss.recipe_name} has weights or takes whole groups; give one of pairs")
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """A tied pair stays as it is. Raises RunError when the head does not predict the dimension."""

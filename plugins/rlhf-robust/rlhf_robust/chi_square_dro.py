@@ -27,7 +27,7 @@ class ChiSquareDRO(RewardLoss, like="loss", uses_batch_mates=True, holds_constan
 
     def __post_init__(self) -> None:
         if self.loss.builds:
-            raise ValueError(f"loss: {type(self.loss).__name__} has weights; give one without")
+            raise ValueError(f"loss: {self.loss.recipe_name} has weights; give one without")
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises what the inner loss raises."""

@@ -32,7 +32,7 @@ def fit(run: StageRun, trainer: Any, monitors: Sequence[Monitor]) -> Mapping[str
                 finite(torch.tensor(values[name]), step, name)
         run.log(step, values)
 
-    if strange := [type(each).__name__ for each in monitors if each.reads_rollouts]:
+    if strange := [each.recipe_name for each in monitors if each.reads_rollouts]:
         raise RunError(f"fit: a monitor reads rollouts, of which a guest's Trainer makes none: {strange[0]}")
     if monitors:
         watch(trainer, monitors_of(monitors, run.name, run))

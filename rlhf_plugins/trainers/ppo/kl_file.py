@@ -45,7 +45,7 @@ def load(term: Any, stage: Path) -> float:
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file}: cannot be read: {error}") from error
     if maker != named(term):
-        raise RunError(f"{file}: is the state of {maker}, and the KL is {named(term)} here")
+        raise RunError(f"{file}: is the state of {maker}, and not of {named(term)}")
     if has_state(term):
         term.load_state_dict(own)
     return coef

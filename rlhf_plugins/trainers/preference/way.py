@@ -62,9 +62,7 @@ def check(own: PreferenceOptions, given: Mapping[str, Any]) -> None:
     if loss is not None and loss.unpaired and not {"chosen_ids", "probability"} <= set(columns):
         raise RunError("the loss is given labelled responses, and the rows are pairs: train it in a stage `preference`")
     if loss is not None and columns and (lacking := sorted(loss.needs_of() - {"ranks", *columns})):
-        raise RunError(
-            f"{type(loss).__name__} needs the column {lacking[0]!r} of each row, which has {', '.join(columns)}"
-        )
+        raise RunError(f"{named(loss)} needs the column {lacking[0]!r} of each row, which has {', '.join(columns)}")
     if loss is not None and not loss.reads_reference:
         _refuse_reference(loss, own, given)
     if own.reference_cache is not None and not (args is not None and args.precompute_ref_log_probs):
@@ -77,7 +75,7 @@ def _refuse_reference(loss: PreferenceLoss, own: PreferenceOptions, given: Mappi
     asked = {"ref_model": given.get("ref_model"), "reference_cache": own.reference_cache}
     asked |= {"args.sync_ref_model": args is not None and args.sync_ref_model}
     if unread := [name for name, value in asked.items() if value]:
-        raise RunError(f"{type(loss).__name__} reads no reference: leave {unread[0]} out")
+        raise RunError(f"{named(loss)} reads no reference: leave {unread[0]} out")
 
 
 @contextmanager

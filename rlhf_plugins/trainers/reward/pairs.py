@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from rlhf_plugins.contract.guards import named
 from rlhf_plugins.data.batches.numeric import PREFIX
 from rlhf_plugins.data.batches.ranked import Collator
 from rlhf_plugins.errors import DataError, nearest
@@ -120,7 +121,7 @@ def refuse_unread(parts: Sequence[Any], soft: bool, columns: Collection[str]) ->
     for part in parts:
         for name in sorted((part.needs_of() - {"ranks"}) | getattr(part, "columns", frozenset())):
             if name not in columns:
-                raise DataError(f"{type(part).__name__} needs the column {name!r} of each row {nearest(name, columns)}")
+                raise DataError(f"{named(part)} needs the column {name!r} of each row {nearest(name, columns)}")
     if "probability" in columns and not soft:
         raise DataError("the rows have soft labels in the column 'probability', which this loss does not read")
 

@@ -48,7 +48,7 @@ class LengthFree(RewardLoss, like="loss", needs={"ratings"}, uses_batch_mates=Tr
 
     def __post_init__(self) -> None:
         if self.loss.whole_groups or self.loss.builds:
-            raise ValueError(f"loss: {type(self.loss).__name__} has weights or takes whole groups; give one of pairs")
+            raise ValueError(f"loss: {self.loss.recipe_name} has weights or takes whole groups; give one of pairs")
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError where the head has no output for length, or the rows no lengths."""
