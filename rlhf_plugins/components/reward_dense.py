@@ -86,13 +86,7 @@ class Prefixes(Reward):
 
     reward: Reward = uses("reward", "model")
     every: Annotated[int, Field(ge=1, description="tokens from one prefix that is scored to the next")] = 8
-
-    def fits_compared(self, option: str, called: str) -> None:
-        """Raises ValueError: a prefix is no answer."""
-        raise ValueError(
-            f"aggregation {called} compares the responses to a prompt, and prefixes of them are none: take one that "
-            "scores each alone, such as mean"
-        )
+    scored_alone = "prefixes of them are none"
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError as the reward does, and where it compares responses."""

@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Run
     from rlhf_plugins.reward_models.handle import RewardHandle
 
-ALONE = (
-    "aggregation {} compares the responses to a prompt, and each is measured alone here: take one that scores each "
-    "alone, such as mean, or the task reward_wins"
-)
+ALONE = "each is measured alone here, by any task but reward_wins"
 logger = logging.getLogger(__name__)
 Rows = Annotated[int, Field(ge=2, description="of the data, the first ones of all splits")]
 NewTokens = Annotated[int, Field(ge=1, description="where an answer is cut")]
@@ -41,14 +38,11 @@ class Answers(Task):
     max_new_tokens: NewTokens = 64
     temperature: Temperature = 0.0
     name: str = "answers"
+    scored_alone = ALONE
 
     def sampled(self) -> tuple[int, int]:
         """An answer to each row."""
         return self.rows, self.max_new_tokens
-
-    def fits_compared(self, option: str, called: str) -> None:
-        """Raises ValueError: an answer is measured alone."""
-        raise ValueError(ALONE.format(called))
 
     def asked(self, run: Run) -> list[Group]:
         """See `Task`."""
@@ -126,14 +120,11 @@ class Violations(Task, better="lower"):
     max_new_tokens: NewTokens = 64
     temperature: Temperature = 1.0
     name: str = "violations"
+    scored_alone = ALONE
 
     def sampled(self) -> tuple[int, int]:
         """An answer to each row."""
         return self.rows, self.max_new_tokens
-
-    def fits_compared(self, option: str, called: str) -> None:
-        """Raises ValueError: an answer is measured alone."""
-        raise ValueError(ALONE.format(called))
 
     def asked(self, run: Run) -> list[Group]:
         """See `Task`."""

@@ -138,6 +138,7 @@ class Component:
     like: ClassVar[tuple[str, ...]] = ()
     renamed: ClassVar[Mapping[str, str]] = {}  # what is no option -> what to write instead
     handed_down: ClassVar[tuple[str, ...]] = ()  # further attributes that the built object inherits
+    scored_alone: ClassVar[str] = ""  # why its rewards see no other response to a prompt: "an audit scores single ones"
     named: ClassVar[tuple[str, str] | None] = None  # the component and its option that a word means which names none
     _given: ClassVar[frozenset[str]] = frozenset()  # traits that the class or its bases give
     needs: ClassVar[frozenset[str]] = trait(
@@ -196,6 +197,11 @@ class Component:
 
         `called` is what a recipe calls the aggregation by which the reward compares; `rlhf check` asks it.
         """
+        if self.scored_alone:
+            raise ValueError(
+                f"aggregation {called} compares the responses to a prompt, and {self.scored_alone}: take one that "
+                "scores each alone, such as mean"
+            )
 
     def checked(self, answer: Any, *inputs: Any) -> Any:
         """The answer to a call, if it is one that the kind allows. Raises `answers.Wrong` saying what is wrong.

@@ -119,7 +119,7 @@ def test_votes_are_on_both_answers_to_a_prompt(run: Run, tmp_path: Path, monkeyp
     assert found == [float(share > 0.5) for share in shares]
     assert set(found) == {0.0, 1.0}
     for use in ("violations", "answers"):
-        with pytest.raises(RunError, match=f"task {use}: aggregation vote compares .* or the task reward_wins"):
+        with pytest.raises(RunError, match=f"task {use}: aggregation vote compares .* by any task but reward_wins"):
             component("task", {"use": use, "reward": reward, "data": "sandbox"}).build(run)
 
 

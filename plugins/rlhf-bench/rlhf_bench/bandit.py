@@ -45,18 +45,12 @@ class Bandit(Selector):
     ] = None
     prompts: Annotated[int, Field(ge=1, description="training prompts that are answered for a score")] = 64
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
+    scored_alone = "each training is scored by one"
 
     def __post_init__(self) -> None:
         """Raises ValueError for a number of trainings that nothing reads."""
         if self.pulls is not None and self.by == "halving":
             raise ValueError("pulls: halving trains each round's algorithms once; it is an option of `by: ucb`")
-
-    def fits_compared(self, option: str, called: str) -> None:
-        """Raises ValueError: a training has one response to a prompt."""
-        raise ValueError(
-            f"aggregation {called} compares the responses to a prompt, and each training is scored by one: take one "
-            "that scores each alone, such as mean"
-        )
 
     def build(self, run: Run) -> Choose:
         """It trains, and so it needs the run."""

@@ -29,17 +29,11 @@ class Blend(Stage, makes={"policy"}, takes={"policy"}):
     prompts: Annotated[int, Field(ge=1, description="of validation")] = 64
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
     name: str = "blend"
+    scored_alone = "each mixture is scored by one"
 
     def __post_init__(self) -> None:
         if len(set(self.policies)) < len(self.policies):
             raise ValueError(f"policies: each once, got {', '.join(self.policies)}")
-
-    def fits_compared(self, option: str, called: str) -> None:
-        """Raises ValueError: a mixture has one response to a prompt."""
-        raise ValueError(
-            f"aggregation {called} compares the responses to a prompt, and each mixture is scored by one: take one "
-            "that scores each alone, such as mean"
-        )
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but the words of the mixture, which are opened like any policy's."""

@@ -21,13 +21,7 @@ class Classifier(Principle, as_written=True):
     reward: Reward = uses("reward", "model")
     center: Annotated[float, Field(description="the reward that has the value 1/2")] = 0.0
     scale: Annotated[float, Field(gt=0, description="how fast the value changes with the reward")] = 1.0
-
-    def fits_compared(self, option: str, called: str) -> None:
-        """Raises ValueError: a principle judges a response alone."""
-        raise ValueError(
-            f"aggregation {called} compares the responses to a prompt, and a principle judges one: take one that "
-            "scores each alone, such as mean"
-        )
+    scored_alone = "a principle judges one"
 
     def build(self, run: Run) -> JudgedAsWritten:
         """Raises RunError as the reward does."""

@@ -32,6 +32,7 @@ class RewardGap(Watched):
         Field(description="what its alarm does; needs `thresholds`"),
     ] = None
     factor: Annotated[float, Field(gt=0, description="of `scale_lr` and `scale_kl`")] = 1.0
+    scored_alone = "an audit scores single ones"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,13 +40,6 @@ class RewardGap(Watched):
             raise ValueError("action: an alarm may act only where its false-alarm rate is known: give `thresholds`")
         if (self.action in ("scale_lr", "scale_kl")) == (self.factor == 1.0):
             raise ValueError("factor: goes with `action: scale_lr` or `scale_kl`, of which 1 changes nothing")
-
-    def fits_compared(self, option: str, called: str) -> None:
-        """Raises ValueError: the responses that are audited are any of a rollout."""
-        raise ValueError(
-            f"aggregation {called} compares the responses to a prompt, and an audit scores single ones: take one that "
-            "scores each alone, such as mean"
-        )
 
     def build(self, run: Run) -> Watching:
         """Raises RunError where the audit cannot be built, or compares responses."""

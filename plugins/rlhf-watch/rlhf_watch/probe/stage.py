@@ -37,13 +37,7 @@ class Probe(Stage):
     rows: Annotated[int, Field(ge=2, description="held-out groups of responses, at most")] = 256
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "probe"
-
-    def fits_compared(self, option: str, called: str) -> None:
-        """Raises ValueError: a change is of one response."""
-        raise ValueError(
-            f"aggregation {called} compares the responses to a prompt, and a probe changes one: take one that "
-            "scores each alone, such as mean"
-        )
+    scored_alone = "a probe changes one"
 
     def run(self, run: Run) -> StageResult:
         """Leaves its table in the report, and its numbers among the metrics.
