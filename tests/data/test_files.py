@@ -112,7 +112,7 @@ def test_a_split_that_a_local_source_has_not_is_refused_by_check_and_training(tm
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "prompt;chosen\np;a\n", "a.csv:1: has one column, 'prompt;chosen': separate its parts with commas"),
+        ("a.csv", "prompt|chosen\np|a\n", "a.csv:1: has one column, 'prompt|chosen': separate its parts with commas"),
         ("a.tsv", "prompt,chosen\np,a\n", "a.tsv:1: has one column, 'prompt,chosen': separate its parts with tabs"),
         ("a.json", '{"data": [{"prompt": "p"}]}', "a.json:1: is an object whose 'data' is a list of rows: write that"),
         ("a.json", '{\n "rows": [\n  {"prompt": "p"}\n ]\n}', "a.json:1: is an object whose 'rows' is a list of rows"),
