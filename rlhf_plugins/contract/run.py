@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Lt
 
@@ -23,15 +23,24 @@ MARK = "run:"  # begins a path in a saved spec that is relative to the folder of
 UNTRIED = "was not tried on a quantized base: leave it out, or the quantization"  # DoRA
 Json = Any  # what `json.loads` returns
 
+SHARED = "which policies here share: name layers in `target_modules`, embeddings too, or write `adapter: none`"
+
 
 @dataclass(frozen=True)
 class Adapter:
     """LoRA options (Hu et al. 2021), under PEFT's names."""
 
+    renamed: ClassVar[Mapping[str, str]] = {  # what of PEFT's is refused -> why
+        "modules_to_save": f"is refused: it trains whole modules of the base, {SHARED}",
+        "trainable_token_indices": f"is refused: it trains rows of the embeddings, {SHARED}",
+        "bias": f"is refused: it trains biases of the base, {SHARED}",
+    }
+
     r: Annotated[int, Ge(1)] = 16
     lora_alpha: Annotated[int, Ge(1)] = 32
     lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     target_modules: str | list[str] = "all-linear"
+    exclude_modules: str | list[str] | None = None  # of these: names of layers, or a pattern of whole names
     use_rslora: bool = False  # scales by lora_alpha / sqrt(r), not lora_alpha / r (Kalajdzievski 2023)
     use_dora: bool = False  # learns the length of each output's weights apart from their direction (Liu et al. 2024)
     init_lora_weights: bool | str = True  # of A, whose product with B is 0 at first: or `gaussian`, N(0, 1 / r^2)

@@ -11,14 +11,15 @@ from rlhf_plugins.recipe.source import Keys
 
 
 def unmatched(values: Mapping[str, Any], bad: Collection[Any]) -> Iterator[tuple[Keys, str]]:
-    """What is wrong with the target modules of a resolved recipe; nothing where base or adapter are among the `bad`."""
+    """What is wrong with the modules that the adapter names; nothing where base or adapter are among the `bad`."""
     base, options = values.get("base"), values.get("adapter")
     if {"base", "adapter"} & set(bad) or not base or not options:
         return
-    if options["target_modules"] == Adapter().target_modules or based.is_policy(base):
+    default = options["target_modules"] == Adapter().target_modules and options["exclude_modules"] is None
+    if default or based.is_policy(base):
         return
     from rlhf_plugins.engine.weights.targets import unmatched_in  # it imports transformers
     from rlhf_plugins.sandbox import base_path
 
-    for index, message in unmatched_in(base_path(base), Adapter(**options)):
-        yield ("adapter", "target_modules", *(() if index is None else (index,))), message
+    for option, index, message in unmatched_in(base_path(base), Adapter(**options)):
+        yield ("adapter", option, *(() if index is None else (index,))), message

@@ -64,7 +64,9 @@ def test_a_block_that_refuses_its_options_is_a_fault_of_the_recipe() -> None:
 
 @pytest.mark.parametrize("name", ["rank", "lora_r", "lora_rank"])
 def test_the_rank_of_an_adapter_is_r(name: str) -> None:
-    known = "known: init_lora_weights, lora_alpha, lora_dropout, r, target_modules, use_dora, use_rslora"
+    known = (
+        "known: exclude_modules, init_lora_weights, lora_alpha, lora_dropout, r, target_modules, use_dora, use_rslora"
+    )
     assert fault(f"adapter.{name}=8") == f"adapter.{name}: unknown option (did you mean r? {known})"
 
 

@@ -13,10 +13,10 @@ from rlhf_plugins.recipe.check import check_recipe
 from rlhf_plugins.testing import tiny_base
 
 
-def faults(modules: Any, base: str = "sandbox") -> list[str]:
+def faults(modules: Any, base: str = "sandbox", option: str = "target_modules") -> list[str]:
     """What the check says of a recipe whose adapter has these target modules."""
     try:
-        check_recipe({"base": base, "adapter": {"target_modules": modules}, "data": "sandbox", "stages": ["sft"]})
+        check_recipe({"base": base, "adapter": {option: modules}, "data": "sandbox", "stages": ["sft"]})
     except RecipeError as error:
         return [f"{fault.path}: {fault.message}" for fault in error.faults]
     return []
@@ -40,6 +40,26 @@ def faults(modules: Any, base: str = "sandbox") -> list[str]:
 def test_modules_that_the_base_has_not_are_named_with_the_nearest(modules: Any, message: str) -> None:
     (found,) = faults(modules)
     assert message in found
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        (
+            ["v_proj", "q_prj"],
+            "adapter.exclude_modules.1: 'q_prj' matches no module of LlamaForCausalLM (did you mean q_",
+        ),
+        (
+            ["mlp"],
+            "adapter.exclude_modules.0: 'mlp' matches no module of LlamaForCausalLM",
+        ),  # PEFT excludes layers alone
+        ("q_proj", "; as text it is a pattern of whole names: write [q_proj]"),
+    ],
+)
+def test_excluded_modules_are_looked_up_too(modules: Any, message: str) -> None:
+    (found,) = faults(modules, option="exclude_modules")
+    assert message in found
+    assert not faults(["q_proj", "layers.0.mlp.up_proj"], option="exclude_modules")
 
 
 @pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "lm_head"], ".*_proj"])

@@ -27,7 +27,8 @@ ROLLOUT = {"per_device_train_batch_size": 8, "num_generations": 4, "max_completi
 IDS = torch.tensor([[15, 16, 3, 4, 5, 1]])
 RSLORA = Adapter(r=4, use_rslora=True, init_lora_weights="gaussian")
 DORA = Adapter(r=4, use_dora=True)
-OPTIONS = pytest.mark.parametrize("adapter", [RSLORA, DORA], ids=["rslora", "dora"])
+EXCLUDES = Adapter(r=4, exclude_modules=["q_proj", "layers.1.mlp.down_proj"])
+OPTIONS = pytest.mark.parametrize("adapter", [RSLORA, DORA, EXCLUDES], ids=["rslora", "dora", "excludes"])
 
 
 def stage(use: str, **options: Any) -> Any:
@@ -61,6 +62,8 @@ def test_every_stage_goes_on_from_the_one_before(tmp_path: Path, adapter: Adapte
     assert {name: getattr(kept, name) for name in ("use_rslora", "use_dora")} == {
         name: getattr(adapter, name) for name in ("use_rslora", "use_dora")
     }
+    tuned = {name for name, module in there.named_modules() if hasattr(module, "lora_A")}
+    assert len(tuned) == (14 if adapter is not EXCLUDES else 14 - 2 - 1)  # of two layers with seven each
     merged = run.train(component("stage", "merge"), name="merge", start="ppo")
     whole = AutoModelForCausalLM.from_pretrained(folder_of(merged))
     plain = load_causal(replace(base, adapter=None))
@@ -96,6 +99,14 @@ def test_the_scale_by_hand(tmp_path: Path) -> None:
 def test_what_does_not_start_as_the_base_is_refused(init: Any) -> None:
     with pytest.raises(ValueError, match=f"init_lora_weights: {init} changes the base's weights, starts from another"):
         Adapter(init_lora_weights=init)
+
+
+@pytest.mark.parametrize("option", ["modules_to_save", "trainable_token_indices", "bias"])
+def test_what_trains_the_weights_that_policies_share_is_refused_with_what_to_write(tmp_path: Path, option: str) -> None:
+    with pytest.raises(
+        RecipeError, match=rf"adapter.{option}: is refused: it trains .* of the .*, which policies here"
+    ):
+        check_recipe(recipe(tmp_path, adapter={option: ["lm_head"]}))
 
 
 def test_adapters_of_dora_are_not_summed(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rlhf_plugins.data.names import ADAPTER
 
 Shapes = Mapping[str, tuple[int, ...]]
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-SETS = ("target_modules", "exclude_modules")
+SETS = ("target_modules", "exclude_modules")  # in the configuration of an adapter
 PICKLED = "adapter_model.bin"
 SHOWN = 3
 UNLOADABLE: tuple[type[Exception], ...] = (  # what PEFT raises on a damaged adapter

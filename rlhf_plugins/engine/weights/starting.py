@@ -17,7 +17,7 @@ from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.backbone import POLICY, copy_adapter
 from rlhf_plugins.engine.forward import trunk_of
-from rlhf_plugins.engine.weights.fitting import UNLOADABLE, refuse_pickled
+from rlhf_plugins.engine.weights.fitting import SETS, UNLOADABLE, refuse_pickled
 from rlhf_plugins.engine.weights.loading import (
     fuse_adapters,
     load_causal,
@@ -123,8 +123,10 @@ def config_of(weights: Weights, task: str = CAUSAL) -> PeftConfig | None:
 
 def _within(trunk: PreTrainedModel, config: Any) -> Any:
     """The configuration of an adapter that was trained below a head, with the names that modules have in the trunk."""
-    if not isinstance(config.target_modules, str):
-        config.target_modules = {name.removeprefix(f"{trunk.base_model_prefix}.") for name in config.target_modules}
+    for option in SETS:
+        names = getattr(config, option)
+        if names is not None and not isinstance(names, str):
+            setattr(config, option, {name.removeprefix(f"{trunk.base_model_prefix}.") for name in names})
     return config
 
 

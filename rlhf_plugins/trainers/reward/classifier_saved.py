@@ -16,7 +16,7 @@ from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine.backbone import SAVED, adapter_weights
 from rlhf_plugins.engine.forward import inner_of, trunk_of
-from rlhf_plugins.engine.weights.fitting import ADAPTER_WEIGHTS
+from rlhf_plugins.engine.weights.fitting import ADAPTER_WEIGHTS, SETS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import SAVED as IN_THE_FOLDER
 from rlhf_plugins.reward_models.reward_model import RewardModel
@@ -74,7 +74,8 @@ def _save_adapter(model: Any, folder: Path) -> None:
     save_file(weights, folder / ADAPTER_WEIGHTS)
     config = copy(model.peft_config[name])
     config.task_type, config.modules_to_save = "FEATURE_EXTRACTION", None
-    config.target_modules = _of_trunk(config.target_modules, f"{_inside(model)}.")
+    for option in SETS:
+        setattr(config, option, _of_trunk(getattr(config, option), f"{_inside(model)}."))
     config.save_pretrained(str(folder))
 
 
@@ -85,7 +86,7 @@ def _inside(model: Any) -> str:
 
 def _of_trunk(names: Any, prefix: str) -> Any:
     """The names of the layers with an adapter as the decoder alone has them; a pattern stays as it is."""
-    return names if isinstance(names, str) else {name.removeprefix(prefix) for name in names} - HEADS
+    return names if names is None or isinstance(names, str) else {name.removeprefix(prefix) for name in names} - HEADS
 
 
 def _adapter(model: Any) -> Mapping[str, Any] | None:
@@ -97,8 +98,8 @@ def _adapter(model: Any) -> Mapping[str, Any] | None:
         raise RunError(f"a reward model with an adapter of the type {config.peft_type} opens in PEFT alone")
     kept = {each.name for each in fields(Adapter)} - {"init_lora_weights"}  # its beginning is past
     values = {name: getattr(config, name) for name in kept}
-    names = _of_trunk(config.target_modules, f"{_inside(model)}.")
-    return {**values, "target_modules": sorted(names) if isinstance(names, set) else names}
+    sets = {option: _of_trunk(getattr(config, option), f"{_inside(model)}.") for option in SETS}
+    return {**values, **{option: sorted(names) if isinstance(names, set) else names for option, names in sets.items()}}
 
 
 def _quantization(config: Any) -> str | None:
