@@ -5,16 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
 import trl
+from trl.trainer.callbacks import SyncRefModelCallback
 
 from rlhf_plugins.stages.online import UNREAD
+from rlhf_plugins.trainers.online.rewards import RewardFunctions
 from rlhf_plugins.trainers.online.trainer import OnlineTrainer
+from rlhf_plugins.trainers.online.way import OnlineOptions, objective_of
 from rlhf_plugins.trainers.ppo.importance import Correction
+from rlhf_plugins.trainers.ppo.options import Objective
 from rlhf_plugins.trainers.ppo.rollout import Rollouts
+
+from .test_tables import ways
 
 GRPO, MADE = trl.GRPOTrainer, trl.GRPOTrainer.__init__
 SAMPLED = GRPO._generate_single_turn
@@ -66,3 +73,56 @@ def test_every_option_of_trl_is_read_or_refused() -> None:
 def test_an_option_is_read_where_we_think(name: str) -> None:
     function, words = READ[name]
     assert words in inspect.getsource(function), f"{function.__qualname__} no longer reads {name}: refuse it"
+
+
+# ---- of a script, whose options of TRL's objective are taken over as components ------------------------------
+OBJECTIVE: dict[str, dict[str, Any]] = {  # each with what it needs, without which the objective is another one
+    "beta": {"beta": 0.1},
+    "delta": {"delta": 2.0},
+    "entropy_coef": {"entropy_coef": 0.1},
+    "epsilon": {"epsilon": 0.1},
+    "epsilon_high": {"epsilon_high": 0.3},
+    "importance_sampling_level": {"importance_sampling_level": "sequence"},
+    "loss_type": {"loss_type": "grpo"},
+    "scale_rewards": {"scale_rewards": "none"},
+    "use_bias_correction_kl": {"use_bias_correction_kl": False, "beta": 0.1},
+}
+OF_A_SCRIPT: dict[str, tuple[Callable[..., Any], str]] = {
+    "log_completions": (GRPO.log, "self.log_completions"),
+    "log_completions_hub_repo": (MADE, "self.args.log_completions_hub_repo"),
+    "log_multimodal": (GRPO._generate_and_score_completions, "self.log_multimodal"),  # of images, which go TRL's way
+    "log_unique_prompts": (GRPO.log, "self.log_unique_prompts"),
+    "max_tool_calling_iterations": (GRPO._tool_call_loop, "self.max_tool_calling_iterations"),  # so do tools
+    "model_init_kwargs": (MADE, "args.model_init_kwargs"),
+    "num_completions_to_print": (GRPO.log, "self.num_completions_to_print"),
+    "num_generations_eval": (GRPO._get_eval_sampler, "self.num_generations_eval"),
+    "ref_model_mixup_alpha": (SyncRefModelCallback.on_step_end, "args.ref_model_mixup_alpha"),
+    "ref_model_sync_steps": (SyncRefModelCallback.on_step_end, "args.ref_model_sync_steps"),
+    "reward_weights": (RewardFunctions.__call__, "reward_weights"),
+    "sync_ref_model": (MADE, "args.sync_ref_model"),
+    "vllm_importance_sampling_cap": (trl.GRPOConfig.__post_init__, "self.vllm_importance_sampling_cap"),
+}
+
+
+def test_no_option_of_a_script_is_ignored() -> None:
+    """The page has the same table in words; what is in none of the three goes TRL's way or is refused."""
+    own = {field.name for field in fields(trl.GRPOConfig)} - {f.name for f in fields(transformers.TrainingArguments)}
+    on_engine = {name for name, way in ways("OnlineTrainer").items() if way == "engine"}
+    assert own & on_engine == READ.keys() | OBJECTIVE.keys() | OF_A_SCRIPT.keys()
+
+
+@pytest.mark.parametrize("name", OF_A_SCRIPT)
+def test_an_option_of_a_script_is_read_where_we_think(name: str) -> None:
+    function, words = OF_A_SCRIPT[name]
+    assert words in inspect.getsource(function), f"{function.__qualname__} no longer reads {name}: refuse it"
+
+
+@pytest.mark.parametrize("name", OBJECTIVE)
+def test_an_option_of_the_objective_changes_ours(name: str, tmp_path: Path) -> None:
+    def made(options: dict[str, Any]) -> Objective:
+        args = trl.GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, **options)
+        return objective_of(args, OnlineOptions(), print, None)
+
+    asked = OBJECTIVE[name]
+    assert made(asked) != made({other: value for other, value in asked.items() if other != name})
+    assert made(asked) == made(asked)

@@ -99,12 +99,19 @@ def test_the_reference_is_without_all_that_an_adapter_trains(bases: Bases, tmp_p
     assert_alike(bases(), tmp_path, {"beta": 0.3}, peft_config=given)
 
 
+OF_RESPONSES = {
+    **{"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+    **{"num_iterations": 2, "learning_rate": 0.05},
+}
 OF_THE_LOSS: list[dict[str, Any]] = [
     {"loss_type": "dr_grpo", "scale_rewards": "none"},
     {"beta": 0.3, "use_bias_correction_kl": False, "loss_type": "grpo"},
     {"delta": 1.5, "num_iterations": 2, "learning_rate": 0.1},
     {"gradient_accumulation_steps": 2, "steps_per_generation": 4, "per_device_train_batch_size": 3},
+    {**OF_RESPONSES, "loss_type": "grpo"},
     *slow(
+        {**OF_RESPONSES, "beta": 0.3},
+        {**OF_RESPONSES, "loss_type": "dr_grpo", "beta": 0.3, "use_bias_correction_kl": False},
         {"loss_type": "grpo"},
         {"loss_type": "bnpo"},
         {"beta": 0.3},

@@ -28,7 +28,6 @@ Bases = Callable[..., Base]
 WAYS = ways("OnlineTrainer")
 TRLS_ALONE: dict[str, dict[str, Any]] = {  # of GRPOConfig's own fields: what makes each go TRL's way
     "cast_lm_head_to_fp32": {"cast_lm_head_to_fp32": True},
-    "importance_sampling_level": {"importance_sampling_level": "sequence", "loss_type": "grpo"},
     "mask_truncated_completions": {"mask_truncated_completions": True},
     "multi_objective_aggregation": {"multi_objective_aggregation": "normalize_then_sum"},
     "off_policy_mask_threshold": {"off_policy_mask_threshold": 0.1},
@@ -72,7 +71,7 @@ def test_what_trl_alone_computes_goes_trls_way(bases: Bases, tmp_path: Path, opt
     assert script(OURS, bases(), tmp_path, options).obstacle
 
 
-TRAINED = ("importance_sampling_level", "use_adaptive_entropy", "vespo_k_neg")  # in `make test`
+TRAINED = ("top_entropy_quantile", "use_adaptive_entropy", "vespo_k_neg")  # in `make test`
 
 
 @pytest.mark.parametrize(
@@ -88,6 +87,8 @@ def test_what_trl_alone_computes_is_trls_training(bases: Bases, tmp_path: Path, 
 
 def test_a_loss_that_a_component_names_is_on_the_engine(bases: Bases, tmp_path: Path) -> None:
     assert script(OURS, bases(), tmp_path, {"epsilon": 1.5}).obstacle == "epsilon=1.5"
+    both = {"importance_sampling_level": "sequence", "delta": 1.5}
+    assert script(OURS, bases(), tmp_path, both).obstacle == "delta=1.5 with importance_sampling_level='sequence'"
     given = {"policy_loss": component("policy_loss", "policy_gradient")}
     assert script(OURS, bases(), tmp_path, **given).obstacle is None
 
@@ -155,6 +156,11 @@ def test_rewards_by_a_component_train_as_those_by_functions(bases: Bases, tmp_pa
         ({"beta": 0.1}, {"kl": component("kl", "in_loss")}, r"^both kl= and args.beta=0.1 say the same"),
         ({"loss_type": "grpo"}, {"reduction": component("reduction", "tokens")}, "args.loss_type='grpo' say the same"),
         ({"epsilon": 0.1}, {"policy_loss": component("policy_loss", "clip")}, "args.epsilon=0.1 say the same"),
+        (
+            {"importance_sampling_level": "sequence"},
+            {"policy_loss": component("policy_loss", "gspo")},
+            "both policy_loss= and args.importance_sampling_level='sequence' say the same",
+        ),
         ({"generation_kwargs": {"temperature": 0.5}}, {}, "a temperature of 0.5 would sample from another policy"),
         ({"scale_rewards": "none"}, {"advantage": component("advantage", "grpo")}, "args.scale_rewards='none' say"),
         ({}, {"reward": by_length}, "both reward= and reward_funcs give rewards"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from trl.trainer.utils import nanstd
 
 from rlhf_plugins.trainers.online.rewards import completions
+from rlhf_plugins.trainers.ppo.step import ratio_of
 
 if TYPE_CHECKING:
     from rlhf_plugins.data.conversations import Conversations
@@ -26,12 +27,13 @@ class Updates:
         clip: epsilon below and above.
         penalised: whether KL towards the reference is TRL's: k3.
         weighs_kl: whether that is times the ratio.
+        by_response: whether ratios are of whole responses, over which the shares of clipped ones are then means.
     """
 
-    def __init__(self, clip: tuple[float, float], penalised: bool, weighs_kl: bool) -> None:
-        self._clip, self._penalised, self._weighs_kl = clip, penalised, weighs_kl
+    def __init__(self, clip: tuple[float, float], penalised: bool, weighs_kl: bool, by_response: bool) -> None:
+        self._clip, self._penalised, self._weighs_kl, self._whole = clip, penalised, weighs_kl, by_response
         self._sums: dict[str, Tensor] = {}
-        self._tokens = 0
+        self._counts: dict[str, int] = {}
         self._by_response: list[Tensor] = []  # (2, b) shares of tokens that are clipped below and above
 
     @torch.no_grad()
@@ -39,21 +41,22 @@ class Updates:
         """Adds a micro-batch of the step."""
         mask = part.batch.response_mask()  # (b, t)
         length = mask.shape[1]
-        self._tokens += int(mask.sum())
-        ratio = (outputs.log_probs - rollout.log_probs[part.rows, :length]).exp()
+        ratio = ratio_of(outputs.log_probs - rollout.log_probs[part.rows, :length], mask, self._whole)
         if self._penalised and rollout.reference is not None:
             away = rollout.reference[part.rows, :length] - outputs.log_probs
             self._add("kl", (away.expm1() - away) * (ratio if self._weighs_kl else 1.0), mask)
         if outputs.entropies is not None:
             self._add("entropy", outputs.entropies, mask)
-        gain = rollout.advantages[part.rows, :length]
+        clipped = mask[:, : ratio.shape[1]]  # of responses the first token, which each has
+        gain = rollout.advantages[part.rows, : ratio.shape[1]]
         low, high = (ratio < 1 - self._clip[0]) & (gain < 0), (ratio > 1 + self._clip[1]) & (gain > 0)
         for name, tokens in (("low_mean", low), ("high_mean", high), ("region_mean", low | high)):
-            self._add(f"clip_ratio/{name}", tokens.float(), mask)
-        self._by_response.append(torch.stack([(each & mask).sum(1) / mask.sum(1) for each in (low, high)]))
+            self._add(f"clip_ratio/{name}", tokens.float(), clipped)
+        self._by_response.append(torch.stack([(each & clipped).sum(1) / clipped.sum(1) for each in (low, high)]))
 
     def _add(self, name: str, tokens: Tensor, mask: Tensor) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + tokens.masked_fill(~mask, 0.0).sum()
+        self._counts[name] = self._counts.get(name, 0) + int(mask.sum())
 
     def without_these(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """Numbers of a rollout without those that have a name of these."""
@@ -62,11 +65,11 @@ class Updates:
 
     def take(self) -> dict[str, float]:
         """The numbers of the step, which are then forgotten."""
-        found = {name: total.item() / self._tokens for name, total in self._sums.items()}
+        found = {name: total.item() / self._counts[name] for name, total in self._sums.items()}
         if self._by_response:
             low, high = torch.cat(self._by_response, 1)
             found |= {"clip_ratio/low_min": low.min().item(), "clip_ratio/high_max": high.max().item()}
-        self._sums, self._tokens, self._by_response = {}, 0, []
+        self._sums, self._counts, self._by_response = {}, {}, []
         return found
 
 

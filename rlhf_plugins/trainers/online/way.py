@@ -36,13 +36,18 @@ INSTEAD_OF: dict[
     str, dict[str, Any]
 ] = {  # of our arguments: the options of TRL's that say the same, with their defaults
     "advantage": {"scale_rewards": "group", "multi_objective_aggregation": "sum_then_normalize"},
-    "policy_loss": {"loss_type": "dapo", "epsilon": 0.2, "epsilon_high": None, "delta": None},
+    "policy_loss": {
+        "loss_type": "dapo",
+        "epsilon": 0.2,
+        "epsilon_high": None,
+        "delta": None,
+        "importance_sampling_level": "token",
+    },
     "reduction": {"loss_type": "dapo"},
     "kl": {"beta": 0.0},
     "reward": {"reward_weights": None},
 }
 THEIRS_ALONE = {  # options that the engine does not compute, and their value where they do nothing
-    "importance_sampling_level": "token",
     "mask_truncated_completions": False,
     "multi_objective_aggregation": "sum_then_normalize",
     "off_policy_mask_threshold": None,
@@ -151,6 +156,7 @@ def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback:
         alike=own.reduction is None and args.loss_type == "dapo",
         kl=acting(own.kl or term) if own.kl or term else None,
         weighs_kl=own.kl is None and args.use_bias_correction_kl,
+        by_response=by_response(args),
         correction=Correction.of(args),
         reshaped=sampling.reshaping(vars(args)),
         shaping=list(map(acting, own.shaping)),
@@ -167,9 +173,17 @@ def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback:
     )
 
 
+def by_response(args: trl.GRPOConfig) -> bool:
+    """Whether ratios are of whole responses."""
+    return bool(args.importance_sampling_level == "sequence")
+
+
 def _clip(args: trl.GRPOConfig) -> PolicyLoss:
     from rlhf_plugins.recipe.public import component
 
+    if by_response(args):
+        whole: PolicyLoss = component("policy_loss", "gspo", epsilon=args.epsilon, epsilon_high=args.epsilon_high)
+        return whole
     if args.delta is not None:
         dual: PolicyLoss = component("policy_loss", "dual_clip", epsilon=args.epsilon, limit=args.delta)
         return dual
@@ -213,6 +227,10 @@ def _of_the_loss(args: trl.GRPOConfig, own: OnlineOptions) -> Iterator[str]:
             yield f"epsilon={args.epsilon}"
         if args.epsilon_high is not None and (args.delta is not None or args.epsilon_high <= 0):
             yield f"epsilon_high={args.epsilon_high} with delta={args.delta}"
+        if args.importance_sampling_level not in ("token", "sequence"):
+            yield f"importance_sampling_level={args.importance_sampling_level!r}"
+        if args.delta is not None and by_response(args):
+            yield f"delta={args.delta} with importance_sampling_level='sequence'"
         if args.delta is not None and args.delta <= 1 + args.epsilon:
             yield f"delta={args.delta}, within the clip"
     if args.beta < 0:

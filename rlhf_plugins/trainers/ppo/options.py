@@ -139,6 +139,7 @@ class Objective:
     keeps_truncated: bool = True  # whether responses that did not end by themselves are in the loss
     fallback: Callable[[Samples], Prediction] | None = None  # scores the responses for which `score` abstains
     weighs_kl: bool = False  # whether KL in the loss is times r, which makes it unbiased (DeepSeek-AI 2025, V3.2)
+    by_response: bool = False  # whether this r is that of the whole response, the geometric mean of its tokens'
     correction: Correction | None = None  # for another sampler than the policy
     reshaped: Sequence[str] = ()  # options under which what samples has another distribution than the policy
     alike: bool = False  # tokens weigh alike in all minibatches of a rollout: 1 / their mean number in a minibatch

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlhf_plugins.arithmetic import objectives
+from rlhf_plugins.arithmetic import masked, objectives
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import Reduction
 from rlhf_plugins.errors import PluginError
@@ -50,7 +50,7 @@ def loss(outputs: Outputs, part: MicroBatch, rollout: Experience, aim: Objective
     if aim.kl is not None and rollout.reference is not None:
         kl = aim.kl(outputs.log_probs - known(rollout.reference)).on_loss
     if kl is not None:
-        kl = kl * log_ratio.exp() if aim.weighs_kl else kl
+        kl = kl * ratio_of(log_ratio, mask, aim.by_response) if aim.weighs_kl else kl
         losses = losses + rollout.kl_coef * kl
     if rollout.loss_weights is None:
         policy_loss = aim.reduction(losses, mask)
@@ -69,6 +69,11 @@ def loss(outputs: Outputs, part: MicroBatch, rollout: Experience, aim: Objective
     terms["approx_kl"] = mean((log_ratio.expm1() - log_ratio).detach())  # KL(pi_old || pi), k3 of Schulman 2020
     terms["loss"] = total
     return total, dict(zip(terms, torch.stack([value.detach() for value in terms.values()]).tolist(), strict=True))
+
+
+def ratio_of(log_ratio: Tensor, mask: Tensor, by_response: bool) -> Tensor:
+    """The ratio of each token, (b, t), or of each response, (b, 1): the geometric mean of its tokens'."""
+    return masked.mean(log_ratio, mask, dim=1).unsqueeze(1).exp() if by_response else log_ratio.exp()
 
 
 def without_gradient(losses: Tensor, log_ratio: Tensor) -> Tensor:
