@@ -22,7 +22,7 @@ def within(name: str, cls: type, found: Mapping[str, Any], registry: Registry) -
 
     The rank of an adapter is `r`.
     """
-    from rlhf_plugins.recipe.trainer import config_options
+    from rlhf_plugins.recipe.trainer import SECRETS, config_options
 
     if cls is Adapter and name in RANK:
         return "r"
@@ -30,7 +30,7 @@ def within(name: str, cls: type, found: Mapping[str, Any], registry: Registry) -
     for option in options(cls).values():
         if option.block and name in options(option.block):
             return f"{option.name}.{name}"
-        if option.config and name in config_options(option.config).keys() - reserved:
+        if option.config and name in config_options(option.config).keys() - reserved - SECRETS:
             return f"{option.name}.{name}"
         for path, one in _held(option, found.get(option.name)).items():
             inner = registry.get(str(option.kind), one[option.tag])

@@ -16,7 +16,7 @@ from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.run_kinds import Monitor, Stage
 from rlhf_plugins.errors import nearest
-from rlhf_plugins.recipe import members, misplaced, trainer
+from rlhf_plugins.recipe import elsewhere, members, misplaced, trainer
 from rlhf_plugins.recipe.limits import check_trackers
 from rlhf_plugins.recipe.located import located
 from rlhf_plugins.recipe.options import NONE, Option, options, plain, validated
@@ -59,7 +59,8 @@ class Resolver:
             inner = misplaced.within(name, cls, found, self.registry)
             hint = f"(did you mean {inner}? known: {', '.join(sorted(names))})" if inner else nearest(name, names)
             here = f"; TRL's {name} {of_trl[name]}" if name in of_trl else ""
-            self.problem((*keys, name), renamed.get(name) or f"unknown option {hint}{here}")
+            said = "" if inner or here else _of_others(name, cls)
+            self.problem((*keys, name), renamed.get(name) or said or f"unknown option {hint}{here}")
         return found
 
     def trackers(self, value: Any) -> Any:
@@ -189,6 +190,12 @@ class Resolver:
         """Records a fault, and returns a placeholder for the value."""
         self.problems.append((keys, message))
         return None
+
+
+def _of_others(name: str, cls: type) -> str:
+    """What to write for an option that is unknown, where other tools or another part of a recipe have it."""
+    instead = elsewhere.in_a_stage(name) if issubclass(cls, Stage) else elsewhere.OTHERS.get(name, "")
+    return instead if instead.startswith("is ") else f"unknown option: {instead}" if instead else ""
 
 
 def _renamed(value: dict[str, Any], tag: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic.errors import PydanticSchemaGenerationError
 
 from rlhf_plugins.errors import PluginError, nearest
+from rlhf_plugins.recipe.elsewhere import OTHERS, in_a_stage
 from rlhf_plugins.recipe.limits import FULL_EVAL, OF_TRANSFORMERS, RANGES, check_trackers, keeping_the_best, useless
 from rlhf_plugins.recipe.options import validated
 
@@ -74,12 +75,14 @@ def resolved(
 def _value(config: str, name: str, value: Any, reserved: Mapping[str, str]) -> Any:
     types = config_options(config)
     if name in SECRETS:
-        raise ValueError("is a secret, which a report would show; log in with `hf auth login` or set HF_TOKEN")
+        raise ValueError(OTHERS[name])
     if name in OBJECTS and value is not None:
         raise ValueError("is an object of accelerate, which a recipe cannot hold; leave it out")
     if name in reserved:
         raise ValueError(reserved[name] or _instead(name))
     if name not in types:
+        if instead := in_a_stage(name):
+            raise ValueError(f"unknown option of {_known_as(config)}: {instead}")
         near = get_close_matches(name, types.keys() - set(reserved) - SECRETS)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: its {len(types)} options are TRL's own"
         raise ValueError(f"unknown option of {_known_as(config)} ({hint})")

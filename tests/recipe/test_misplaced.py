@@ -10,6 +10,7 @@ import yaml
 
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe.check import check_recipe
+from rlhf_plugins.recipe.elsewhere import OTHERS
 from rlhf_plugins.registry.registry import registry
 
 RECIPE = {"base": "sandbox", "data": "sandbox"}
@@ -68,6 +69,23 @@ def test_the_rank_of_an_adapter_is_r(name: str) -> None:
         "known: exclude_modules, init_lora_weights, lora_alpha, lora_dropout, r, target_modules, use_dora, use_rslora"
     )
     assert fault(f"adapter.{name}=8") == f"adapter.{name}: unknown option (did you mean r? {known})"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_option_of_other_tools_is_answered_by_what_does_it_here(name: str) -> None:
+    places = ["", "stages.preference.", "stages.preference.trainer."]
+    found = [fault(f"{place}{name}=0.1") for place in places]
+    assert [one.endswith(OTHERS[name]) for one in found] == [True] * len(found)
+    for written in map(yaml.safe_load, re.findall("`([a-z]+: .*)`", OTHERS[name])):
+        top = {key: value for key, value in written.items() if key not in ("trainer", "base", "data")}
+        own = {key: value for key, value in written.items() if key == "trainer"}
+        check_recipe({**RECIPE, **top, "stages": [{"stage": "preference", **own}]})
+
+
+@pytest.mark.parametrize("place", ["stages.preference.", "stages.preference.trainer."])
+def test_an_option_of_the_top_or_of_the_adapter_is_answered_by_its_place(place: str) -> None:
+    assert fault(f"{place}max_prompt_length=10").endswith(": write `max_prompt_length:` at the top of the recipe")
+    assert fault(f"{place}lora_alpha=8").endswith(": write `adapter: {lora_alpha: ...}` at the top of the recipe")
 
 
 HINTS = [
