@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import hypot, sqrt
 from typing import Any, NamedTuple
 
@@ -40,11 +41,39 @@ def mean_interval(values: np.ndarray, seed: int = 0) -> Interval:
     mean = float(np.mean(values))
     if _equal(values):
         return Interval(mean, mean, mean)
-    method = "BCa" if len(values) <= MANY else "percentile"
-    options: dict[str, Any] = {"n_resamples": RESAMPLES, "batch": max(1, AT_ONCE // len(values)), "method": method}
-    drawn: Any = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(seed), **options).confidence_interval
+    low, high = _drawn((values,), np.mean, seed)
     wide = students_half(values, np.ones(len(values)))
-    return Interval(mean, min(float(drawn.low), mean - wide), max(float(drawn.high), mean + wide))
+    return Interval(mean, min(low, mean - wide), max(high, mean + wide))
+
+
+def cluster_interval(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> Interval:
+    """The mean over rows of which units have different numbers, as `mean_interval`: whole units are drawn again.
+
+    Rows of one unit say less than as many of different ones (Field and Welsh 2007, the cluster bootstrap). Student's
+    interval is that of the linearised ratio (Cochran 1977, chapter 6).
+
+    Args:
+        sums: (n,) of the rows of independent units, such as prompts; n >= 2, and not all of one mean.
+        counts: (n,) how many rows each has, 1 or more.
+        seed: of the resampling.
+    """
+
+    def mean(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(sums.sum(axis) / counts.sum(axis))
+
+    share = float(sums.sum() / counts.sum())
+    low, high = _drawn((sums, counts), mean, seed)
+    wide = students_half(sums, counts)
+    return Interval(share, min(low, share - wide), max(high, share + wide))
+
+
+def _drawn(samples: tuple[np.ndarray, ...], statistic: Callable[..., Any], seed: int) -> tuple[float, float]:
+    """The bootstrap's interval of a number of paired samples, each (n,): BCa, or of many units the percentiles."""
+    count, paired = len(samples[0]), len(samples) > 1
+    method = "BCa" if count <= MANY else "percentile"
+    options: dict[str, Any] = {"n_resamples": RESAMPLES, "batch": max(1, AT_ONCE // count), "method": method}
+    drawn: Any = stats.bootstrap(samples, statistic, paired=paired, rng=np.random.default_rng(seed), **options)
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
 
 def ratio_interval(tops: np.ndarray, bottoms: np.ndarray, seed: int = 0) -> Interval:

@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from rlhf_plugins.arithmetic import scored
 from rlhf_plugins.arithmetic.bounds import mean_above
-from rlhf_plugins.arithmetic.intervals import students_half, unanimous
+from rlhf_plugins.arithmetic.intervals import cluster_interval, unanimous
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.records import ScoredPairs
 
 Bins = Annotated[int, Field(ge=1, description="equal-width bins of p over [0, 1]")]
-MANY = 2000  # prompts above which BCa, whose jackknife is quadratic, is slow and corrects next to nothing
 MATCHED = 0.1  # lengths that differ by less than this share of the longer one
 PEOPLE = 20  # annotators that are named
 FARTHEST = 7.0  # how far from the mean gap a temperature is looked for, as a natural logarithm
@@ -53,15 +52,8 @@ def _interval(right: np.ndarray, prompts: np.ndarray) -> tuple[float, float]:
     counts, sums = np.bincount(prompts), np.bincount(prompts, right)  # (prompts,)
     if np.ptp(sums / counts) == 0:
         return unanimous(float(right.mean()), len(counts))
-
-    def mean(right: np.ndarray, pairs: np.ndarray, axis: int = -1) -> np.ndarray:
-        return right.sum(axis) / pairs.sum(axis)
-
-    method = "BCa" if len(counts) <= MANY else "percentile"
-    options = {"n_resamples": 2000, "batch": 256, "rng": np.random.default_rng(0)}
-    found = stats.bootstrap((sums, counts), mean, paired=True, method=method, **options).confidence_interval
-    share, wide = float(right.mean()), students_half(sums, counts)
-    return max(min(float(found.low), share - wide), 0.0), min(max(float(found.high), share + wide), 1.0)
+    _, low, high = cluster_interval(sums, counts)
+    return max(low, 0.0), min(high, 1.0)
 
 
 class CalibrationErrors(NamedTuple):

@@ -10,7 +10,13 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from rlhf_plugins.arithmetic import intervals
-from rlhf_plugins.arithmetic.intervals import mean_interval, ratio_interval, share_interval, students_half
+from rlhf_plugins.arithmetic.intervals import (
+    cluster_interval,
+    mean_interval,
+    ratio_interval,
+    share_interval,
+    students_half,
+)
 
 SKEWED = stats.expon.ppf((np.arange(20) + 0.5) / 20)  # (20,)
 
@@ -52,6 +58,7 @@ def test_the_interval_of_a_ratio_of_few_is_students() -> None:
     half = 4.302653 * (3 / 2 * 6 / 16) ** 0.5 / 8
     assert students_half(tops, bottoms) == pytest.approx(half)
     assert ratio_interval(tops, bottoms) == pytest.approx((0.75, 0.75 - half, 0.75 + half))
+    assert cluster_interval(tops, bottoms) == pytest.approx((0.75, 0.75 - half, 0.75 + half))
     assert students_half(SKEWED, np.ones(20)) == pytest.approx(stats.t.ppf(0.975, 19) * stats.sem(SKEWED))
 
 
@@ -114,3 +121,9 @@ def test_shares_that_agree_leave_wilsons_width(share: float, low: float, high: f
         wilson = stats.binomtest(int(10 * share), 10).proportion_ci(method="wilson")
         assert share_interval(np.full(10, share))[1:] == pytest.approx((wilson.low, wilson.high))
     assert share_interval(np.ones(2), least=-1.0).low == pytest.approx(1 - 2 * 3.841459 / (2 + 3.841459))
+
+
+def test_units_of_one_row_are_a_mean_and_rows_of_a_unit_are_no_evidence() -> None:
+    values = np.random.default_rng(3).normal(size=30)
+    assert cluster_interval(values, np.ones(30)) == mean_interval(values)
+    assert cluster_interval(3 * values, np.full(30, 3)) == pytest.approx(mean_interval(values))
