@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -38,6 +38,7 @@ UNREAD = frozenset(  # options that TRL's own rendering and loading alone would 
     }
 )
 
+APART = "{} turns are rows of their own: the chat template writes them otherwise where others follow."
 OF_SFT_CONFIG = {"assistant_only_loss": "is an option of the stage here: write `train_on: all` beside `stage: sft`"}
 
 
@@ -55,8 +56,8 @@ class SFT(
 
     The loss of a batch is sum_i w_i sum_t -log p_it / N, with w_i the `weight` of row i, which is 1 where it has none,
     and N the number of tokens of all its responses. With `train_on: all`, t runs over the tokens of every turn of the
-    assistant, those in prompts too, as with TRL's `assistant_only_loss`, but with any chat template that writes a turn
-    alike wherever it is; rows of others are left out and counted.
+    assistant, those in prompts too, as with TRL's `assistant_only_loss`, but with any chat template: a turn that it
+    writes otherwise where others follow is a row of its own, as the answer to what is before it.
     """
 
     of_trl = OF_SFT_CONFIG
@@ -98,7 +99,7 @@ class SFT(
             _refuse(args, rows.dataset)
             return len(rows.dataset), rows.left_out
 
-        found = kept(run.data.train, "rows", learned)
+        found = kept(run.data.train, "rows" if self.train_on == "last" else "rows of turns", learned)
         held_out(args, run.data.test, lambda test: tried(test, lambda some: self._tokenized(some, encoder)))
         return found
 
@@ -140,7 +141,9 @@ class SFT(
                 processing_class=encoder.tokenizer,
                 peft_config=config_of(start) if new else None,
             )
-        return trained(self, run, trainer, {**rows.left_out, **_left_out(trainer, rows.dataset)})
+        result = trained(self, run, trainer, {**rows.left_out, **_left_out(trainer, rows.dataset)})
+        notes = [*result.report.notes, *([APART.format(rows.apart)] if rows.apart else [])]
+        return replace(result, report=replace(result.report, notes=notes))
 
 
 def _refuse(args: Any, train: Dataset) -> None:

@@ -16,10 +16,10 @@ from templates import TEMPLATES, chat_base
 from rlhf_plugins import check_recipe
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base, Lengths
-from rlhf_plugins.data.batches.tokenized import UNSTABLE, tokenized_answers
+from rlhf_plugins.data.batches.tokenized import tokenized_answers
 from rlhf_plugins.data.batches.tokens import RowEncoder
 from rlhf_plugins.engine.weights.loading import load_causal, load_row_encoder
-from rlhf_plugins.errors import DataError, RecipeError
+from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_run
 from rlhf_plugins.trainers.arguments import arguments
@@ -43,6 +43,10 @@ def talk(*texts: str) -> list[dict[str, Any]]:
 def group(*texts: str) -> Group:
     turns = talk(*texts)
     return Group(turns[:-1], (turns[-1:],))
+
+
+def as_pair(row: Group) -> tuple[Any, Any]:
+    return row.prompt, row.responses[0]
 
 
 def learned(encoder: RowEncoder, *groups: Group) -> list[list[str]]:
@@ -117,25 +121,60 @@ def test_the_loss_by_hand(tmp_path: Path) -> None:
     assert result.curves["loss"].points[0][1] == pytest.approx(float(nats) / 7, rel=1e-3)
 
 
-def test_a_template_that_cuts_earlier_thoughts_cannot_teach_every_turn(tmp_path: Path) -> None:
-    cuts = (
-        "{% for m in messages %}<turn>{{ m.role }} {{ m.content if loop.last else m.content.split('</think>')[-1] }}"
-        "<end>\n{% endfor %}{% if add_generation_prompt %}<turn>assistant {% endif %}"
-    )
-    encoder = load_row_encoder(chat_base(tmp_path, "", template=cuts))
+CUTS = (  # the thoughts of earlier turns
+    "{% for m in messages %}<turn>{{ m.role }} {{ m.content if loop.last else m.content.split('</think>')[-1] }}"
+    "<end>\n{% endfor %}{% if add_generation_prompt %}<turn>assistant {% endif %}"
+)
+
+
+def test_a_turn_that_is_written_otherwise_later_is_learned_as_an_answer(tmp_path: Path) -> None:
+    encoder = load_row_encoder(chat_base(tmp_path, "", template=CUTS))
     thought, plain = group("who", "ant </think> bee", "how", "cat"), group("who", "ant", "how", "cat")
-    found = tokenized_answers([thought, plain], encoder, every_turn=True)
-    assert (len(found.dataset), found.left_out) == (1, {UNSTABLE: 1})
-    with pytest.raises(DataError, match=f"no row is left to learn from .1 x {UNSTABLE}"):
-        tokenized_answers([thought], encoder, every_turn=True)
-    assert len(tokenized_answers([thought, plain], encoder).dataset) == 2
+    assert learned(encoder, plain, thought) == [
+        ["ant", "<end>", "cat", "<end>"],
+        ["ant", "</think>", "bee", "<end>"],
+        ["cat", "<end>"],
+    ]
+    found = tokenized_answers([plain, thought], encoder, every_turn=True)
+    (first, last) = (encoder.encode(talk("who"), talk("", "ant </think> bee")[1:]), encoder.encode(*as_pair(thought)))
+    assert [row["input_ids"] for row in found.dataset][1:] == [[*first[0], *first[1]], [*last[0], *last[1]]]
+    assert (found.apart, found.left_out) == (1, {})
 
 
-def test_an_end_that_a_template_does_not_write_is_no_turn_to_learn(tmp_path: Path) -> None:
+def test_a_thought_that_only_the_last_turn_has_is_learned_in_each(tmp_path: Path) -> None:
+    """As with templates that write an empty thought before the last answer alone."""
+    first = "'<think> </think> ' + m.content if loop.last and m.role == 'assistant'"
+    empty = CUTS.replace("m.content if loop.last", first)
+    encoder = load_row_encoder(chat_base(tmp_path, "", template=empty))
+    thinks = ["<think>", "</think>"]
+    assert learned(encoder, THREE) == [
+        [*thinks, "ant", "bee", "<end>"],
+        [*thinks, "cat", "<end>"],
+        [*thinks, "dog", "<end>"],
+    ]
+
+
+def test_a_turn_without_an_end_is_learned_with_one(tmp_path: Path) -> None:
     open_ended = "{% for m in messages %}<turn>{{ m.role }} {{ m.content }}{% endfor %}"
     encoder = load_row_encoder(chat_base(tmp_path, "", template=open_ended))
-    with pytest.raises(DataError, match=UNSTABLE):
-        tokenized_answers([THREE], encoder, every_turn=True)
+    assert [row[-1] for row in learned(encoder, THREE)] == ["<eos>"] * 3
+
+
+def test_the_report_counts_the_rows_of_turns(tmp_path: Path) -> None:
+    base = chat_base(tmp_path, "", template=CUTS)
+    stage = component("stage", {"use": "sft", "train_on": "all", "trainer": OPTIONS | {"max_steps": 1}})
+    data = Data((group("who", "ant </think> bee", "how", "cat"),), ())
+    result = stage.run(replace(tiny_run(base, tmp_path / "run"), data=data))
+    assert "1 turns are rows of their own: the chat template writes them otherwise" in result.report.notes[-1]
+
+
+def test_a_greeting_that_answers_nothing_is_counted(tmp_path: Path) -> None:
+    encoder = load_row_encoder(chat_base(tmp_path, "chatml"))
+    turns = [{"role": "assistant", "content": "ant"}, *talk("how", "cat")]
+    found = tokenized_answers([Group(turns[:-1], (turns[-1:],))], encoder, every_turn=True)
+    ((reason, count),) = found.left_out.items()
+    assert reason.startswith("earlier turn: messages cannot be tokenized: ")
+    assert (count, sum(found.dataset[0]["completion_mask"])) == (1, 2)
 
 
 def test_a_users_turn_inside_a_response_is_not_learned(tmp_path: Path) -> None:

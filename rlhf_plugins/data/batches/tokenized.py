@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset
 
-from rlhf_plugins.contract.rows import LEARNED, Group
+from rlhf_plugins.contract.rows import LEARNED, Group, Text
 from rlhf_plugins.data.batches.groups import best_response, labels, pair_rows, pairs
 from rlhf_plugins.data.batches.lengths import NOTHING_LEFT, PROMPT_TOO_LONG, responses_taken, whole_row
 from rlhf_plugins.data.batches.tokens import RowEncoder
@@ -21,18 +21,19 @@ from rlhf_plugins.errors import DataError
 
 NO_LABEL = "no label and no preferred response"
 NO_OTHER = "no other prompt's response fits behind the prompt and differs"
+Messages = list[dict[str, Any]]
 ASSISTANT = "assistant"  # the role of a policy's turns
-UNSTABLE = "a turn that the chat template writes otherwise where others follow, so that not every turn can be learned"
 EARLIER = "an earlier turn says that it is to be learned, and only the last one is: write `train_on: all`"
 TRIED = 64  # rows among which another response is looked for
 
 
 @dataclass(frozen=True)
 class Tokenized:
-    """Rows of tokens, and how many were left out of them, by reason."""
+    """Rows of tokens, how many were left out, by reason, and how many are earlier turns in rows of their own."""
 
     dataset: Dataset
     left_out: Mapping[str, int]
+    apart: int = 0
 
 
 def tokenized_pairs(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
@@ -100,14 +101,16 @@ def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder, every_turn: 
     Args:
         groups: to learn from.
         encoder: of the model.
-        every_turn: the mask is 1 at each turn of the assistant, also in the prompt, and 0 at other turns in a response.
+        every_turn: the mask is 1 at each turn of the assistant, also in the prompt, and 0 at other turns in a response;
+            a turn that the chat template writes otherwise where others follow is a row of its own, as the answer to
+            what is before it.
 
     Raises:
         DataError: there is no response that may be imitated, none is left, or an earlier turn says that it is to be
             learned and only the last one is.
     """
     groups = list(groups)
-    weighed, left_out, found = any(group.weight != 1 for group in groups), Counter[str](), []
+    weighed, left_out, found, apart = any(group.weight != 1 for group in groups), Counter[str](), [], 0
     for group in groups:
         if not group.weight:
             left_out["weight 0"] += 1
@@ -118,53 +121,54 @@ def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder, every_turn: 
         if response is None:
             left_out["labelled undesirable" if group.responses else "no response"] += 1
             continue
-        taken = responses_taken(group.prompt, [response], encoder.encode, encoder.fit, left_out)
-        if taken and taken[0]:
-            tokens = taken[1]
-            (ids,) = tokens.branches
-            mask = [0] * len(tokens.prompt) + [1] * len(ids)
-            if every_turn and not isinstance(group.prompt, str) and not isinstance(response, str):
-                try:
-                    asked, answer = turns_mask(encoder, group.prompt, response)
-                except DataError as error:
-                    left_out[str(error).removeprefix("its ")] += 1
-                    continue
-                mask = asked[len(asked) - len(tokens.prompt) :] + answer[: len(ids)]  # as the tokens were cut
-            row = {"input_ids": [*tokens.prompt, *ids], "completion_mask": mask}
-            found.append({**row, "weight": float(group.weight)} if weighed else row)
-    return _tokenized(found, left_out)
+        rows = _answer(group.prompt, response, encoder, left_out)
+        if rows and every_turn and not isinstance(group.prompt, str) and not isinstance(response, str):
+            rows = _turns(group.prompt, response, rows[0], encoder, left_out)
+            apart += max(0, len(rows) - 1)
+        found += [{**row, "weight": float(group.weight)} if weighed else row for row in rows]
+    return replace(_tokenized(found, left_out), apart=apart)
 
 
-def turns_mask(
-    encoder: RowEncoder, prompt: list[dict[str, Any]], response: list[dict[str, Any]]
-) -> tuple[list[int], list[int]]:
-    """1 at the tokens of each of the assistant's turns that is to be learned, its end included, and 0 at all others.
+def _answer(prompt: Text, response: Text, encoder: RowEncoder, left_out: Counter[str]) -> list[dict[str, Any]]:
+    """A response behind its prompt as a row; no row where it is left out, which is counted."""
+    taken = responses_taken(prompt, [response], encoder.encode, encoder.fit, left_out)
+    if taken is None or not taken[0]:
+        return []
+    (ids,) = taken[1].branches
+    shared = list(taken[1].prompt)
+    return [{"input_ids": [*shared, *ids], "completion_mask": [0] * len(shared) + [1] * len(ids)}]
 
-    A turn's tokens are those of it as the answer to what is before it, so that no chat template has to mark them.
+
+def _turns(
+    prompt: Messages, response: Messages, row: dict[str, Any], encoder: RowEncoder, left_out: Counter[str]
+) -> list[dict[str, Any]]:
+    """The row of a response, learned at every turn of its conversation, after rows of turns that are none of its.
 
     Args:
+        prompt: of the row.
+        response: of the row.
+        row: as `_answer` makes it, whose tokens may be cut.
         encoder: of the model.
-        prompt: messages.
-        response: messages.
-
-    Returns:
-        The masks of the tokens of the prompt and of the response, which nothing has cut.
-
-    Raises:
-        DataError: the chat template writes a turn otherwise where others follow, such as without its thoughts, or
-            refuses what is before it.
+        left_out: counts the turns that no row can have.
     """
-    asked, answer = encoder.encode(prompt, response)
-    whole, talk = [*asked, *answer], [*prompt, *response]
-    mask = [0] * len(whole)
+    talk, (asked, answer) = [*prompt, *response], encoder.encode(prompt, response)
+    mask, rows = [0] * (len(asked) + len(answer)), list[dict[str, Any]]()
     for place, message in enumerate(talk):
-        if message["role"] == ASSISTANT and not is_unlearned(message):
+        if message["role"] != ASSISTANT or is_unlearned(message):
+            continue
+        try:
             before, said = encoder.encode(talk[:place], [message])
-            end = len(before) + len(said)
-            if [*before, *said] != whole[:end]:
-                raise DataError(UNSTABLE)
+        except DataError as error:
+            left_out[f"earlier turn: {str(error).removeprefix('its ')}"] += 1
+            continue
+        end = len(before) + len(said)
+        if [*before, *said] == [*asked, *answer][:end]:
             mask[len(before) : end] = [1] * len(said)
-    return mask[: len(asked)], mask[len(asked) :]
+        else:
+            rows += _answer(talk[:place], [message], encoder, left_out)
+    size = row["completion_mask"].count(0)  # of the prompt, which loses its first tokens where it is cut
+    marks = mask[len(asked) - size :][: len(row["input_ids"])]
+    return [*rows, {**row, "completion_mask": marks}] if any(marks) else rows
 
 
 def prompts_with_room(prompts: Iterable[Group], encoder: RowEncoder, room: int) -> tuple[list[Group], dict[str, int]]:
