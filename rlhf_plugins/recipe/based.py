@@ -82,6 +82,8 @@ def weights(base: Base) -> Weights:
     from rlhf_plugins.engine.policy import saved_base
 
     saved = saved_base(folder, base.trust_remote_code)
+    if absent := no_model(saved.path):
+        raise RunError(f"{base.path}: the base of its adapter is not here: {absent}")
     saved = replace(saved, chat=base.chat or saved.chat, lengths=base.lengths)
     if base.quantization not in (None, saved.quantization):
         how = saved.quantization or "unquantized"

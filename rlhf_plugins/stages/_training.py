@@ -40,6 +40,10 @@ Reference = Annotated[
 FEW = 64  # held-out rows that a rehearsal tries first
 MANY = 1_000  # of the rows to train on, which take less than a second
 WITHOUT_LIMIT = 4096  # tokens of a sequence that nothing limits, for a forecast
+HEAD = "lm_head"
+NOT_LEARNED = (
+    "TRL computes log-probabilities from the weights of that layer, so that no adapter on it learns: leave it out"
+)
 NEEDS = "needs `trainer: {eval_strategy: steps}`, which evaluates"
 
 
@@ -141,8 +145,10 @@ class PolicyTraining(Training, carries={"optimizer"}):
     tasks: tuple[Task, ...] = uses("task", [])  # measured at `eval_strategy`
 
     def fits(self, adapter: Adapter | None) -> None:
-        """Raises ValueError for tasks that nothing measures, that have one name, or whose best share is the lowest."""
+        """Raises ValueError for tasks that nothing measures, have one name, or of which less is best; and `on_head`."""
         super().fits(adapter)
+        if adapter is not None and on_head(adapter):
+            raise ValueError(f"adapter.target_modules: {HEAD}: {NOT_LEARNED}")
         distinct(self.tasks)
         given = self.trainer or {}
         if self.tasks and given.get("eval_strategy", "no") == "no":
@@ -171,6 +177,12 @@ def _precision(trainer: Mapping[str, Any]) -> Literal["fp16", "bf16", "fp32"] | 
     if asked is None:
         return None
     return "bf16" if asked else "fp32"
+
+
+def on_head(adapter: Adapter) -> bool:
+    """Whether an adapter names the output layer; a pattern may match it too, which the trainer refuses."""
+    names = adapter.target_modules
+    return not isinstance(names, str) and any(name.rpartition(".")[2] == HEAD for name in names)
 
 
 def distinct(tasks: Sequence[Task]) -> None:

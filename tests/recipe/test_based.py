@@ -56,6 +56,15 @@ def test_what_cannot_be_a_base_is_one_line(run: Path, words: str, options: dict[
         weights(Base(words.format(run=run), **{"adapter": Adapter(), **options}))
 
 
+def test_a_base_of_an_adapter_that_is_gone_is_named(run: Path) -> None:
+    file = run / "02-dpo" / "model" / "policy.json"
+    file.write_text(file.read_text().replace("owner/model", "/gone/model"))
+    with pytest.raises(
+        RunError, match=r"#dpo: the base of its adapter is not here: no folder '/gone/model', and that is"
+    ):
+        weights(Base(f"{run}#dpo", adapter=Adapter()))
+
+
 def test_a_stage_that_made_two_policies_is_asked_which(run: Path) -> None:
     specs = {name: {"use": "trained", "path": f"run:01-sft/{name}"} for name in ("x", "model")}
     (run / "03-both").mkdir()

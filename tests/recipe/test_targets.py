@@ -13,10 +13,10 @@ from rlhf_plugins.recipe.check import check_recipe
 from rlhf_plugins.testing import tiny_base
 
 
-def faults(modules: Any, base: str = "sandbox", option: str = "target_modules") -> list[str]:
+def faults(modules: Any, base: str = "sandbox", option: str = "target_modules", stage: str = "sft") -> list[str]:
     """What the check says of a recipe whose adapter has these target modules."""
     try:
-        check_recipe({"base": base, "adapter": {option: modules}, "data": "sandbox", "stages": ["sft"]})
+        check_recipe({"base": base, "adapter": {option: modules}, "data": "sandbox", "stages": [stage]})
     except RecipeError as error:
         return [f"{fault.path}: {fault.message}" for fault in error.faults]
     return []
@@ -62,9 +62,18 @@ def test_excluded_modules_are_looked_up_too(modules: Any, message: str) -> None:
     assert not faults(["q_proj", "layers.0.mlp.up_proj"], option="exclude_modules")
 
 
-@pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "lm_head"], ".*_proj"])
+@pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "embed_tokens"], ".*_proj"])
 def test_modules_that_are_there_are_let_through(modules: Any) -> None:
     assert faults(modules) == []
+
+
+@pytest.mark.parametrize("stage", ["sft", "preference", "online"])
+def test_the_output_layer_is_refused_where_no_adapter_on_it_would_learn(stage: str) -> None:
+    (found,) = [one for one in faults(["q_proj", "lm_head"], stage=stage) if "lm_head" in one]
+    assert found.startswith(
+        "stages.0: adapter.target_modules: lm_head: TRL computes log-probabilities from the weights"
+    )
+    assert faults(["q_proj", "lm_head"], stage="reward_model") == []
 
 
 def test_each_base_is_asked_for_its_own_modules(tmp_path: Path) -> None:
