@@ -68,7 +68,7 @@ class Ahead:
         if faults and partly:
             faults, partly = self._looked(assembled, whole=True)
         self.partly |= partly
-        return [*faults, *_unwritable(assembled.output_dir)]
+        return [*faults, *_unfit_base(assembled), *_unwritable(assembled.output_dir)]
 
     def sentences(self) -> Iterator[str]:
         """Warnings, what was not looked at, and what in part."""
@@ -172,6 +172,16 @@ class Ahead:
             failed = f"{type(error).__name__}: {error}"  # maybe of what the rehearsal has in the place of weights
             self.unseen[f"what {what} refuses, since that failed ({failed})"] = None
         return ""
+
+
+def _unfit_base(assembled: Assembled) -> Iterator[Fault]:
+    """That the adapter which a run starts from is damaged, or none of its base."""
+    from rlhf_plugins.engine.weights.starting import refuse_unfit
+
+    try:
+        refuse_unfit(Weights(BASE, assembled.base, assembled.adapter))
+    except RunError as error:
+        yield ("base",), str(error)
 
 
 def _unwritable(folder: Path) -> Iterator[Fault]:

@@ -309,6 +309,25 @@ def test_an_adapter_that_does_not_open_is_refused(kind: str) -> None:
         load_policy("adapter")
 
 
+@pytest.mark.parametrize("damage", ["another base", "no weights", "torn", "pickled"])
+def test_an_adapter_that_is_damaged_or_of_another_base_is_refused(damage: str) -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    get_peft_model(AutoModelForCausalLM.from_pretrained("base"), config).save_pretrained("adapter")
+    weights = Path("adapter/adapter_model.safetensors")
+    if damage == "another base":
+        tiny_base(Path("base"), hidden_size=16)
+    elif damage == "torn":
+        weights.write_bytes(weights.read_bytes()[:100])
+    else:
+        weights.rename("adapter/adapter_model.bin" if damage == "pickled" else "elsewhere")
+    written = recipe(PAIRS, "preference", {"stage": "sft"}, base="adapter")
+    ((path, message),) = faults(written)
+    assert path == "base"
+    assert "adapter: its adapter does not load: " in message
+    with pytest.raises(RlhfError, match="its adapter does not load: "):
+        run_recipe(written, say=lambda _: None)
+
+
 def test_an_adapter_of_dora_opens() -> None:
     model = AutoModelForCausalLM.from_pretrained("base")
     config = LoraConfig(task_type="CAUSAL_LM", use_dora=True, lora_dropout=0.1, rank_pattern={"q_proj": 2})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +19,7 @@ from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.backbone import POLICY, copy_adapter
 from rlhf_plugins.engine.forward import trunk_of
-from rlhf_plugins.engine.weights.fitting import SETS, UNLOADABLE, refuse_pickled
+from rlhf_plugins.engine.weights.fitting import ADAPTER_WEIGHTS, SETS, UNLOADABLE, refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.weights.loading import (
     fuse_adapters,
     load_causal,
@@ -27,6 +29,7 @@ from rlhf_plugins.engine.weights.loading import (
     with_adapter,
     with_saved_adapter,
 )
+from rlhf_plugins.engine.weights.targets import empty_model
 from rlhf_plugins.errors import RunError
 
 CAUSAL, TRUNK = "CAUSAL_LM", "FEATURE_EXTRACTION"  # PEFT's task types
@@ -62,6 +65,20 @@ def load_trunk_start(weights: Weights) -> Any:
         made: PeftModel = fuse_adapters(get_peft_model(trunk, _within(trunk, config), POLICY))
     copy_start(made, weights)
     return made
+
+
+def refuse_unfit(weights: Weights) -> None:
+    """Raises RunError where a saved adapter is none of its base, by names and shapes alone; no weights are read."""
+    folder, base = weights.folder, weights.base
+    if folder is None or base.trust_remote_code or (model := empty_model(base.path)) is None:
+        return
+    with _loading(weights), torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        refuse_pickled(folder)
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            raise ValueError(f"{ADAPTER_WEIGHTS} is missing")
+        config = PeftConfig.from_pretrained(str(folder))
+        refuse_misfit(get_peft_model(deepcopy(model), config), folder)
 
 
 def load_whole(weights: Weights) -> PreTrainedModel:

@@ -64,6 +64,12 @@ def _unmatched(
 
 def unmatched_in(path: str, adapter: Adapter) -> list[Unmatched]:
     """The same of a base from its configuration alone; nothing where that is not on this machine, or is no policy's."""
+    model = empty_model(path)
+    return [] if model is None else list(unmatched(model, adapter))
+
+
+def empty_model(path: str) -> PreTrainedModel | None:
+    """The language model of a base on `meta`, which a later call returns too; None where it cannot be made."""
     shown = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -72,9 +78,9 @@ def unmatched_in(path: str, adapter: Adapter) -> list[Unmatched]:
             config = AutoConfig.from_pretrained(path, local_files_only=True)
             if (text := config.to_json_string()) not in _KNOWN:
                 _KNOWN[text] = AutoModelForCausalLM.from_config(config)
-            return list(unmatched(_KNOWN[text], adapter))
+            return _KNOWN[text]
     except Exception:  # whatever stops it, loading the base reports it
-        return []
+        return None
     finally:
         logging.set_verbosity(shown)
 
