@@ -11,6 +11,7 @@ from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import agreed, form, key
 from rlhf_plugins.data.rows import Row, no_such_split, read_rows
 from rlhf_plugins.data.sources import Sources
+from rlhf_plugins.data.turns import AS_MESSAGES
 from rlhf_plugins.errors import DataError, nearest
 
 CONTRADICTED = "contradicted by another row"  # why a row is left out
@@ -139,7 +140,8 @@ def useful(source: str, split: str, read: Read, dropped: Dropped, like: Sequence
         raise DataError(f"{source}: no row is useful ({reasons(left_out)})")
     forms = [form(group.prompt) for _, group in (*found[:1], *like[:1])]
     if len(set(forms)) > 1:
-        raise DataError(f"{source}: its prompts are {forms[0]}, those to train on are {forms[1]}: write both alike")
+        which = f"its prompts are {forms[0]}, those to train on are {forms[1]}"
+        raise DataError(f"{source}: {which}: write both alike; {AS_MESSAGES}")
     judged = any(len(group.responses) > 1 or (group.ratings and group.label is None) for _, group in found)
     if judged and not _says_something([group for _, group in found]):
         raise DataError(
@@ -161,7 +163,7 @@ def _alike(placed: Iterable[Placed], dropped: Dropped) -> Iterator[Placed]:
         expected = expected or form(group.prompt)
         with dropped.row(where):
             if form(group.prompt) != expected:
-                raise DataError(f"{where}: is {form(group.prompt)}, the rows before it are {expected}")
+                raise DataError(f"{where}: is {form(group.prompt)}, the rows before it are {expected}; {AS_MESSAGES}")
             yield where, group
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 TALKS, TALK = ("messages", "conversations"), "conversation"  # columns of conversations, and of questions
 PAIRED = (("chosen_response", "rejected_response"), ("response", "rejected_response"))  # in the place of TRL's columns
 QUESTIONS = ("question", "instruction", "query")
+AS_MESSAGES = "`as_messages: true` beside the format makes messages of text"  # what helps where one needs the other
 TOOLS, CALLS = "tools", "tool_calls"  # fields of the first message of a prompt, and of any message
 
 

@@ -57,7 +57,10 @@ def test_every_format_names_all_rows_that_it_cannot_read(tmp_path: Path, format:
 def test_rows_of_another_form_are_all_named(tmp_path: Path) -> None:
     talk = '{"prompt": [{"role": "user", "content": "p"}]}'
     found = refused(tmp_path, "prompts", ['{"prompt": "p"}', talk, talk])
-    assert found == "rows.jsonl:2: is messages, the rows before it are text (and 1 more row like it: rows.jsonl:3)"
+    cure = "`as_messages: true` beside the format makes messages of text"
+    assert found == (
+        f"rows.jsonl:2: is messages, the rows before it are text; {cure} (and 1 more row like it: rows.jsonl:3)"
+    )
 
 
 def test_without_a_place_to_gather_them_the_first_fault_raises(tmp_path: Path) -> None:

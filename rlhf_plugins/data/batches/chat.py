@@ -9,9 +9,8 @@ from typing import Any
 
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Chat
+from rlhf_plugins.data.turns import AS_MESSAGES
 from rlhf_plugins.errors import DataError, RunError
-
-AS_MESSAGES = "; `as_messages: true` beside their format makes conversations of them"
 
 
 def whole_template(own: Any, chat: Chat) -> str:
@@ -48,7 +47,9 @@ def refuse_text(data: Data, chat: Chat | None) -> None:
     groups: Iterable[Group] = (*data.train, *data.test, *(one for split in data.prompts.values() for one in split))
     if any(isinstance(group.prompt, str) for group in groups):
         given = " and ".join(name for name, value in _words(chat).items() if value)
-        raise DataError(f"the recipe gives {given}, which only conversations have, and the rows are text{AS_MESSAGES}")
+        raise DataError(
+            f"the recipe gives {given}, which only conversations have, and the rows are text; {AS_MESSAGES}"
+        )
 
 
 def _words(chat: Chat) -> dict[str, Any]:

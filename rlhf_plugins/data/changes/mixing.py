@@ -10,6 +10,7 @@ from dataclasses import replace
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.data.fields import form, key
 from rlhf_plugins.data.splits import digest
+from rlhf_plugins.data.turns import AS_MESSAGES
 from rlhf_plugins.errors import DataError
 
 HELD = ("test", "out_of_distribution")  # splits that no part trains on
@@ -29,7 +30,7 @@ def mixed(parts: Sequence[Data], weights: Sequence[float], seed: int) -> Data:
     forms = {form(group.prompt): number for number, part in enumerate(parts) for group in (*part.train, *part.test)[:1]}
     if len(forms) > 1:
         words = " and ".join(f"part {number} is {each}" for each, number in forms.items())
-        raise DataError(f"mix: {words}; all parts should have one form")
+        raise DataError(f"mix: {words}; all parts should have one form; {AS_MESSAGES}")
     apart = held_out(parts)
     train, asked, dropped = list[Group](), list[Group](), Counter[str]()
     for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
