@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from rlhf_plugins.report.curves import reliability, stage_curves
 from rlhf_plugins.report.document import document
 from rlhf_plugins.report.plots import policy_plots
 from rlhf_plugins.report.reward_table import sections
-from rlhf_plugins.report.schema import CostReport, CurveReport, EvaluationReport, Report, SectionReport
+from rlhf_plugins.report.schema import CostReport, CurveReport, EvaluationReport, Report, RolloutReport, SectionReport
 from rlhf_plugins.report.summary import summary
 from rlhf_plugins.report.svg import Plot
 from rlhf_plugins.report.table import Cell, cells, columns, headers
@@ -50,6 +50,7 @@ def page(report: Report) -> str:
         reliability=reliability(report.measured_reward_models),
         curves=_curves(report),
         nested=_nested,
+        parts_of=_parts_of,
         recipe=yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True),
     )
 
@@ -71,6 +72,11 @@ def _rows_of(value: Mapping[str, Any], of: str = "") -> Iterator[dict[str, Any]]
     for name, one in value.items():
         if isinstance(one, Mapping):
             yield from _rows_of(one, f"{of}, {name}" if of else name)
+
+
+def _parts_of(rollouts: Sequence[RolloutReport]) -> list[str]:
+    """The names of the parts of rewards, in the order of the responses."""
+    return list(dict.fromkeys(name for row in rollouts for name in row.parts))
 
 
 def _costs(report: Report) -> dict[str, Callable[[CostReport], str]]:

@@ -161,7 +161,11 @@ class RewardModelReport(Record):
 
 
 class RolloutReport(Record):
-    """A response that a policy gave at a step of its training; `kl` is its log-ratio to the reference in nats."""
+    """A response that a policy gave at a step of its training; `kl` is its log-ratio to the reference in nats.
+
+    `parts` are those of its reward by name, `shaped_reward` and `advantage` what became of it, the second summed over
+    tokens, and `left_out` is why the policy did not learn from it: empty where it did.
+    """
 
     step: Count
     prompt: str
@@ -170,6 +174,10 @@ class RolloutReport(Record):
     gold: Number = None
     kl: Number = None
     tokens: Count | None = None
+    shaped_reward: Number = None
+    advantage: Number = None
+    parts: dict[str, Number] = {}
+    left_out: str = ""
 
 
 class CostReport(Record):

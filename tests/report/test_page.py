@@ -184,9 +184,9 @@ def test_what_a_policy_said_in_training_is_shown_with_its_numbers(fields: dict[s
     ppo = {"name": "ppo", "stage": "online", "rollouts": [early, late]}
     html = _page(fields, stages=[fields["stages"][0], ppo])
     rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>(.*?)</tr>", html)]
-    start = rows.index(["step", "prompt", "response", "reward", "gold", "KL, nats", "tokens"])
-    assert rows[start + 1] == ["0", "Hi &lt;b&gt;", "No\u2400.", "-0.500", "1.250", "0.500", "3"]
-    assert rows[start + 2] == ["76", "Hi", " ", "-", "-", "-", "-"]
+    start = rows.index(["step", "prompt", "response", "reward", "gold", "KL, nats", "tokens", "advantage"])
+    assert rows[start + 1] == ["0", "Hi &lt;b&gt;", "No\u2400.", "-0.500", "1.250", "0.500", "3", "-"]
+    assert rows[start + 2] == ["76", "Hi", " ", *"-----"]
     assert re.findall(r"<summary>Responses of (\w+) during training", html) == ["ppo"]
 
 
@@ -194,6 +194,19 @@ def test_an_empty_response_in_training_is_said_to_be_one(fields: dict[str, Any])
     rollout = {"step": 0, "prompt": "Hi", "response": "", "reward": 0.0}
     stage = {"name": "ppo", "stage": "online", "rollouts": [rollout]}
     assert "(empty response)" in _page(fields, stages=[stage])
+
+
+def test_a_response_in_training_has_the_parts_of_its_reward_and_what_became_of_it(fields: dict[str, Any]) -> None:
+    said = {"step": 3, "prompt": "p", "response": "r", "reward": 1.5, "advantage": -0.25}
+    learned = said | {"parts": {"format": 0.5, "right": 1.0}}
+    left_out = said | {"parts": {"right": 0.125}, "left_out": "truncated"}
+    stage = {"name": "ppo", "stage": "online", "rollouts": [learned, left_out]}
+    rows = re.findall(r"<tr>(<td>3</td>.*?)</tr>", _page(fields, stages=[stage]))
+    cells = [re.findall(r"<td>(.*?)</td>", row) for row in rows]
+    assert [row[1:4] + row[-1:] for row in cells] == [
+        ["1.500", "0.500", "1.000", "-0.250"],
+        ["1.500", "-", "0.125", '<span class="muted">left out: truncated</span>'],
+    ]
 
 
 def test_a_curve_with_gaps_and_one_point_are_drawn(fields: dict[str, Any]) -> None:

@@ -13,10 +13,11 @@ from marks import slow
 from torch import tensor
 from transformers import set_seed
 
-from rlhf_plugins import PluginError, RunError
+from rlhf_plugins import PluginError, Prediction, RunError
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
+from rlhf_plugins.trainers.ppo.options import Oversight, Table
 from rlhf_plugins.trainers.ppo.oversight import warned_of_skips
 from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, equal_siblings, unlearned
 
@@ -74,6 +75,27 @@ def test_a_group_of_equal_rewards_weighs_as_one_without_rewards(
     assert logged(dropped, "equal_siblings") == [3.0, 3.0]
     assert dropped.unlearned == {"response out of the loss: all to the prompt score alike": 6}
     assert logged(dropped, "reward")[0] == logged(kept, "reward")[0] > logged(absent, "reward")[0]
+
+
+def test_the_table_says_what_was_learned_from_each_response(bases: Bases, tmp_path: Path) -> None:
+    """Rewards are 0 1 2, 9 9 9, 1 2 3 and 4 0 1; each token of a response has the advantage (r - mean) / deviation."""
+
+    def score(samples: Samples) -> Prediction:
+        total = tensor(of_second_group(9.0)(samples))
+        return Prediction(total, dimensions={"half": total / 2})
+
+    keeping = Oversight(Table(every=1, rows=4))
+    aim = objective(score, keeps_equal=False, **IN_LOSS)
+    found = trainer(bases(), tmp_path, aim, max_steps=2, oversight=keeping)
+    found.train()
+    first, second, third, fourth = found.rollouts_shown[:4]
+    assert [row["reward"] for row in (first, second, third, fourth)] == [0.0, 9.0, 1.0, 4.0]
+    assert second["left_out"] == "equal_siblings"
+    assert first["left_out"] == third["left_out"] == fourth["left_out"] == ""
+    assert fourth["parts"] == {"half": 2.0}
+    assert fourth["shaped_reward"] == 4.0
+    deviation = tensor([4.0, 0.0, 1.0]).std().item()
+    assert fourth["advantage"] == pytest.approx(fourth["tokens"] * (4 - 5 / 3) / deviation, rel=1e-3)
 
 
 def test_what_was_cut_is_compared_with_but_not_learned_from(bases: Bases, tmp_path: Path) -> None:

@@ -318,7 +318,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         rollout = self._rollouts.experience(scored, self._kl_coef)
         if self._critic:
             take_over_weights(self)  # of its head, which learned the unit of the returns
-        numbers |= self._log.add(rollout, self.state.global_step)
+        numbers |= self._log.add(rollout, self.state.global_step, scored.unlearned)
         numbers |= importance.compared(self.sampler_log_probs, rollout, self._objective)
         self._note(**(self._theirs.without_these(numbers) if self._theirs else numbers))
         note_completions(self, rollout, drawn.each[list(rollout.rewards.places)], self.reward_func_names)

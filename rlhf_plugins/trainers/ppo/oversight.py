@@ -68,14 +68,18 @@ class RolloutLog:
         """The first and the newest entries of the table, each row with its step."""
         return self._first + (self._newest if self._newest is not self._first else [])
 
-    def add(self, rollout: Experience, step: int) -> dict[str, float]:
-        """The numbers of a rollout; of every so many rollouts, some responses are written to the table."""
+    def add(self, rollout: Experience, step: int, unlearned: Mapping[str, Tensor]) -> dict[str, float]:
+        """The numbers of a rollout; of every so many rollouts, some responses are written to the table.
+
+        Args:
+            rollout: of B responses.
+            step: of the training.
+            unlearned: (B,) True at those that are left out of the loss, by reason.
+        """
         gold = self._golden(rollout.samples)
         if self._table.rows and self._rollouts % self._table.every == 0:
             places = _of_different_prompts(rollout.samples.prompts)[: self._table.rows]
-            kl = None if rollout.log_ratio is None else rollout.log_ratio.masked_fill(~rollout.mask, 0.0).sum(1)  # (B,)
-            columns = {"reward": rollout.rewards.rewards, "gold": gold, "kl": kl, "tokens": rollout.mask.sum(1)}
-            self._newest = [{"step": step, **row} for row in rows(rollout.samples, places, **columns)]
+            self._newest = [{"step": step, **row} for row in _entries(rollout, places, gold, unlearned)]
             self._first = self._first or self._newest
             if processes.is_main():
                 write(self._file, self._newest)
@@ -98,6 +102,27 @@ class RolloutLog:
             return None
         both = zip(samples.prompts, samples.responses, strict=True)
         return torch.tensor([self._gold(str(prompt), response)["total"] for prompt, response in both])
+
+
+def _entries(
+    rollout: Experience, places: Sequence[int], gold: Tensor | None, unlearned: Mapping[str, Tensor]
+) -> list[Row]:
+    """Some responses as the table holds them: what they were paid, for what, and what the policy learned from."""
+    kl = None if rollout.log_ratio is None else rollout.log_ratio.masked_fill(~rollout.mask, 0.0).sum(1)  # (B,)
+    columns = {
+        "reward": rollout.rewards.rewards,
+        "gold": gold,
+        "kl": kl,
+        "tokens": rollout.mask.sum(1),
+        "shaped_reward": rollout.rewards.scores,
+        "advantage": rollout.advantages.sum(1),
+    }
+    found = rows(rollout.samples, places, **columns)
+    parts = rollout.rewards.prediction.dimensions
+    for entry, place in zip(found, places, strict=True):
+        entry["parts"] = {name: each[place].item() for name, each in parts.items()}
+        entry["left_out"] = next((name for name, left in unlearned.items() if left[place]), "")
+    return found
 
 
 def warned_of_skips(trainer: Any) -> tuple[str, ...]:
