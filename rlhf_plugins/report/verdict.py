@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
+from rlhf_plugins.report import sampled
 from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report, RewardModelReport
 from rlhf_plugins.report.words import FEW, FEWEST, called, number, share
 
@@ -145,6 +146,8 @@ def _caveats(report: Report, name: str) -> tuple[str, ...]:
         found.append(f"at a KL near 0 its responses hardly differ from those of {report.reference or 'the reference'}")
     if policy.cut is not None and policy.cut > _CUT:
         found.append(f"{share(policy.cut)} of its responses were cut at max_new_tokens")
+    if evaluations := [one for one in _specs(report) if one.get("stage") == sampled.EVALUATE]:
+        found += filter(None, [sampled.otherwise(_spec(report, _stage_of(report, name)), evaluations[-1])])
     return (*found, *_of_judge(report, name))
 
 
@@ -189,10 +192,14 @@ def _rows(report: Report, stage: str) -> object:
     return _spec(report, stage).get("data")
 
 
-def _spec(report: Report, stage: str) -> Mapping[str, object]:
+def _specs(report: Report) -> list[Mapping[str, object]]:
+    """Of the recipe's stages, in order."""
     stages = report.recipe.get("stages")
-    specs = stages if isinstance(stages, list) else []
-    return next((one for one in specs if isinstance(one, Mapping) and one.get("name") == stage), {})
+    return [one for one in stages if isinstance(one, Mapping)] if isinstance(stages, list) else []
+
+
+def _spec(report: Report, stage: str) -> Mapping[str, object]:
+    return next((one for one in _specs(report) if one.get("name") == stage), {})
 
 
 def _holds(spec: object, name: str) -> bool:

@@ -22,6 +22,7 @@ from rlhf_plugins.recipe.needs import lacking_columns, unmet, unscorable
 from rlhf_plugins.recipe.options import all_parts, parts_of
 from rlhf_plugins.recipe.order import too_early
 from rlhf_plugins.recipe.source import Keys
+from rlhf_plugins.report.sampled import warnings as sampled_otherwise
 from rlhf_plugins.run.rows import counted, read, text_alone
 from rlhf_plugins.run.stage.own_rows import refuse_unfit, without_held_out_of
 from rlhf_plugins.run.stage.stage_run import Services, StageRun
@@ -68,6 +69,7 @@ class Ahead:
         if faults and partly:
             faults, partly = self._looked(assembled, whole=True)
         self.partly |= partly
+        self.warnings |= dict.fromkeys(sampled_otherwise(assembled.resolved["stages"]))
         return [*faults, *_unfit_base(assembled), *_unwritable(assembled.output_dir)]
 
     def sentences(self) -> Iterator[str]:

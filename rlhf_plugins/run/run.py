@@ -25,6 +25,7 @@ from rlhf_plugins.recipe.course import courses
 from rlhf_plugins.recipe.members import SEEDS, SWEEP
 from rlhf_plugins.registry.discovery import OWN_FILE
 from rlhf_plugins.registry.registry import registry as installed
+from rlhf_plugins.report.sampled import warnings as sampled_otherwise
 from rlhf_plugins.report.words import duration
 from rlhf_plugins.run import amended, blame, origin, together
 from rlhf_plugins.run.files import forecasts, reporting
@@ -179,6 +180,8 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     data = loaded(assembled, assembled.data)
     say(counted(data))
     if warning := text_alone(assembled.base, assembled.data, ("data",), data):
+        say(f"warning: {warning}")
+    for warning in sampled_otherwise(assembled.resolved["stages"]):
         say(f"warning: {warning}")
     refuse_rows(assembled, data)
     used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rlhf_plugins.report.sampled import warnings
 from rlhf_plugins.report.schema import Report
 from rlhf_plugins.report.verdict import Verdict, verdicts
 
@@ -110,6 +111,47 @@ def test_a_policy_at_a_kl_near_0_is_not_called_better(fields: dict[str, Any], lo
 def test_responses_that_were_cut_are_said(fields: dict[str, Any]) -> None:
     assert _verdict(fields, cut=0.05).caveats == ()
     assert _verdict(fields, cut=0.75).caveats == ("75.0% of its responses were cut at max_new_tokens",)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "at", "said"),
+    [
+        ({}, 1.0, ()),
+        ({"temperature": 0.3}, 0.3, ()),
+        ({"top_p": 1.0, "top_k": 0, "generation_kwargs": {"repetition_penalty": 1.0}}, 1.0, ()),
+        (
+            {"temperature": 0.3},
+            1.0,
+            (
+                "its training sampled at temperature 0.3, and it is measured at 1: `stages.held_out.temperature=0.3` "
+                "measures it there",
+            ),
+        ),
+        (
+            {"top_p": 0.9, "generation_kwargs": {"top_k": 20}},
+            0.0,
+            (
+                "its training sampled at temperature 1, and it is measured at 0: `stages.held_out.temperature=1` "
+                "measures it there; and with top_p 0.9, top_k 20, and it is measured without",
+            ),
+        ),
+    ],
+)
+def test_a_policy_that_is_measured_at_another_temperature_says_so(
+    fields: dict[str, Any], trainer: dict[str, Any], at: float, said: tuple[str, ...]
+) -> None:
+    stages = [
+        {"name": "ppo", "stage": "online", "trainer": trainer},
+        {"name": "held_out", "stage": "evaluate", "temperature": at},
+    ]
+    assert _verdict(fields, {"recipe": {"stages": stages}}, stage="ppo").caveats == said
+    ahead = [f"held_out: policy ppo: {each}" for each in said]
+    assert list(warnings(stages)) == ahead
+    assert list(warnings(stages[::-1])) == []  # it measures what is there before it
+    unsampled = {"name": "ppo", "stage": "preference", "trainer": {"beta": 0.1}}
+    assert list(warnings([unsampled, {"stage": "evaluate", "temperature": 0.5}])) == []
+    own = {**unsampled, "temperature": 0.3}
+    assert len(list(warnings([own, {"stage": "evaluate", "temperature": 0.5}, stages[1]]))) == 1 + (at != 0.3)
 
 
 def test_a_policy_that_was_trained_against_the_judge_says_so(fields: dict[str, Any]) -> None:
