@@ -16,6 +16,7 @@ NEAR = 0.1  # nats a response below which two policies can hardly be distinguish
 _LONGER, _BY_LENGTH = 1.5, 0.3  # times as long, and the correlation of scores with length, that together are suspect
 _CUT = 0.05  # the share of cut responses above which the scores are those of beginnings
 _SILENT = 0.2  # the share of comparisons without an answer above which the others are no fair sample
+_MEASURED = ("tasks", "monitors", "metrics")  # options of a stage from which nothing is learned
 _MOST = 100_000  # prompts that anybody would ask
 _POWER = (1.959964 + 0.841621) / 1.959964  # as many deviations from 0, of those that an interval has, in 80% of repeats
 
@@ -163,7 +164,7 @@ def _of_judge(report: Report, name: str) -> Iterator[str]:
             yield "it was trained against this judge, so that a higher score may be the judge's error"
         elif stage is not None and _rows(report, stage.name) == _rows(report, judge.stage):
             yield "the judge was trained on the same rows"
-    if judge.kind == "function" and judge.name and _holds(_spec(report, _stage_of(report, name)), judge.name):
+    if judge.kind == "function" and judge.name and _trained_on(_spec(report, _stage_of(report, name)), judge.name):
         yield "it was trained on the function that judges it, so that a higher score is what it was rewarded for"
     if judge.kind == "function" and report.reward_model is not None:
         yield from (f"the function is not people's taste: {fault}" for fault in _faults(report.reward_model))
@@ -202,11 +203,12 @@ def _spec(report: Report, stage: str) -> Mapping[str, object]:
     return next((one for one in _specs(report) if one.get("name") == stage), {})
 
 
-def _holds(spec: object, name: str) -> bool:
-    """Whether a component of this name and options is in a spec."""
+def _trained_on(spec: object, name: str) -> bool:
+    """Whether a component of this name and options is in the spec of a stage, but for what only measures or watches."""
     if isinstance(spec, Mapping):
-        return called(spec) == name or any(_holds(part, name) for part in spec.values())
-    return isinstance(spec, list) and any(_holds(part, name) for part in spec)
+        parts = (part for option, part in spec.items() if option not in _MEASURED)
+        return called(spec) == name or any(_trained_on(part, name) for part in parts)
+    return isinstance(spec, list) and any(_trained_on(part, name) for part in spec)
 
 
 def _faults(model: RewardModelReport) -> Iterator[str]:

@@ -162,9 +162,13 @@ def test_a_policy_that_was_trained_against_the_judge_says_so(fields: dict[str, A
 def test_a_policy_that_was_trained_on_the_function_that_judges_says_so(fields: dict[str, Any]) -> None:
     judge = {"judge": {"kind": "function", "name": "python s.py:f 9.0"}, "reward_model": None}
     own, other = {"use": "python", "path": "s.py:f", "note": None, "timeout": 9.0}, {"use": "gold"}
-    for rewards, known in (([other, own], True), ([other], False)):
-        parts = {"use": "weighted", "rewards": rewards}
-        said = _verdict(fields, {**judge, "recipe": {"stages": [{"name": "ppo", "reward": parts}]}}).caveats
+    for stage, known in (
+        ({"reward": {"use": "weighted", "rewards": [other, own]}}, True),
+        ({"reward": other, "fallback": own}, True),
+        ({"reward": {"use": "weighted", "rewards": [other]}}, False),
+        ({"reward": other, "tasks": [{"use": "answers", "reward": own}], "monitors": [{"reward": own}]}, False),
+    ):
+        said = _verdict(fields, {**judge, "recipe": {"stages": [{"name": "ppo", **stage}]}}).caveats
         assert [each.startswith("it was trained on the function that judges it") for each in said] == [True] * known
     assert _verdict(fields, judge).caveats == ()
 
