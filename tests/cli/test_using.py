@@ -94,7 +94,7 @@ ALIKE = "unknown command /beter (did you mean /better? known: /again, /better, /
 REFUSED = [
     (("runs", "show", "rum"), "rum: holds no run (did you mean run?"),
     (("runs", "list", "nowhere"), "nowhere: no such folder"),
-    (("export", "run#base", "out"), "run#base: is not saved as a model in a folder"),
+    (("export", "run#base", "out"), "run#base: is the model that the run started from, "),
     (("export", "run#dpo", "out", "--stock"), "--stock is a form of reward models, and run#dpo is a policy"),
     (("export", "run#dpo", "run"), "run: exists and is not an empty folder; name another"),
     (("export", "run#judge", "out", "--dtype", "fp23"), "did you mean fp32?"),

@@ -58,7 +58,7 @@ def test_the_command_line_gives_seeds_and_takes_them_out() -> None:
         ({"sweep": {"adapter.r": 4}}, "sweep.adapter.r: should be a list of the values to try"),
         ({"sweep": {"seed": [4]}}, "sweep.seed: cannot be swept; seeds are listed in `seeds`"),
         ({"sweep": {"adapter.r": [*range(1, 1002)]}}, "sweep: means 1,001 trainings, more than 1,000"),
-        ({"sweep": {"adapter.q": [4]}}, "sweep.adapter.q: unknown option (known: init_lora_weights, lora_alpha, "),
+        ({"sweep": {"adapter.q": [4]}}, "sweep.adapter.q: unknown option (known: exclude_modules, init_lora_weights, "),
         ({"sweep": {"adapter.r": [4, -1]}}, "should be greater than or equal to 1, got -1 (at adapter.r=-1)"),
         ({"sweep": {"stages.dpp.name": ["a"]}}, "sweep.stages.dpp.name: no stage 'dpp' (did you mean dpo?"),
     ],
