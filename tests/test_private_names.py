@@ -92,6 +92,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (FSDPModule, "_get_fsdp_state", "`gathered` sets what it says of gathered weights back"),
     (_fsdp_state.FSDPState, "_fsdp_param_group", "`gathered` sets what it says of gathered weights back"),
     (_fsdp_param_group.FSDPParamGroup, "_reshard_after_forward", "`gathered` sets it back"),
+    (peft.tuners.tuners_utils, "check_target_module_exists", "it finds the layers of `layers_to_transform` in a trunk"),
     (BaseTunerLayer, "_active_adapter", "`active_adapter` sets it"),
     (BaseTunerLayer, "_disable_adapters", "`active_adapter` sets it"),
     (peft.tuners.lora.variants, "DoraLinearVariant", "an adapter is folded into a weight by it"),

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from handed import saved_policy
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Base, Weights
 from rlhf_plugins.engine.policy import ModelPolicy, describe, open_policy, saved_base
+from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.engine.weights.starting import load_trunk_start
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.testing import tiny_base
@@ -221,6 +223,14 @@ def test_an_adapter_of_others_keeps_its_rank_and_scale(base: Base, tmp_path: Pat
     assert (found.path, found.adapter.r, found.adapter.lora_alpha) == (base.path, 2, 6)
     (config,) = load_trunk_start(Weights("base", found, folder)).peft_config.values()
     assert (config.r, config.lora_alpha, config.task_type) == (2, 6, "FEATURE_EXTRACTION")
+
+
+def test_an_adapter_of_others_on_some_layers_is_on_the_same_of_a_trunk(base: Base, tmp_path: Path) -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], layers_to_transform=[1])
+    get_peft_model(load_causal(base), config).save_pretrained(tmp_path)
+    trunk = load_trunk_start(Weights("base", saved_base(tmp_path), tmp_path))
+    tuned = [name for name, module in trunk.get_base_model().named_modules() if hasattr(module, "lora_A")]
+    assert tuned == ["layers.1.self_attn.q_proj"]
 
 
 @pytest.mark.parametrize(

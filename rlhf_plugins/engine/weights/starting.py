@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -140,6 +140,13 @@ def config_of(weights: Weights, task: str = CAUSAL) -> PeftConfig | None:
 
 def _within(trunk: PreTrainedModel, config: Any) -> Any:
     """The configuration of an adapter that was trained below a head, with the names that modules have in the trunk."""
+    if config.layers_to_transform is not None:  # PEFT finds the number of a layer only behind another name
+        above = trunk.base_model_prefix
+        config.target_modules = {
+            name for name, _ in trunk.named_modules() if check_target_module_exists(config, f"{above}.{name}")
+        }
+        config.layers_to_transform = config.layers_pattern = None
+        return config
     for option in SETS:
         names = getattr(config, option)
         if names is not None and not isinstance(names, str):
