@@ -33,6 +33,7 @@ from warm import Warm
 from rlhf_plugins.registry.discovery import DISABLED
 
 DROPS = "    reward: {use: length, most: 5}\n    kl: none\n    equal_groups: drop\n    truncated: drop"
+BEGINS = "    value: {start: reward, warmup_steps: 2}"
 RESAMPLES = DROPS.replace("equal_groups: drop", "equal_groups: resample")
 
 
@@ -63,7 +64,9 @@ def test_two_processes_train_what_one_trains(python: Warm, one: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("advantage", ["gae", "grpo", f"grpo\n{DROPS}", f"grpo\n{RESAMPLES}", "reinforce_plus_plus"])
+@pytest.mark.parametrize(
+    "advantage", ["gae", f"gae\n{BEGINS}", "grpo", f"grpo\n{DROPS}", f"grpo\n{RESAMPLES}", "reinforce_plus_plus"]
+)
 def test_two_processes_learn_from_the_rollout_of_one(python: Warm, tmp_path: Path, advantage: str) -> None:
     recipe = ONLINE.replace("ADVANTAGE", advantage)
     one = prepared(tmp_path / "one", recipe, BATCH=4, REWARDED=4)
