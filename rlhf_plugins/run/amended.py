@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Iterator
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.data.names import CALL
 from rlhf_plugins.errors import RunError, shown
 from rlhf_plugins.run import together
+from rlhf_plugins.run.files.checkpoints import newest_step
 from rlhf_plugins.run.files.difference import difference
 from rlhf_plugins.run.files.folder import WENT_ON, RunFolder, own
 from rlhf_plugins.run.files.reporting import now
@@ -17,6 +20,7 @@ from rlhf_plugins.run.files.reporting import now
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.assemble import Assembled
 
+LOGGING = ("logging_steps", "logging_first_step")  # options of a `trainer` block that change no weight
 FREE = ("output_dir", "engine", "checkpoint")
 
 
@@ -27,7 +31,8 @@ def amendments(folder: RunFolder, assembled: Assembled, digested: Collection[str
         digested: paths of the recipe that `difference` need not compare.
 
     Raises:
-        RunError: the recipe differs in what finished stages were made from, or none is finished.
+        RunError: the recipe differs in what finished stages were made from, or none is finished; or a changed stage
+            would begin again and has checkpoints.
     """
     old, new = together.comparable(folder, assembled)
     kept = len(folder.finished())
@@ -35,20 +40,44 @@ def amendments(folder: RunFolder, assembled: Assembled, digested: Collection[str
     if differs := difference(before, after, FREE, digested=digested):
         cure = "resume it as it was started" if kept else "no stage of it is finished: --overwrite starts it again"
         raise RunError(f"{folder.path} was started with another recipe: {differs}; {cure}")
-    return dict(_others(old["stages"], new["stages"], kept, digested))
+    changed = dict(_others(old["stages"], new["stages"], kept, digested))
+    for begun in _useless(folder, old["stages"], new["stages"], digested):
+        if step := newest_step(begun):
+            raise RunError(
+                f"{begun} has a checkpoint of step {step}, and {changed[kept]}, with which the stage begins again: "
+                f"resume it as it was, or delete {begun} first"
+            )
+    return changed
 
 
 def amend(folder: RunFolder, assembled: Assembled, digested: Collection[str]) -> list[str]:
-    """Makes the changed recipe the run's, without what a changed stage had begun. Returns the sentences."""
+    """Makes the changed recipe the run's, without what a stage that begins again had begun. Returns the sentences."""
     changed = amendments(folder, assembled, digested)
     if not changed:
         return []
-    begun = len(folder.finished())
-    for left in folder.path.glob(f"{begun + 1:02d}-*") if begun in changed else ():
+    old, new = together.comparable(folder, assembled)
+    for left in _useless(folder, old["stages"], new["stages"], digested):
         shutil.rmtree(own(left))
     notes = [*folder.status().get(WENT_ON, ()), *(f"Went on at {now()}: {one}." for one in changed.values())]
     folder.start(assembled.resolved, {together.PROCESSES: processes.launched(), WENT_ON: notes})
     return list(changed.values())
+
+
+def _useless(folder: RunFolder, old: list[Any], new: list[Any], digested: Collection[str]) -> list[Path]:
+    """What was begun of the first stage that is not finished, where the changed stage begins again."""
+    kept = len(folder.finished())
+    begun = sorted(folder.path.glob(f"{kept + 1:02d}-*"))
+    has_parts = any(True for each in begun for _ in each.glob(f"**/{CALL}"))  # each with the options of its own
+    before, after = ([s if has_parts else _learning(s) for s in stages[kept : kept + 1]] for stages in (old, new))
+    return begun if difference(before, after, digested=digested) else []
+
+
+def _learning(stage: dict[str, Any]) -> dict[str, Any]:
+    """A stage without the options that change no weight."""
+    given = stage.get("trainer") or {}
+    if given.get("eval_strategy", "no") not in ("no", False) and "eval_steps" not in given:
+        return stage  # it evaluates every `logging_steps`
+    return {**stage, "trainer": {name: value for name, value in given.items() if name not in LOGGING}}
 
 
 def _others(old: list[Any], new: list[Any], kept: int, digested: Collection[str]) -> Iterator[tuple[int, str]]:

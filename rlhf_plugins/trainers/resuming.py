@@ -132,6 +132,7 @@ class GoesOn(TrainerCallback):
         """Called by the trainer."""
         self._trainer.args.eval_on_start = False  # it was made
         self._trainer._initial_global_step = 0  # the mean loss is of all steps
+        self._trainer.state.compute_steps(self._trainer.args, self._trainer.state.max_steps)  # `logging_steps` of now
         load_rest(self._trainer, self._state)
         self._trainer.resumed = {name: value for name, value in self._state.items() if name in AT_FIRST}
         self._state = {}

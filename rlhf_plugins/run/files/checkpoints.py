@@ -162,6 +162,13 @@ def is_trained(stage: Path) -> bool:
     return newest is not None and bool(read(newest)[0]["finished"])
 
 
+def newest_step(stage: Path) -> int:
+    """The step of the newest checkpoint of a stage and its parts, torn or whole; 0 where there is none."""
+    folders = (file.parent for file in stage.glob(f"**/{CHECKPOINTS}/*/[0-9]*/{SUMS}"))
+    newest = max(folders, key=lambda folder: folder.stat().st_mtime_ns, default=None)
+    return 0 if newest is None else int(newest.name)
+
+
 def of_checkpoint(path: Path) -> bool:
     """Whether a file or folder of a stage is what a checkpoint goes on from, after `rewind`."""
     return path.name == CHECKPOINTS or path.match(OF_TRAINER) or path.match(APPENDED)
