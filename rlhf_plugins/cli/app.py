@@ -10,6 +10,8 @@ import shlex
 import signal
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,10 +142,11 @@ def run(
     from rlhf_plugins.registry.trust import ask
 
     find(recipe)  # what is not there is said before seconds of imports
-    from rlhf_plugins.run.run import run_recipe
+    with _saying_how_to_go_on(recipe, overrides or ()) if resume else nullcontext():
+        from rlhf_plugins.run.run import run_recipe
 
-    ask(named_files(recipe, overrides or ()), True, None, recipe)  # who runs it trusts it
-    finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, fit=fit, say=echo)
+        ask(named_files(recipe, overrides or ()), True, None, recipe)  # who runs it trusts it
+        finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, fit=fit, say=echo)
     main = processes.is_main()
     processes.leave()
     if not main:
@@ -158,6 +161,21 @@ def run(
         _show(finished.report, finished.page)
     else:
         echo(str(finished.folder))
+
+
+@contextmanager
+def _saying_how_to_go_on(recipe: str, overrides: Sequence[str]) -> Iterator[None]:
+    """A resumed run that is interrupted before a stage of it runs says it as one that is interrupted later."""
+    from rlhf_plugins.run.stop import Ended
+
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if str(stop):
+            raise
+        again = shlex.join(["rlhf", "run", "--resume", recipe, *overrides])
+        number = getattr(stop, "number", signal.SIGINT)
+        raise Ended(f"interrupted before a stage began\ngo on with: {again}", number) from None
 
 
 def _launch(config: Path) -> None:

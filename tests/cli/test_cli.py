@@ -17,6 +17,8 @@ from marks import slow
 from transformers.utils import logging
 from warm import Warm
 
+from rlhf_plugins.cli.app import app
+
 Rlhf = Callable[..., Result]
 Shell = Callable[..., subprocess.Popen[str]]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -212,3 +214,20 @@ def test_a_word_that_is_no_option_of_a_component_is_told(rlhf: Rlhf, word: str, 
 def test_a_check_of_a_kind_that_a_package_has_not_is_refused(rlhf: Rlhf) -> None:
     result = rlhf("plugins", "check", "rlhf-plugins", "--kind", "reward_los")
     assert (result.exit_code, "(did you mean reward_loss? known: " in result.output) == (2, True)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_resume_that_is_interrupted_while_it_loads_says_how_to_go_on(
+    resume: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlhf_plugins.run.run.run_recipe", interrupted)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my r.yaml").write_text(RECIPE)
+    with pytest.raises(SystemExit) as caught:
+        app(["run", *["--resume"] * resume, "my r.yaml", "seed=1"])
+    said = "interrupted before a stage began\ngo on with: rlhf run --resume 'my r.yaml' seed=1"
+    assert capsys.readouterr().err == f"\n{said if resume else 'interrupted'}\n"
+    assert caught.value.code == 130
