@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.data.handed_on import handed_on
 from rlhf_plugins.data.names import CALL
 from rlhf_plugins.errors import RunError, shown
 from rlhf_plugins.run import together
@@ -39,7 +40,7 @@ def amendments(folder: RunFolder, assembled: Assembled, digested: Collection[str
     before, after = ({**recipe, "stages": recipe["stages"][:kept]} for recipe in (old, new))
     if differs := difference(before, after, FREE, digested=digested):
         cure = "resume it as it was started" if kept else "no stage of it is finished: --overwrite starts it again"
-        raise RunError(f"{folder.path} was started with another recipe: {differs}; {cure}")
+        raise RunError(f"{folder.path} was started with another recipe: {differs}; {cure}{_from_its_policy(folder)}")
     changed = dict(_others(old["stages"], new["stages"], kept, digested))
     for begun in _useless(folder, old["stages"], new["stages"], digested):
         if step := newest_step(begun):
@@ -61,6 +62,15 @@ def amend(folder: RunFolder, assembled: Assembled, digested: Collection[str]) ->
     notes = [*folder.status().get(WENT_ON, ()), *(f"Went on at {now()}: {one}." for one in changed.values())]
     folder.start(assembled.resolved, {together.PROCESSES: processes.launched(), WENT_ON: notes})
     return list(changed.values())
+
+
+def _from_its_policy(folder: RunFolder) -> str:
+    """How another run goes on from the last policy, where a finished stage made one."""
+    made = [one for one in handed_on(folder.finished(), "policies") if one.spec.get("path")]
+    if not made:
+        return ""
+    name = made[-1].name if made[-1].name == made[-1].stage else made[-1].qualified
+    return f"; to train its policy further, start a new run with base={folder.path}#{name}"
 
 
 def _useless(folder: RunFolder, old: list[Any], new: list[Any], digested: Collection[str]) -> list[Path]:

@@ -89,7 +89,9 @@ def test_a_stage_that_would_learn_otherwise_keeps_its_checkpoints_until_they_are
     assert newest_step(begun) == 3
     shutil.rmtree(begun)
     go(stage, base, folder, changed, resume=True)
-    assert (begun / "result.json").exists()
+    with pytest.raises(RunError, match=rf"; resume it as .*, start a new run with base={folder}#preference$"):
+        go(stage, base, folder, resume=True)
+    go(stage, f"{folder}#preference", tmp_path / "further")
 
 
 def test_logging_steps_by_which_a_stage_evaluates_begin_it_again(base: str, tmp_path: Path) -> None:
