@@ -19,7 +19,7 @@ from rlhf_plugins.engine.backbone import Backbone, matrices
 from rlhf_plugins.engine.decoding import AT_ONCE
 from rlhf_plugins.engine.log_probs import by_response
 from rlhf_plugins.engine.policy import Handle, ModelPolicy
-from rlhf_plugins.engine.sampling import Decoding, drawn, end_tokens, up_to_end
+from rlhf_plugins.engine.sampling import Decoding, drawn, up_to_end
 from rlhf_plugins.engine.weights.loading import base_weights, load_causal
 from rlhf_plugins.errors import RunError, nearest
 
@@ -76,6 +76,11 @@ class MixedLogits(Handle):
         """Those of its parts, each once."""
         return tuple({id(model): model for part in self.parts for model in part.models}.values())
 
+    @property
+    def ends(self) -> list[int]:
+        """Those of all its parts."""
+        return sorted({end for part in self.parts for end in part.ends})
+
     def next_logits(self, ids: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
         """As of any policy; the cache is a list of the parts' own."""
         caches = cache or [None] * len(self.parts)
@@ -117,7 +122,7 @@ class MixedLogits(Handle):
         return Samples([prompt for prompt, _ in rows], texts, [ids for _, ids in rows], responses)
 
     def _responses(self, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[list[int]]:
-        ends = end_tokens(self.models[0], self.tokenizer)
+        ends = self.ends
         given, cache = torch.tensor(prompts, device=self.models[0].device), None
         found, ended = list[Tensor](), torch.zeros(len(prompts), dtype=torch.bool, device=given.device)
         while len(found) < decoding.max_new_tokens and not bool(ended.all()):
@@ -160,7 +165,8 @@ def _mixed_adapters(parts: Sequence[ModelPolicy], weights: Sequence[float]) -> M
                     low[start:end] = down
                     high[:, start:end] = weight * part.scaling[own] * up
                     start = end
-    policy = ModelPolicy(backbone, adapter, parts[0].encoder)
+    ends = sorted({end for part in parts for end in part.ends})
+    policy = ModelPolicy(backbone, adapter, parts[0].encoder, ends=ends)
     finalize(policy, backbone.remove, adapter)
     return policy
 

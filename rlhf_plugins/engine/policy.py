@@ -35,7 +35,8 @@ from rlhf_plugins.engine.log_probs import response_logits, response_logps
 from rlhf_plugins.engine.passes import Passes
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.room import tokens_at_once
-from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.engine.sampling import Decoding, end_tokens, sample
+from rlhf_plugins.engine.weights.ends import note_ends, noted_ends
 from rlhf_plugins.engine.weights.foreign import unopened
 from rlhf_plugins.engine.weights.loading import base_weights, load_causal, load_row_encoder
 from rlhf_plugins.engine.weights.noted import described, noted_base, path_to_note
@@ -98,6 +99,11 @@ class Handle(ABC):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """That of its base."""
         return self.encoder.tokenizer
+
+    @property
+    def ends(self) -> list[int]:
+        """Every token that ends a response."""
+        return end_tokens(self.models[0], self.tokenizer)
 
     def sample(
         self,
@@ -217,6 +223,7 @@ class ModelPolicy(Handle):
         adapter: the adapter's name on it; None is the base alone.
         encoder: renders and tokenizes for the base; None loads it.
         base: how the policy was opened, where others share its weights but render otherwise.
+        ends: tokens that end its responses beside those of the base.
     """
 
     def __init__(
@@ -225,8 +232,10 @@ class ModelPolicy(Handle):
         adapter: str | None = None,
         encoder: RowEncoder | None = None,
         base: Base | None = None,
+        ends: Sequence[int] = (),
     ) -> None:
         super().__init__()
+        self._ends = tuple(ends)
         self.backbone, self.adapter, self.base = backbone, adapter, base or backbone.base
         self.encoder = encoder or load_row_encoder(self.base)
 
@@ -239,6 +248,11 @@ class ModelPolicy(Handle):
     def models(self) -> Sequence[Any]:
         """One."""
         return (self.backbone.inner,)
+
+    @property
+    def ends(self) -> list[int]:
+        """See `Handle`."""
+        return sorted({*self._ends, *super().ends})
 
     def next_logits(self, ids: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
         """See `Handle`."""
@@ -257,6 +271,8 @@ class ModelPolicy(Handle):
             self.backbone.inner.save_pretrained(folder, state_dict=base_weights(self.backbone.inner))
         else:
             self.backbone.save(self.adapter, folder)
+            if self._ends:
+                note_ends(folder, self._ends)
         self.tokenizer.save_pretrained(folder)
         describe(folder, self.base)
 
@@ -268,7 +284,7 @@ class ModelPolicy(Handle):
 
     def _sample(self, prompts: Sequence[Text], n: int, decoding: Decoding) -> Samples:
         with self:
-            return sample(self.backbone.inner, self.tokenizer, prompts, n, decoding)
+            return sample(self.backbone.inner, self.tokenizer, prompts, n, decoding, ends=self._ends)
 
     def _weights(self) -> Iterator[Tensor]:
         model = self.backbone.model
@@ -301,7 +317,7 @@ def open_policy(
     if folder is None:
         own = backbone.add(base.adapter) if trainable and base.adapter else None
         return ModelPolicy(backbone, own, base=base)
-    policy = ModelPolicy(backbone, adapter := backbone.load(folder, trainable), base=base)
+    policy = ModelPolicy(backbone, adapter := backbone.load(folder, trainable), base=base, ends=noted_ends(folder))
     if not trainable:  # a trainer may hold the model of a trainable one for longer
         finalize(policy, backbone.remove, adapter)
     return policy

@@ -41,11 +41,13 @@ def sample(
     per_prompt: int = 1,
     decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
     batch_size: int = AT_ONCE,
+    ends: Sequence[int] = (),
 ) -> Samples:
     """`per_prompt` responses to each prompt, in the prompts' order, the responses to one prompt side by side.
 
     The same arguments on the same machine give the same samples, and torch's global random state does not change. The
-    ids of a response end with EOS if the model ended it. `batch_size` responses are generated at once, fewer where
+    ids of a response end with EOS, or another end of the model's, if the model ended it; `ends` are ends besides.
+    `batch_size` responses are generated at once, fewer where
     there is room for fewer tokens (`room`), or memory runs out.
 
     Raises:
@@ -56,13 +58,14 @@ def sample(
     rows = [(prompt, encoder.encode_start(prompt)) for prompt in prompts for _ in range(per_prompt)]
     order = sorted(range(len(rows)), key=lambda row: len(rows[row][1]))  # equal lengths need no padding
     responses: list[list[int]] = [[] for _ in rows]
+    ends = sorted({*ends, *end_tokens(model, tokenizer)})
     own_distribution, loop = without_generation_defaults(model), Loop(batch_size)
     with torch.random.fork_rng(), evaluating(model), torch.inference_mode(), folded(model), own_distribution:
         torch.manual_seed(decoding.seed)
         lengths = [len(rows[row][1]) + decoding.max_new_tokens for row in order]
 
         def generate(part: slice) -> list[list[int]]:
-            return _generate(model, tokenizer, [rows[row][1] for row in order[part]], decoding, loop)
+            return _generate(model, tokenizer, [rows[row][1] for row in order[part]], (decoding, ends), loop)
 
         refills = loop.refills(model)
         found = generated(model, lengths, batch_size * (CALL if refills else 1), generate, refills=refills)
@@ -91,10 +94,10 @@ def without_generation_defaults(model: Any) -> Iterator[None]:
 
 
 def _generate(
-    model: Any, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], decoding: Decoding, loop: Loop
+    model: Any, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], how: tuple[Decoding, list[int]], loop: Loop
 ) -> list[list[int]]:
+    decoding, ends = how
     batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(model.device)
-    ends = end_tokens(model, tokenizer)
     sampled: dict[str, Any] = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0}
     sampled |= {"top_p": decoding.top_p} if decoding.top_p < 1 else {}
     out = model.generate(

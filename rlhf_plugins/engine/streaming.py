@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhf_plugins.contract.rows import Text
-from rlhf_plugins.engine.sampling import Decoding, drawn, end_tokens
+from rlhf_plugins.engine.sampling import Decoding, drawn
 from rlhf_plugins.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def stream(policy: Handle, prompt: Text, decoding: Decoding) -> Generator[str, N
         DataError: the prompt cannot be tokenized, has no token, or leaves the model no room for a response.
     """
     ids = policy.encoder.encode_start(prompt)
-    ends, device = end_tokens(policy.models[0], policy.tokenizer), policy.models[0].device
+    ends, device = policy.ends, policy.models[0].device
     generator = torch.Generator().manual_seed(decoding.seed)
     written: list[int] = []
     shown, step, cache = "", ids, None

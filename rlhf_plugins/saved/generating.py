@@ -147,9 +147,7 @@ def _answer(file: GrowingFile, before: int, asked: Sequence[Asked], policy: Hand
 
 
 def _ended(policy: Handle, ids: Sequence[int]) -> bool:
-    from rlhf_plugins.engine.sampling import end_tokens
-
-    return bool(ids) and ids[-1] in end_tokens(policy.models[0], policy.tokenizer)
+    return bool(ids) and ids[-1] in policy.ends
 
 
 def _ending(prompt: Text, responses: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.names import ADAPTER
+from rlhf_plugins.engine.weights.ends import with_ends
 from rlhf_plugins.engine.weights.starting import untie
 from rlhf_plugins.errors import RunError
 
@@ -76,7 +77,7 @@ def whole_policy(folder: Path, base: Base, dtype: torch.dtype | None, rows: Sequ
     before, untied = _logits(adapted, rows), untie(adapted)
     for name, layer in _layers(adapted):
         _merge(name, layer, dtype)
-    model = adapted.unload()
+    model = with_ends(adapted.unload(), folder)
     _cast(model, dtype)
     return Whole(model, _rounding(before, _logits(model, rows)), untied)
 

@@ -56,6 +56,7 @@ def export_policy(found: Made, out: Path, merge: bool = False, dtype: str | None
     """
     from rlhf_plugins.engine.policy import saved_base
     from rlhf_plugins.engine.prompted import copy_note
+    from rlhf_plugins.engine.weights.ends import hand_on_ends
     from rlhf_plugins.engine.weights.loading import load_tokenizer
 
     if found.folder is None:
@@ -75,6 +76,7 @@ def export_policy(found: Made, out: Path, merge: bool = False, dtype: str | None
         form = Form("model", base.path, bool(tokenizer.chat_template))
     tokenizer.save_pretrained(out)
     copy_note(folder, out)
+    hand_on_ends(folder, out)
     write_card(
         found,
         out,

@@ -19,7 +19,6 @@ from rlhf_plugins.data.batches.tokens import samples_of
 from rlhf_plugins.data.turns import as_text
 from rlhf_plugins.engine.backbone import shared
 from rlhf_plugins.engine.progress import Counted
-from rlhf_plugins.engine.sampling import end_tokens
 from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.judges import LIKELIHOOD, PairJudge, ScoreJudge, log_likelihoods, perplexity
@@ -94,6 +93,7 @@ class EvaluateRun:
         self.answers = self.held_out_answers()
         self.pool_size = max(options.ceiling if self.judged_by_gold else 0, options.best_of if self.chooses else 0)
         self.tasks = Tasks(options.tasks, run)
+        self.ends = dict[str, list[int]]()  # of each policy's responses
         self.progress = Counted(options.name, self.responses(), "responses")
         self.own = self.sample(self.reference, self.asked)
         self.pool = (
@@ -184,7 +184,7 @@ class EvaluateRun:
         reference = judged[self.weights.name]
         worths = self.judge.worths if isinstance(self.judge, ScoreJudge) else (lambda samples: [])
         rows = {
-            name: measure(policy, reference, ceiling, worths(policy.samples)) | {"cut": self.cut(policy.samples)}
+            name: measure(policy, reference, ceiling, worths(policy.samples)) | {"cut": self.cut(name, policy.samples)}
             for name, policy in judged.items()
         }
         of_judge, left_out = self.reward_model()
@@ -241,6 +241,7 @@ class EvaluateRun:
     def judged(self, name: str, samples: Samples, kl: float | Interval | None, policy: Policy | None) -> Judged:
         """Samples with scores; of a policy that can sample, also on prompts out of distribution."""
         per_prompt = len(samples.responses) // len(self.asked)
+        self.ends[name] = cast("Handle", policy or self.reference).ends
         if policy is not None:
             self.tasks.measure(name, policy)
         known = log_likelihoods(policy, self.answers) if policy and self.answers else None
@@ -280,10 +281,9 @@ class EvaluateRun:
         self.progress.add(len(samples.responses))
         return samples
 
-    def cut(self, samples: Samples) -> float:
-        """The share of responses that were cut at `max_new_tokens`."""
-        ends = end_tokens(cast("Handle", self.reference).models[0], self.encoder.tokenizer)
-        return cut_share(samples, self.options.max_new_tokens, ends)
+    def cut(self, name: str, samples: Samples) -> float:
+        """The share of a policy's responses that were cut at `max_new_tokens`."""
+        return cut_share(samples, self.options.max_new_tokens, self.ends[name])
 
     def notes(self) -> list[str]:
         """Notes for the reader of the table."""

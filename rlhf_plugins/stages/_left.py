@@ -16,7 +16,9 @@ def leave(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> No
 
     from rlhf_plugins.contract import processes
     from rlhf_plugins.data.names import VALUE_HEAD, VALUE_NETWORK
+    from rlhf_plugins.engine.weights.ends import note_ends
     from rlhf_plugins.engine.weights.shards import to_save, whole
+    from rlhf_plugins.trainers.online.way import ends_asked
 
     network = trainer.value_network
     options: dict[str, Any] = {} if network is None else to_save(network)
@@ -31,6 +33,8 @@ def leave(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> No
         trainer.keep_kl(folder)
         if backbone:
             backbone.save_policy(folder / "model", **policy)
+            if ends_asked(trainer.args):
+                note_ends(folder / "model", trainer.eos_token_ids)
         else:
             trainer.model.save_pretrained(folder / "model", **policy)
         trainer.processing_class.save_pretrained(folder / "model")

@@ -19,6 +19,7 @@ from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.backbone import POLICY, copy_adapter
 from rlhf_plugins.engine.forward import trunk_of
+from rlhf_plugins.engine.weights.ends import with_ends
 from rlhf_plugins.engine.weights.fitting import ADAPTER_WEIGHTS, SETS, UNLOADABLE, refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.weights.loading import (
     fuse_adapters,
@@ -46,7 +47,7 @@ def load_start(weights: Weights) -> Any:
         return with_adapter(load_causal(base), base.adapter, CAUSAL)
     if base.adapter is None:
         return load_whole(weights)
-    model = load_causal(base)
+    model = with_ends(load_causal(base), weights.folder)
     with torch.random.fork_rng():
         made: PeftModel = fuse_adapters(get_peft_model(model, config_of(weights), POLICY))
     copy_start(made, weights)
@@ -90,7 +91,7 @@ def load_whole(weights: Weights) -> PreTrainedModel:
         raise RunError(f"{weights.folder}: its adapter is on a quantized base, so all weights cannot be trained")
     adapted = with_saved_adapter(load_causal(base), weights.folder)
     untie(adapted)
-    merged: PreTrainedModel = adapted.merge_and_unload()
+    merged: PreTrainedModel = with_ends(adapted.merge_and_unload(), weights.folder)
     return merged.requires_grad_(True)
 
 

@@ -187,6 +187,7 @@ def _describe(run: StageRun, stage: Stage, result: StageResult) -> None:
     """Completes the folders that the stage saved: plugins of a reward model, base of a policy, prompts, modules."""
     from rlhf_plugins.engine.policy import describe
     from rlhf_plugins.engine.prompted import note_prompts
+    from rlhf_plugins.engine.weights.ends import hand_on_ends
     from rlhf_plugins.engine.weights.fitting import in_order
     from rlhf_plugins.recipe import provenance
 
@@ -194,6 +195,7 @@ def _describe(run: StageRun, stage: Stage, result: StageResult) -> None:
         provenance.record(folder, stage, run.services.registry)
     for folder in _saved(run, result.policies):
         describe(folder, run.base, run.services.files(run.folder).path)
+        hand_on_ends(run.places.start.folder, folder)
     for folder in (*_saved(run, result.policies), *_saved(run, result.rewards)):
         in_order(folder)
         note_prompts(folder, run.data, run.places.start.folder or Path(run.places.start.base.path))
