@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback, set_seed
 
 import rlhf_plugins
+from rlhf_plugins import RunError
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.batches.groups import prompt_dataset
 from rlhf_plugins.engine.weights.loading import load_tokenizer, lora_config, with_adapter
@@ -249,3 +251,37 @@ def test_a_reward_model_by_its_name_and_an_asynchronous_function(bases: Bases, t
         each.train()
     for found, expected in zip(*map(lines, ran), strict=True):
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def unknown(completions: list[Any], **_: Any) -> list[float]:
+    return [float("nan")] * len(completions)
+
+
+def partly(completions: list[Any], **_: Any) -> list[float | None]:
+    return [None if place == 0 else float(len(text)) for place, text in enumerate(completions)]
+
+
+def endless(completions: list[Any], **_: Any) -> list[float]:
+    return [1.0, float("inf"), *[0.0] * (len(completions) - 2)]
+
+
+def test_a_reward_that_gives_no_number_is_said_once(
+    bases: Bases, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        script(OURS, bases(), tmp_path, reward_funcs=partly).train()
+    said = "1 of 6 responses of a rollout are left out, since partly gave no number"
+    assert sum(said in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_training_without_any_reward_ends(bases: Bases, tmp_path: Path) -> None:
+    found = script(OURS, bases(), tmp_path, {"max_steps": 20}, reward_funcs=unknown)
+    with pytest.raises(RunError, match=r"unknown gave no number \(None or NaN\) for any response of 11 rollouts"):
+        found.train()
+    assert found.state.global_step == 10
+    script(OURS, bases(), tmp_path, {"max_steps": 12}, reward_funcs=[unknown, ants]).train()
+
+
+def test_an_infinite_reward_is_named(bases: Bases, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="reward_funcs: endless gave inf for the response '.*': a reward is a finite"):
+        script(OURS, bases(), tmp_path, reward_funcs=[ants, endless]).train()

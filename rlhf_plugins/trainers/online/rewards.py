@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,11 @@ from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run_kinds import Reward
 from rlhf_plugins.data.batches.groups import COLUMNS, batch_columns
 from rlhf_plugins.data.turns import as_response
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import RewardHandle, rewards
 
+logger = logging.getLogger(__name__)
+SILENT = 10  # rollouts in a row without any reward, beyond which a training ends, as `equal_rewards` ends a recipe's
 TRAINERS = {"trainer_state", "log_extra", "log_metric", "environments"}  # what TRL passes beside columns
 
 
@@ -37,11 +41,15 @@ class RewardFunctions:
 
     Args:
         trainer: GRPOTrainer, which calls them.
+
+    Raises:
+        RunError: when called, a reward is infinite, or no response of many rollouts in a row got one.
     """
 
     def __init__(self, trainer: Any) -> None:
         self._trainer, self.reward = trainer, None
         self.each = torch.zeros(0, 0)  # (B, F) what each answered last, NaN where it did not
+        self._silent, self._warned = 0, False  # rollouts in a row without any reward
 
     def __call__(self, samples: Samples) -> Prediction:
         """It abstains where none of them answers."""
@@ -52,8 +60,33 @@ class RewardFunctions:
         ids = [list(response) for response in samples.response_ids]
         found = self._trainer._calculate_rewards(rows, list(samples.prompts), completions(samples), ids)
         self.each = found.float().cpu()
+        self._refuse_infinite(samples)
+        self._watch(self.each.isnan().all(1).tolist())
         reward = (self.each * self._trainer.reward_weights.cpu()).nansum(1)
         return Prediction(reward, abstained=self.each.isnan().all(1))
+
+    def _refuse_infinite(self, samples: Samples) -> None:
+        for row, which in self.each.isinf().nonzero().tolist()[:1]:
+            gave = f"gave {self.each[row, which].item()} for the response {samples.responses[row]!r}"
+            name = self._trainer.reward_func_names[which]
+            raise RunError(f"reward_funcs: {name} {gave}: a reward is a finite number, or None where there is none")
+
+    def _watch(self, silent: Sequence[bool]) -> None:
+        """Says once that responses have no reward, and ends a training that learns nothing."""
+        names = ", ".join(self._trainer.reward_func_names)
+        if any(silent) and not self._warned:
+            self._warned = True
+            logger.warning(
+                "reward_funcs: %d of %d responses of a rollout are left out, since %s gave no number (None or NaN) for "
+                "them; `abstained` counts such responses",
+                *(sum(silent), len(silent), names),
+            )
+        self._silent = self._silent + 1 if all(silent) else 0
+        if self._silent > SILENT:
+            raise RunError(
+                f"reward_funcs: {names} gave no number (None or NaN) for any response of {self._silent} rollouts in a "
+                "row: nothing can be learned; look at the reward"
+            )
 
 
 class ForTRL:
