@@ -88,6 +88,10 @@ def test_responses_without_a_reward_are_left_out_and_counted(bases: Bases, tmp_p
         assert step.samples is not None
         assert len(step.samples.responses) == len(step.responses["reward"]) == (4 if advantage == "remax" else 8)
     assert furthest(trained(found), before) > 0
+    sums = {"response without a reward": 8}
+    if advantage == "remax":
+        sums["response to a prompt whose greedy response has no reward"] = 8
+    assert found.unlearned == sums
 
 
 def test_groups_that_are_too_small_for_the_estimator_are_left_out(bases: Bases, tmp_path: Path) -> None:
@@ -102,6 +106,7 @@ def test_groups_that_are_too_small_for_the_estimator_are_left_out(bases: Bases, 
     parts = found._rollouts.experience(kept, 0.1).parts
     assert [sum(len(each.rows) for each in part) for part in parts] == [4, 4]
     assert curve(found, "too_few_siblings") == [1.0]
+    assert list(found.unlearned.values()) == [3, 1]
 
 
 @pytest.mark.parametrize("reduction", ["tokens", "responses", {"use": "constant", "length": 6}])

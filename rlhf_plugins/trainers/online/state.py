@@ -18,6 +18,10 @@ from rlhf_plugins.trainers.ppo.options import ROUNDS
 from rlhf_plugins.trainers.rates import give_rate
 
 WORDS = {  # of what is not learned from
+    "abstained": "response without a reward",
+    "abstained_later": "response before one without a reward",
+    "without_baseline": "response to a prompt whose greedy response has no reward",
+    "too_few_siblings": "response with too few others to its prompt that have a reward",
     "equal_siblings": "response out of the loss: all to the prompt score alike",
     "truncated": "response out of the loss: cut at max_completion_length",
     "unfilled": f"prompt missing in a rollout: {ROUNDS} rounds of further ones found none whose responses differ",
@@ -85,7 +89,7 @@ class KeepsRollout:
 
     @property
     def unlearned(self: Any) -> dict[str, int]:
-        """How many responses were left out of the loss, and prompts missing in it, by reason in words."""
+        """How many responses were left out, or of the loss alone, and prompts missing in it, by reason in words."""
         return {WORDS[name]: count for name, count in self._unlearned.items()}
 
     def stateful(self: Any) -> dict[str, Any]:

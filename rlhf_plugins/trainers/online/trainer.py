@@ -158,7 +158,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         self._trains = False  # whether this optimizer step has anything to learn from
         self._step_numbers: dict[str, float] = defaultdict(float)  # sums over this optimizer step so far
         self._updates: dict[str, list[float]] = defaultdict(list)  # numbers of the updates since the last rollout
-        self._unlearned: dict[str, int] = {}  # responses that were left out of the loss so far, by reason
+        self._unlearned: dict[str, int] = {}  # responses that were left out so far, by reason
         self._skips: list[float] = []  # of each optimizer step so far: 1 where it was skipped
 
     def _end_turns(self) -> None:
@@ -301,8 +301,8 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
                 drawn, more["unfilled"] = self._refill(drawn, self._draw)
         talks, scored = drawn.talks, drawn.scored
         numbers = {name: float(n) for name, n in scored.left_out.items() if n}
-        for name, number in (more | {name: float(left.sum()) for name, left in scored.unlearned.items()}).items():
-            numbers[name] = number
+        numbers |= more | {name: float(left.sum()) for name, left in scored.unlearned.items()}
+        for name, number in numbers.items():
             self._unlearned[name] = self._unlearned.get(name, 0) + int(number)
         if self._refill:
             numbers["resampled"] = float(len(talks.turn) - len(rows))

@@ -125,7 +125,7 @@ def _check_sampling(own: OnlineOptions, args: trl.GRPOConfig) -> None:
             f"{named(own.advantage) if own.advantage else 'grpo'} compares the responses to a prompt: "
             f"num_generations is {args.num_generations}, and it needs {fewest} or more"
         )
-    if reason := sampling.refusal(vars(args), args.temperature):
+    if reason := sampling.refusal(vars(args), args.temperature, fewest > 1):
         raise RunError(reason)
     if own.environment is not None and (reason := no_conversations(own.advantage, args.use_vllm)):
         raise RunError(f"environment= {reason}")
