@@ -138,7 +138,7 @@ class Online(
             raise ValueError(f"reference: {self.reference}, but with `kl: none` nothing reads it; leave it out")
         self._check_turns()
         self._check_correction()
-        if reason := options_of_sampling.refusal(self.trainer, self.setting("temperature")):
+        if reason := options_of_sampling.refusal(self.trainer, self.setting("temperature"), fewest > 1):
             raise ValueError(f"trainer.{reason}")
         cut = [*options_of_sampling.reshaping(self.trainer), *["use_vllm"] * bool(self.trainer.get("use_vllm"))]
         if self.exploration and cut:

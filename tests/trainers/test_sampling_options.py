@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.ppo.sampling import reshaping
+from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.trainers.ppo.sampling import refusal, reshaping
 
 from .online_parts import Bases, curve, logged, trainer
 
@@ -67,6 +68,8 @@ def test_what_changes_no_token_leaves_the_kl(bases: Bases, tmp_path: Path, caplo
     [
         ({"stop_strings": ["ant"]}, "stop_strings ends responses with a text, .*; name such tokens as eos_token_id"),
         ({"stop": "ant"}, "generation_kwargs: stop ends responses with a text"),
+        ({"num_beams": 2}, "num_beams searches for likely responses"),
+        ({"num_return_sequences": 2}, "num_return_sequences: a rollout has one response .* write num_generations"),
         ({"no_repeat_ngrams": 2}, r"unknown option 'no_repeat_ngrams' \(did you mean no_repeat_ngram_size\?"),
     ],
 )
@@ -75,3 +78,18 @@ def test_what_no_training_can_generate_with_is_refused(
 ) -> None:
     with pytest.raises(RunError, match=message):
         trainer(bases(), tmp_path, generation_kwargs=options)
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"num_return_sequences": 3}, {"do_sample": False}])
+def test_a_stage_refuses_what_gives_no_samples_to_compare(options: dict[str, Any]) -> None:
+    words = {"use": "online", "reward": "gold", "advantage": "grpo", "trainer": {"generation_kwargs": options}}
+    with pytest.raises(PluginError, match=f"trainer.generation_kwargs: {next(iter(options))}"):
+        component("stage", words)
+    alone = component("stage", {**words, "advantage": "gae", "trainer": {"generation_kwargs": {"do_sample": False}}})
+    assert alone.advantage.min_group == 1
+
+
+def test_what_says_the_default_is_taken() -> None:
+    plainly = {"num_beams": 1, "num_return_sequences": 1, "do_sample": True}
+    assert refusal({"generation_kwargs": plainly}, 1.0, compares=True) is None
+    assert refusal({"generation_kwargs": {"n": 2}, "use_vllm": True}, 1.0, compares=False)

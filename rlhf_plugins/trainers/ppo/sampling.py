@@ -50,9 +50,17 @@ def warn(reshaped: Sequence[str]) -> None:
         )
 
 
-def refusal(given: Mapping[str, Any], temperature: float) -> str | None:
-    """Why no training on own samples can generate with these options of GRPOConfig; None where it can."""
+def refusal(given: Mapping[str, Any], temperature: float, compares: bool) -> str | None:
+    """Why no training on own samples can generate with these options of GRPOConfig; None where it can.
+
+    Args:
+        given: the options.
+        temperature: of the training.
+        compares: whether the advantage compares the responses to a prompt.
+    """
     asked = dict(given.get(KWARGS) or {})
+    if reason := _no_samples(asked, compares):
+        return f"{KWARGS}: {reason}"
     if (other := asked.get("temperature", temperature)) != temperature:
         return (
             f"{KWARGS}: a temperature of {other} would sample from another policy than the one that learns, at "
@@ -65,6 +73,17 @@ def refusal(given: Mapping[str, Any], temperature: float) -> str | None:
             f"name such tokens as {tokens}"
         )
     return None if given.get("use_vllm") else _unknown(asked)
+
+
+def _no_samples(asked: Mapping[str, Any], compares: bool) -> str:
+    """Why these `generation_kwargs` give no response of the policy's to each row of a rollout; empty where they do."""
+    if (asked.get("num_beams") or 1) != 1:
+        return "num_beams searches for likely responses, and a training learns from samples: leave it out"
+    if several := next((name for name in ("num_return_sequences", "n") if (asked.get(name) or 1) != 1), ""):
+        return f"{several}: a rollout has one response in each of its rows: write num_generations for more to a prompt"
+    if asked.get("do_sample") is False and compares:
+        return "do_sample: false makes all responses to a prompt alike, and the advantage compares them: leave it out"
+    return ""
 
 
 def _unknown(asked: Mapping[str, Any]) -> str | None:
