@@ -240,3 +240,23 @@ def test_a_function_is_the_task_itself_whatever_people_prefer(fields: dict[str, 
     assert found.word == "better"
     (said,) = found.caveats
     assert said.startswith("the function is not people's taste: it orders 55.0% (95% CI 50.0% to 60.0%)")
+
+
+def test_a_policy_that_the_held_out_rows_chose_says_so(fields: dict[str, Any]) -> None:
+    best, own = {"load_best_model_at_end": True, "metric_for_best_model": "reward"}, {"source": "other.jsonl"}
+    task, judged = {"name": "acc", "data": own}, {"name": "evaluate", "stage": "evaluate"}
+    rest = "on held-out rows that are measured here too, which favours it"
+    kept = f"its weights are those of the step that had the best eval_reward {rest}"
+    cases: list[tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = [
+        ({"trainer": best}, {}, (kept,)),
+        ({"trainer": best, "data": own}, {}, ()),
+        ({"trainer": best, "data": own}, {"data": own}, (kept,)),
+        ({"trainer": {}, "early_stopping_patience": 3}, {}, (f"its training was ended by eval_loss {rest}",)),
+        ({"trainer": {"eval_strategy": "steps"}}, {}, ()),
+        ({"trainer": best | {"metric_for_best_model": "eval_acc"}, "tasks": [task]}, {}, ()),
+        ({"trainer": best, "tasks": [task]}, {}, (kept,)),
+    ]
+    for trained, evaluation, said in cases:
+        stages = [{"name": "ppo", "stage": "preference", **trained}, {**judged, **evaluation}]
+        assert _verdict(fields, {"recipe": {"stages": stages}}).caveats == said
+    assert _verdict(fields, {"recipe": {"stages": [{"name": "ppo", "trainer": best}]}}).caveats == ()
