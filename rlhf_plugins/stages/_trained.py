@@ -24,6 +24,7 @@ def trained(stage: Training, run: Run, trainer: Any, left_out: Mapping[str, int]
     from rlhf_plugins.trainers.arguments import quiet
     from rlhf_plugins.trainers.optimizer_state import hand_on
     from rlhf_plugins.trainers.watching.budget import spending
+    from rlhf_plugins.trainers.watching.held_out import choice
     from rlhf_plugins.trainers.watching.supervision import supervise
     from rlhf_plugins.trainers.watching.tasks import measure_tasks
 
@@ -42,7 +43,7 @@ def trained(stage: Training, run: Run, trainer: Any, left_out: Mapping[str, int]
     processes.on_main(save)
     return StageResult(
         policies={stage.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
-        report=ReportParts(left_out=left_out, notes=spent.notes),
+        report=ReportParts(left_out=left_out, notes=(*spent.notes, *choice(trainer, stage.name))),
         sections=monitors.sections(),
         curves=curves.curves,
         metrics=spent.metrics,

@@ -82,7 +82,7 @@ class LabelCheck(RewardModelStage, makes={"data"}, processes="one"):
             metrics={"labels": len(judged), "suspects": len(suspects), "out_of_fold_accuracy": right / len(judged)},
             report=ReportParts(
                 left_out={f"{k}, of all folds": v for k, v in left_out.items()} | unread,
-                notes=[f"Fold {i}: {note}" for i, one in enumerate(trained) for note in one.spent.notes],
+                notes=[f"Fold {i}: {note}" for i, one in enumerate(trained) for note in one.notes],
             ),
             sections=[_section(self.threshold, len(judged), rows), *(part for one in trained for part in one.alarms)],
             curves={f"{name}_{i}": curve for i, one in enumerate(trained) for name, curve in one.curves.items()},

@@ -281,6 +281,7 @@ class Online(
         from rlhf_plugins.trainers.arguments import quiet
         from rlhf_plugins.trainers.ppo.oversight import warned_of_skips
         from rlhf_plugins.trainers.watching.budget import spending
+        from rlhf_plugins.trainers.watching.held_out import choice
         from rlhf_plugins.trainers.watching.tasks import measure_tasks
 
         trainer, backbone, left_out = self._trainer(run)
@@ -289,7 +290,7 @@ class Online(
         measure_tasks(trainer, self.tasks, run.sharing(backbone) if backbone else run, curves)
         with room(self.tokens_per_batch, self.cache_tokens), spending(trainer, self.budget) as spent:
             run.go_on(trainer)
-        notes = (*spent.notes, *warned_of_skips(trainer))
+        notes = (*spent.notes, *choice(trainer, self.name), *warned_of_skips(trainer))
         folder = run.folder / "model"
         leave(trainer, backbone, run.folder)
         return StageResult(

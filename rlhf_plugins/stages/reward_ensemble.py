@@ -188,7 +188,7 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         for member in members:
             left_out.update(member.trained.left_out)
         beside = {name: sum(member.beside[name] for member in members) for name in ("flops", "seconds")}
-        notes = [f"Member {i}: {note}" for i, m in enumerate(members) for note in m.trained.spent.notes]
+        notes = [f"Member {i}: {note}" for i, m in enumerate(members) for note in m.trained.notes]
         curves = {f"{name}_{i}": points for i, m in enumerate(members) for name, points in m.trained.curves.items()}
         return StageResult(
             rewards={self.name: {"use": "saved", "path": str(folder)}},

@@ -70,6 +70,7 @@ class Trained(NamedTuple):
     left_out: dict[str, int]
     curves: Mapping[str, Curve]
     spent: Spending
+    notes: tuple[str, ...]
     alarms: Sequence[Section] = ()
 
 
@@ -156,7 +157,7 @@ class RewardModelStage(
         trained = self.train(run, groups, run.folder / "model")
         return StageResult(
             rewards={self.name: {"use": "saved", "path": str(trained.folder)}},
-            report=ReportParts(left_out={**trained.left_out, **unread}, notes=trained.spent.notes),
+            report=ReportParts(left_out={**trained.left_out, **unread}, notes=trained.notes),
             sections=trained.alarms,
             curves=trained.curves,
             metrics=trained.spent.metrics,
@@ -168,6 +169,7 @@ class RewardModelStage(
         from rlhf_plugins.engine.weights.noted import described
         from rlhf_plugins.trainers.arguments import quiet
         from rlhf_plugins.trainers.watching.budget import spending
+        from rlhf_plugins.trainers.watching.held_out import choice
         from rlhf_plugins.trainers.watching.supervision import supervise
 
         trainer, left_out = self._trainer(run, groups, member_seed(run.seed, member))
@@ -182,7 +184,8 @@ class RewardModelStage(
         parts = {"base": described(self.own_base(run)), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
         weights = trainer.model.to_save()
         processes.on_main(lambda: trainer.model.save(folder, parts, weights))
-        return Trained(folder, left_out, curves.curves, spent, monitors.sections())
+        notes = (*spent.notes, *choice(trainer, self.name))
+        return Trained(folder, left_out, curves.curves, spent, notes, monitors.sections())
 
     def rehearse(self, run: Run) -> Kept | None:
         """See `Stage`; what a teacher will say of the rows is not known."""

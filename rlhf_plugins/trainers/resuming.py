@@ -27,6 +27,7 @@ from rlhf_plugins.reward_models.composed import has_state
 from rlhf_plugins.trainers import zero
 
 PICKLE, BEST = "training_args.bin", "trained.safetensors"  # files of a model that may be the best
+CARD = "README.md"  # of PEFT and TRL, who know neither the model's name nor its base
 State = dict[str, Any]
 AT_FIRST = ("random", "others")  # of a state: what is set at the first batch
 SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_total_train_tokens")
@@ -57,15 +58,19 @@ class Resumable:
             self.keeper.between_steps(self)
 
     def save_model(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the best model so far: where processes divide it, its trained weights alone. Without the pickle that
-        transformers puts beside it."""
+        """Saves the best model so far: where processes divide it, its trained weights alone. Without the pickle and
+        the card that others put beside it."""
         folder = Path(output_dir or self.args.output_dir)
         if _is_divided():
             weights = whole(weights_of(self.model))
             processes.on_main(lambda: _save(weights, folder / BEST))
             return
         super().save_model(output_dir, _internal_call)  # type: ignore[misc]
-        (folder / PICKLE).unlink(missing_ok=True)
+        for name in (PICKLE, CARD):
+            (folder / name).unlink(missing_ok=True)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """TRL writes one with every checkpoint; `rlhf export` writes ours."""
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """These and what follows are in our checkpoints, without pickles."""

@@ -81,12 +81,18 @@ def test_the_best_weights_are_those_that_are_left(run: Run, use: str) -> None:
     short = run.train(made(use, {**steep, "max_steps": best, "load_best_model_at_end": False}), name="short")
     torch.testing.assert_close(weights(found), weights(short))
     assert not list((run.folder / "whole").rglob("optimizer*"))
+    assert not [*(run.folder / "whole").glob("README.md"), *(run.folder / "whole").glob("checkpoint-*/README.md")]
+    assert found.report.notes == [f"whole kept step {best}, eval_loss {losses[best]:.4g}."]
+    assert short.report.notes == []
 
 
-def test_a_training_ends_once_held_out_rows_show_nothing_better(run: Run) -> None:
+def test_a_training_ends_once_held_out_rows_show_nothing_better(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     still = {"learning_rate": 0.0, "max_steps": 20}
     found = run.train(made("preference", still, early_stopping_patience=2), name="a")
     assert [step for step, _ in found.curves["eval_loss"].points] == [2, 4, 6]
+    said = "a ended at step 6 of 20: no better eval_loss in 2 evaluations."
+    assert found.report.notes == [said]
+    assert f"\n{said}\n" in capsys.readouterr().err
 
 
 def test_what_an_evaluation_needs_is_said(run: Run) -> None:
@@ -143,6 +149,7 @@ def test_the_policy_with_the_best_held_out_reward_is_left(run: Run) -> None:
     found = run.train(made("online", steep, **ONLINE), name="whole")
     rewards = dict(found.curves["eval_reward"].points)
     step = max(rewards, key=rewards.__getitem__)
+    assert found.report.notes == [f"whole kept step {step}, eval_reward {rewards[step]:.4g}."]
     short = {**steep, "max_steps": step, "load_best_model_at_end": False}
     torch.testing.assert_close(weights(found), weights(run.train(made("online", short, **ONLINE), name="short")))
 
