@@ -172,7 +172,9 @@ class Python(OfSamples, Reward):
     """A Python function with the signature of TRL's `reward_funcs`.
 
     It is called with `prompts`, `completions`, `completion_ids` and the prompts' columns, as far as it takes them, and
-    returns a number per completion, None where it abstains. To messages, a completion is a list with one message.
+    returns a number per completion, None where it abstains. To messages, a completion is a list with one message. An
+    `async` function is run to its end. `trainer_state`, `log_metric` and `log_extra` are TRL's trainer's: a recipe does
+    not give them.
     """
 
     def build(self, run: Run) -> RewardFunction:

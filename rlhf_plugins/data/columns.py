@@ -29,9 +29,10 @@ def of_prompts(samples: Samples, column: str) -> Sequence[Any]:
     return samples.columns[column]
 
 
-def no_column(column: str, columns: Iterable[str]) -> str:
-    """Says that prompts with these columns lack one that a reward reads."""
-    return f"reward: the prompts have no column {column!r} {nearest(column, columns)}; name it in `column`"
+def no_column(column: str, columns: Iterable[str], function: str = "") -> str:
+    """Says that prompts with these columns lack one that a reward reads, or a function by its path."""
+    cure = f"{function} takes it without a default" if function else "name it in `column`"
+    return f"reward: the prompts have no column {column!r} {nearest(column, columns)}; {cure}"
 
 
 def of_rows(data: Data) -> frozenset[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
+import logging
 import runpy
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples
 
 FunctionPath = Annotated[str, OnDisk(":"), Field(description="FILE.py:FUNCTION, or PACKAGE.MODULE:FUNCTION")]
+logger = logging.getLogger(__name__)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+GIVEN = frozenset({"prompts", "completions", "completion_ids"})  # beside the columns
+OF_TRL = frozenset({"log_extra", "log_metric", "trainer_state"})  # what TRL's trainer gives a reward besides
 UNREADABLE = {"*", "exec", "globals", "locals", "vars"}  # by which a file may have names that it does not spell
 
 
@@ -48,10 +53,36 @@ def missing(path: str) -> dict[str, str]:
         code = ast.parse(Path(file).read_bytes())
     except (OSError, SyntaxError, ValueError) as error:
         return {"path": f"{file} cannot be imported: {type(error).__name__}: {error}"}
+    if unknown := sorted(required(path) & OF_TRL):
+        return {"path": needs_trl(path, unknown)}
     if name in (bound := {found for node in ast.walk(code) for found in _bound(node)}) or bound & UNREADABLE:
         return {}
     functions = (node.name for node in code.body if isinstance(node, FUNCTIONS) and not node.name.startswith("_"))
     return {"path": f"{file} has no function {name!r} {nearest(name, functions)}"}
+
+
+def needs_trl(path: str, unknown: Sequence[str]) -> str:
+    """Says that a function cannot be called without what TRL's trainer alone gives."""
+    return f"{path} needs {', '.join(unknown)}, which TRL's trainer alone gives: give a default, and do without"
+
+
+def required(path: str) -> frozenset[str]:
+    """The parameters without a default that a function of a file shows in its code; no code is run.
+
+    None are known of a module's, nor of one that is decorated, imported or defined twice.
+    """
+    file, _, name = path.rpartition(":")
+    try:
+        code = ast.parse(Path(file).read_bytes() if file.endswith(".py") else "")
+    except (OSError, SyntaxError, ValueError):  # which `missing` says
+        return frozenset()
+    found = [node for node in ast.walk(code) if name in _bound(node)]
+    if len(found) != 1 or not isinstance(found[0], FUNCTIONS) or found[0].decorator_list:
+        return frozenset()
+    takes = found[0].args
+    plain = [*takes.posonlyargs, *takes.args]
+    named = [one for one, default in zip(takes.kwonlyargs, takes.kw_defaults, strict=True) if default is None]
+    return frozenset(one.arg for one in (*plain[: len(plain) - len(takes.defaults)], *named))
 
 
 def _bound(node: ast.AST) -> Iterator[str]:
@@ -81,7 +112,8 @@ def function_at(path: str, who: str) -> Callable[..., Any]:
 class OfSamples:
     """The options of a component that is a Python function with the arguments of TRL's `reward_funcs`; its first base.
 
-    It is called with `prompts`, `completions`, `completion_ids` and the prompts' columns, as far as it takes them.
+    It is called with `prompts`, `completions`, `completion_ids` and the prompts' columns, as far as it takes them. An
+    `async` one is run to its end.
     """
 
     path: FunctionPath
@@ -94,6 +126,10 @@ class OfSamples:
         """The function, where it or its file is not there."""
         return missing(self.path)
 
+    def reads_columns(self) -> frozenset[str]:
+        """The columns without which it cannot be called, as far as its code shows them."""
+        return required(self.path) - GIVEN - OF_TRL
+
     def of_samples(self, who: str) -> Callable[[Samples], Any]:
         """The function as one of samples, which raises RunError for what it raises, and where it takes too long.
 
@@ -105,12 +141,18 @@ class OfSamples:
         """
         function = function_at(self.path, who)
         takes = inspect.signature(function).parameters
+        if unknown := sorted(OF_TRL & takes.keys()):
+            if any(takes[name].default is inspect.Parameter.empty for name in unknown):
+                raise RunError(f"{who}: {needs_trl(self.path, unknown)}")
+            without = ", ".join(unknown)
+            logger.warning("%s: %s is called without %s, which TRL's trainer alone gives", who, self.path, without)
         takes_all = any(one.kind is one.VAR_KEYWORD for one in takes.values())
 
         def call(samples: Samples) -> Any:
             given = {**samples.columns, **_as_trl(samples)}
             with _named(self.path, who), at_most(self.timeout):
-                return function(**{k: v for k, v in given.items() if takes_all or k in takes})
+                found = function(**{k: v for k, v in given.items() if takes_all or k in takes})
+                return asyncio.run(found) if inspect.iscoroutine(found) else found
 
         return call
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.component import Component
-from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.data.columns import columns_of, lacks, no_column
+from rlhf_plugins.contract.rows import Data, Group
+from rlhf_plugins.data.columns import columns_of, lacks, no_column, of_rows
+from rlhf_plugins.data.functions import OfSamples
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.options import parts_of
 from rlhf_plugins.recipe.source import Keys
@@ -40,7 +41,15 @@ def lacking_columns(stage: Component, columns: frozenset[str]) -> Iterator[tuple
     A `fallback` may never be asked, and a task has rows of its own.
     """
     for keys, reward in _rewards(stage):
-        yield from ((keys, no_column(column, columns)) for column in sorted(reward.reads_columns() - columns))
+        function = reward.path if isinstance(reward, OfSamples) else ""
+        lacking = sorted(reward.reads_columns() - columns)
+        yield from ((keys, no_column(column, columns, function)) for column in lacking)
+
+
+def refuse_lacking(stage: Stage, data: Data) -> None:
+    """Raises RunError for the first column that a reward of a stage reads and no prompt of its rows has."""
+    for _, message in lacking_columns(stage, of_rows(data)) if stage.scores_prompts else ():
+        raise RunError(message)
 
 
 def unscorable(stage: Component, prompts: Iterable[Group]) -> Iterator[tuple[Keys, str]]:

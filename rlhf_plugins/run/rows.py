@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.errors import DataError, RlhfError
+from rlhf_plugins.recipe.needs import refuse_lacking
 from rlhf_plugins.recipe.options import all_parts
 from rlhf_plugins.recipe.order import too_early
 from rlhf_plugins.recipe.source import Keys, dotted
@@ -73,5 +74,6 @@ def refuse_rows(assembled: Assembled, data: Data) -> None:
     for stage in assembled.stages:
         if stage.data is None:
             refuse_unfit(stage, data)
+            refuse_lacking(stage, data)
         elif type(stage).fits_data is not Stage.fits_data and not any(too_early(stage.data)):
             refuse_unfit(stage, loaded(assembled, stage.data))

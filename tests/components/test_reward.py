@@ -272,6 +272,54 @@ def test_a_function_that_fails_or_whose_answer_does_not_fit_is_named(file: Path,
         Python(f"{file}:{function}").build(run_with(None))(SAMPLES)
 
 
+def test_an_asynchronous_function_is_run(file: Path) -> None:
+    file.write_text("async def later(completions):\n    return [float(len(c)) for c in completions]\n")
+    assert Python(f"{file}:later").build(run_with(None))(SAMPLES).reward.tolist() == [4, 0]
+
+
+def test_what_trls_trainer_alone_gives_is_named(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file.write_text(
+        "def may(completions, log_metric=None):\n    return [1.0 + (log_metric is not None)] * len(completions)\n\n"
+        "def must(completions, trainer_state):\n    return [0.0] * len(completions)\n"
+    )
+    assert Python(f"{file}:may").build(run_with(None))(SAMPLES).reward.tolist() == [1, 1]
+    assert f"reward: {file}:may is called without log_metric, which TRL's trainer alone gives" in caplog.text
+    assert not Python(f"{file}:may").missing()
+    needs = f"{file}:must needs trainer_state, which TRL's trainer alone gives: give a default, and do without"
+    assert Python(f"{file}:must").missing() == {"path": needs}
+    with pytest.raises(RunError, match="must needs trainer_state"):
+        Python(f"{file}:must").build(run_with(None))
+
+
+SIGNATURES = """
+import functools
+
+def of(prompts, completions, solution, *, level, note=None, log_extra=None, **_): ...
+def none(**_): ...
+@functools.cache
+def decorated(completions, solution): ...
+def twice(solution): ...
+def twice(other): ...
+async def later(completions, answer): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "columns"),
+    [
+        ("of", {"solution", "level"}),
+        ("later", {"answer"}),
+        *[(name, set()) for name in ("none", "decorated", "twice", "absent")],
+    ],
+)
+def test_the_columns_that_a_function_needs_are_those_of_its_code(
+    tmp_path: Path, function: str, columns: set[str]
+) -> None:
+    (tmp_path / "signatures.py").write_text(SIGNATURES)
+    assert Python(f"{tmp_path / 'signatures.py'}:{function}").reads_columns() == columns
+    assert Python(f"json:{function}").reads_columns() == frozenset()
+
+
 def test_a_function_that_is_not_there_is_named_with_the_nearest(file: Path) -> None:
     with pytest.raises(RunError, match=r"has no function 'lenght' \(did you mean length\?"):
         Python(f"{file}:lenght").build(run_with(None))

@@ -99,6 +99,11 @@ KINDS: dict[str, tuple[Rows, str, dict[str, Any], dict[str, Any], dict[str, Any]
         PAIRS, "preference", {}, {}, {"stage": "online", "reward": "exact_match", "trainer": ONLINE},
         "stages.0.reward", "reward: the prompts have no column 'answer' (known: none); name it in `column`",
     ),
+    "a column that a function takes": (
+        [{"prompt": asked, "answer": "ant"} for asked in ASKED], "prompts", {}, {},
+        {"stage": "online", "reward": {"use": "python", "path": "r.py:score"}, "trainer": ONLINE},
+        "stages.0.reward", "reward: the prompts have no column 'answers' (did you mean answer? known: answer); ",
+    ),
     "few prompts": (
         PAIRS, "preference", {}, {},
         {"stage": "online", "reward": "length", "trainer": {**ONLINE, "per_device_train_batch_size": 40}},
@@ -129,6 +134,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlhf_plugins.trainers.arguments.is_liger_kernel_available", lambda: False)
     monkeypatch.setattr("trl.generation.vllm_generation.is_vllm_available", lambda *_: False)
     tiny_base(tmp_path / "base")
+    Path("r.py").write_text("def score(completions, answers, **_):\n    return [0.0] * len(completions)\n")
 
 
 def put(rows: Rows, name: str = "rows.jsonl") -> None:

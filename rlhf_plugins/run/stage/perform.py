@@ -47,7 +47,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     from rlhf_plugins.data.batches.chat import refuse_text
     from rlhf_plugins.data.changes.steps import made_by
     from rlhf_plugins.engine.cost import counting
-    from rlhf_plugins.recipe.needs import refuse_unmet
+    from rlhf_plugins.recipe.needs import refuse_lacking, refuse_unmet
     from rlhf_plugins.run import together
     from rlhf_plugins.run.stage.own_rows import own_data, refuse_unfit, trained_before
     from rlhf_plugins.run.stage.starts import names
@@ -68,6 +68,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         _warn_of_text(run.name, stage, given)
         lost = _fields_lost(stage, given)
         refuse_unmet(stage, given.data.train, lambda part: _registered_name(part, registry) or type(part).__name__)
+        refuse_lacking(stage, given.data)
         result = stage.run(given)
         if stage.data is not None:
             own = _left_out_of_its_data(run, stage.data, given.data)
