@@ -169,6 +169,25 @@ def test_rewards_by_a_component_train_as_those_by_functions(bases: Bases, tmp_pa
         ({}, {"reward_funcs": None, "reward": component("reward", "gold")}, "reads `data` of a recipe's run"),
         ({}, {"reward_funcs": None, "reward": 3}, "reward= takes a component of the kind reward or a function, not a"),
         ({}, {"advantage": component("kl", "in_loss")}, "advantage= takes a component of the kind advantage, not a In"),
+        (
+            {},
+            {"shaping": [component("kl", "in_loss")]},
+            "takes a list of components of the kind shaping, not a I",
+        ),
+        ({}, {"shaping": component("shaping", "missing_eos")}, "shaping= takes a list of components .*, not a Missing"),
+        ({}, {"shaping": [None]}, "shaping= takes a list of components of the kind shaping, not a NoneType"),
+        ({}, {"value": {"coef": 1.0}}, r"value= takes Value\(...\), not a dict"),
+        ({}, {"exploration": 0.1}, r"exploration= takes Exploration\(...\), not a float"),
+        (
+            {},
+            {"environment": 3, "turns": 2},
+            "environment= takes a component of the kind environment or a",
+        ),
+        (
+            {},
+            {"fallback": 3, "abstained": "fallback"},
+            "fallback= takes a component of the kind reward or a",
+        ),
         ({}, {"fallback": by_length}, "goes with abstained='fallback'"),
         (
             {"top_entropy_quantile": 0.5},
@@ -189,6 +208,8 @@ def test_a_wrong_word_names_the_nearest(bases: Bases, tmp_path: Path) -> None:
         script(OURS, bases(), tmp_path, {}, advantages="a")
     with pytest.raises(PluginError, match=r"kl is a component, not a name: write component\(kind, 'in_loss'\) for kl"):
         script(OURS, bases(), tmp_path, {}, kl="in_loss")
+    with pytest.raises(PluginError, match=r"write component\(kind, 'missing_eos'\) for shaping"):
+        script(OURS, bases(), tmp_path, {}, shaping=["missing_eos"])
 
 
 def test_a_training_goes_on_from_a_checkpoint_as_with_trl(bases: Bases, tmp_path: Path) -> None:

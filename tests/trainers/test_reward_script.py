@@ -362,6 +362,10 @@ ADAM = (torch.optim.AdamW([torch.ones(1, requires_grad=True)]), None)
     ("given", "error", "message"),
     [
         ({"loss": "focal"}, PluginError, "loss is a component, not a name: write component"),
+        ({"loss": 3}, RunError, "loss= takes a component of the kind reward_loss, not a int"),
+        ({"head": BT}, RunError, "head= takes a component of the kind reward_head, not a BradleyTerry"),
+        ({"pooling": [BT]}, RunError, "pooling= takes a component of the kind pooling, not a list"),
+        ({"sampler": BT}, RunError, "sampler= takes a component of the kind sampler, not a BradleyTerry"),
         ({"los": BT}, TypeError, "no argument is called 'los' .did you mean loss"),
         ({"args": {"label_smoothing_factor": 0.1}}, RunError, "label_smoothing_factor: TRL's RewardTrainer ignores it"),
         ({"optimizers": ADAM, "head": component("reward_head", "mlp")}, RunError, "head: the optimizer in"),

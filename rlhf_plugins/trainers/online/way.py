@@ -14,6 +14,7 @@ from rlhf_plugins.contract.run_kinds import Environment, EnvironmentFunction, Re
 from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import acting, unusual_adapter, unusual_launch
+from rlhf_plugins.trainers.constructor import refuse_others
 from rlhf_plugins.trainers.ppo import sampling
 from rlhf_plugins.trainers.ppo.dropout import dropout, random_router
 from rlhf_plugins.trainers.ppo.importance import Correction
@@ -31,7 +32,11 @@ from rlhf_plugins.trainers.scripted import environment_of
 
 REDUCTIONS = {"dapo": "tokens", "bnpo": "tokens", "grpo": "responses", "dr_grpo": "constant"}  # TRL's loss -> ours
 ADVANTAGES = {"group": "grpo", "none": "dr_grpo"}  # TRL's scale_rewards -> ours
-KINDS = {"advantage": Advantage, "policy_loss": PolicyLoss, "reduction": Reduction, "kl": KL}
+FUNCTIONS = {"reward": Reward, "fallback": Reward, "environment": Environment}  # which may be functions, too
+KINDS: dict[str, type] = {
+    **{"advantage": Advantage, "policy_loss": PolicyLoss, "reduction": Reduction, "kl": KL, "shaping": Shaping},
+    **{"value": Value, "exploration": Exploration, **FUNCTIONS},
+}
 INSTEAD_OF: dict[
     str, dict[str, Any]
 ] = {  # of our arguments: the options of TRL's that say the same, with their defaults
@@ -95,9 +100,7 @@ class OnlineOptions:
 def check(own: OnlineOptions, given: Mapping[str, Any]) -> None:
     """Raises RunError for options of ours that contradict GRPOTrainer's arguments or one another."""
     args = given.get("args")
-    for name, kind in KINDS.items():
-        if not isinstance(getattr(own, name), kind | None):
-            raise RunError(f"{name}= takes a component of the kind {name}, not a {type(getattr(own, name)).__name__}")
+    refuse_others(own, KINDS, FUNCTIONS)
     for name, instead in INSTEAD_OF.items():
         for option, default in instead.items() if args is not None and getattr(own, name) is not None else ():
             if getattr(args, option) != default:

@@ -18,6 +18,7 @@ from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.trainers.arguments import unusual_adapter, unusual_launch
+from rlhf_plugins.trainers.constructor import refuse_others
 from rlhf_plugins.trainers.given_rows import Rows
 from rlhf_plugins.trainers.preference.batch import OF_PAIRS, REFERENCE
 
@@ -50,8 +51,7 @@ def check(own: PreferenceOptions, given: Mapping[str, Any]) -> None:
     What TRL's own losses leave unread it only warns of, since it changes nothing in TRL either.
     """
     loss, args, rows = own.loss, given.get("args"), given.get("train_dataset")
-    if loss is not None and not isinstance(loss, PreferenceLoss):
-        raise RunError(f"loss= takes a component of the kind preference_loss, not a {type(loss).__name__}")
+    refuse_others(own, {"loss": PreferenceLoss})
     if loss is not None and args is not None and (args.loss_type != ["sigmoid"] or args.loss_weights):
         raise RunError(f"both loss= and args.loss_type={args.loss_type} name a loss: leave one of them out")
     if args is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
+from rlhf_plugins.trainers.constructor import refuse_others
 from rlhf_plugins.trainers.given_rows import Rows, columns_read
 
 
@@ -27,6 +28,9 @@ class RewardOptions:
     features: Tensor | None = None  # of every response in the rows' order, (responses, width): the trunk is frozen
 
 
+KINDS: dict[str, type] = {"loss": RewardLoss, "head": RewardHead, "pooling": Pooling, "sampler": Sampler}
+
+
 def read_by(own: RewardOptions, model: Any) -> Rows:
     """What a training with these options reads of its rows."""
     ours = ("weight", "probability") if own.loss is not None else ()
@@ -35,7 +39,8 @@ def read_by(own: RewardOptions, model: Any) -> Rows:
 
 
 def refuse_at_odds(theirs: Mapping[str, Any], own: RewardOptions) -> None:
-    """Raises RunError for an argument that would silently have no effect."""
+    """Raises RunError for an argument of another class than it takes, or that would silently have no effect."""
+    refuse_others(own, KINDS)
     for fault in (*_of_model(theirs, own), *_of_optimizer(theirs, own), *_of_args(theirs.get("args"), own)):
         raise RunError(fault)
 
