@@ -55,7 +55,7 @@ def show(run: RunArgument) -> None:
         echo(f"  {one.name} ({one.stage}): " + (f"{one.seconds:.1f} s{loss}" if one.finished else "not finished"))
         if one.rows:
             echo(f"    its own data: {one.rows}")
-        for made in one.made:
+        for made in (*one.made, *one.notes):
             echo(f"    {made}")
     if (page := run / PAGE).exists():
         echo(f"report {page}")

@@ -24,6 +24,7 @@ FILES: Mapping[Part, tuple[str, ...]] = {  # a reward model may hold an adapter 
     "rewards": (REWARD_MODEL, ENSEMBLE),
     "policies": (POLICY, ADAPTER, "config.json"),
 }
+SAVED = "checkpoint-[0-9]*"  # a step that transformers saved
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,17 @@ def _why(run: RunFolder, stage: str, part: Part | None) -> str:
     if any(result.name == stage for result in run.every()):
         return f"that stage made no {_wanted(part)}"
     if any(each.get("name") == stage for each in run.recipe()["stages"] if isinstance(each, Mapping)):
-        return "that stage has not finished"
+        return f"that stage has not finished{_so_far(run, stage)}"
     return f"the run has no stage {stage!r} that made a {_wanted(part)}"
+
+
+def _so_far(run: RunFolder, stage: str) -> str:
+    """The newest checkpoint that `save_strategy` left of a stage and that opens as a policy, in words."""
+    found = [
+        file.parent for name in (ADAPTER, "config.json") for file in run.path.glob(f"[0-9]*-{stage}/{SAVED}/{name}")
+    ]
+    newest = max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+    return f"; its newest saved step is {newest}" if newest else ""
 
 
 def _stages(run: RunFolder, part: Part | None) -> list[str]:

@@ -53,10 +53,14 @@ def test_what_a_stage_made_is_written_as_commands_take_it(run: RunFolder) -> Non
     assert made(lines[1].made[0].removeprefix("policy ")).stage == "dpo"
 
 
-def test_rows_of_a_stages_own_are_counted(run: RunFolder) -> None:
+def test_rows_of_a_stages_own_are_counted_and_its_notes_shown(run: RunFolder) -> None:
     sft = run.finished()[0]
-    run.save(run.path / "01-sft", replace(sft, report=ReportParts(own_data={"train": 40, "test": 2})))
-    assert [line.rows for line in catalogue.stages(run)[:2]] == ["40 groups to train on, 2 held out", ""]
+    run.save(
+        run.path / "01-sft",
+        replace(sft, report=ReportParts(own_data={"train": 40, "test": 2}, notes=["sft kept step 2."])),
+    )
+    lines = [(line.rows, line.notes) for line in catalogue.stages(run)[:2]]
+    assert lines == [("40 groups to train on, 2 held out", ("sft kept step 2.",)), ("", ())]
     found = reporting.build(run)
     assert {name: (own.train, own.test) for name, own in found.data.of_stages.items()} == {"sft": (40, 2)}
     assert "<dt>Own rows of sft</dt><dd>40 to train on, 2 held out</dd>" in page(found)

@@ -113,3 +113,15 @@ def test_a_wrong_reference_is_one_line(
     monkeypatch.chdir(run.path.parent)
     with pytest.raises(RunError, match=message):
         made(words, part)  # type: ignore[arg-type]
+
+
+def test_an_unfinished_stage_names_the_newest_step_that_was_saved(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "a")
+    late = run.path / "04-late"
+    for step, file in ((9, "adapter_config.json"), (10, "adapter_config.json"), (11, "trained.safetensors")):
+        (late / f"checkpoint-{step}").mkdir(parents=True)
+        (late / f"checkpoint-{step}" / file).touch()
+    with pytest.raises(
+        RunError, match=f"late: that stage has not finished; its newest saved step is {late}/checkp.*-10 "
+    ):
+        made(f"{run.path}#late")

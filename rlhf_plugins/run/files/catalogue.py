@@ -46,6 +46,7 @@ class StageLine:
     loss: float | None = None
     made: tuple[str, ...] = ()  # `policy runs/a#dpo`
     rows: str = ""  # of its own data, `40 groups to train on, 0 held out`
+    notes: tuple[str, ...] = ()  # of the report
 
 
 def find(path: Path) -> RunFolder:
@@ -112,11 +113,8 @@ def stages(run: RunFolder) -> list[StageLine]:
         curve = result.curves.get("loss")
         losses = [value for _, value in curve.points if value is not None] if curve else []
         made = [f"{WORDS[one.part]} {run.path}#{_name(one)}" for one in handed_on([result], *WORDS)]
-        lines.append(
-            StageLine(
-                name, stage, True, result.cost.seconds, losses[-1] if losses else None, tuple(made), _own_rows(result)
-            )
-        )
+        loss, notes = losses[-1] if losses else None, tuple(result.report.notes)
+        lines.append(StageLine(name, stage, True, result.cost.seconds, loss, tuple(made), _own_rows(result), notes))
     return lines
 
 
