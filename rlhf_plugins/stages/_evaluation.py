@@ -230,13 +230,17 @@ class EvaluateRun:
             yield from (name for name, spec in result.policies.items() if spec.get("path") != own)
 
     def trained(self, name: str, policy: Policy) -> Judged:
-        """A trained policy's own samples, with its KL to the reference."""
+        """A trained policy's own samples, with its KL to the reference; unknown where these end at other tokens."""
         samples = self.sample(policy, self.asked)
         temperature, kl = self.options.temperature, None
-        if temperature > 0:
+        if temperature > 0 and not self.ends_otherwise(policy):
             kls = sequence_kls(policy, self.reference, samples, temperature)
             kl = mean_interval(by_prompt(kls, self.options.responses))
         return self.judged(name, samples, kl, policy)
+
+    def ends_otherwise(self, policy: Policy) -> bool:
+        """Whether a policy ends its responses at other tokens than the reference, which goes on where it stops."""
+        return cast("Handle", policy).ends != cast("Handle", self.reference).ends
 
     def judged(self, name: str, samples: Samples, kl: float | Interval | None, policy: Policy | None) -> Judged:
         """Samples with scores; of a policy that can sample, also on prompts out of distribution."""
@@ -295,10 +299,18 @@ class EvaluateRun:
             own = "The judge is the run's own reward model: it favours what was trained on it."
             judge = [own] * self.may_be_trained_on()
             judge += self.judge.reasons() if isinstance(self.judge, PairJudge) else []
-        return judge + [
+        return [*judge, *self.unknown_kls()] + [
             "Seconds are those of a policy's own stage; one trained with the reward model also needs the "
             f"{result.cost.seconds:.0f} s of {result.name}."
             for result in rewards[-1:]
+        ]
+
+    def unknown_kls(self) -> list[str]:
+        """Which policies have no KL, since the reference goes on where they stop."""
+        name = self.weights.name
+        others = [other for other, ends in self.ends.items() if ends != self.ends[name]]
+        return [
+            f"The KL of {each} is unknown: its responses end at other tokens than those of {name}." for each in others
         ]
 
     def may_be_trained_on(self) -> bool:

@@ -53,6 +53,15 @@ def test_its_responses_end_there(run: Run, name: str) -> None:
     assert not any(STOP in ids[:-1] or EOS in ids[:-1] for ids in found)
 
 
+def test_its_kl_to_a_policy_that_goes_on_is_unknown(run: Run) -> None:
+    found = run.train({"use": "evaluate", "prompts": 4, "max_new_tokens": 6}, name="held_out").report
+    kls = {name: row["kl"] for name, row in found.policies.items()}
+    assert {name for name, kl in kls.items() if kl is None} == {"stop", "dpo", "further"}
+    said = [note for note in found.notes if "unknown" in note]
+    assert said[0] == "The KL of stop is unknown: its responses end at other tokens than those of base."
+    assert len(said) == 3
+
+
 def test_a_policy_of_the_bases_own_ends_has_no_note(run: Run) -> None:
     assert any(STOP in ids[:-1] for ids in sampled(run.policy("plain")))
     assert not (run.folder / "plain" / "model" / ENDS).exists()
