@@ -21,7 +21,8 @@ from rlhf_plugins.run.files.reporting import now
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.assemble import Assembled
 
-LOGGING = ("logging_steps", "logging_first_step")  # options of a `trainer` block that change no weight
+LOGGING = frozenset({"logging_steps", "logging_first_step", "disable_tqdm"})  # of `trainer`: they change no weight
+SAVING = frozenset({"save_strategy", "save_steps", "save_total_limit"})  # nor do these, unless the best is kept
 FREE = ("output_dir", "engine", "checkpoint")
 
 
@@ -87,7 +88,8 @@ def _learning(stage: dict[str, Any]) -> dict[str, Any]:
     given = stage.get("trainer") or {}
     if given.get("eval_strategy", "no") not in ("no", False) and "eval_steps" not in given:
         return stage  # it evaluates every `logging_steps`
-    return {**stage, "trainer": {name: value for name, value in given.items() if name not in LOGGING}}
+    free = LOGGING if given.get("load_best_model_at_end") else LOGGING | SAVING
+    return {**stage, "trainer": {name: value for name, value in given.items() if name not in free}}
 
 
 def _others(old: list[Any], new: list[Any], kept: int, digested: Collection[str]) -> Iterator[tuple[int, str]]:

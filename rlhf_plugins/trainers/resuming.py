@@ -7,6 +7,7 @@ from the parts that it names in `stateful`.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -260,10 +261,12 @@ def _watched(monitors: Any) -> State:
 
 
 def _callbacks(trainer: Any) -> Iterator[tuple[str, Any]]:
-    """The callbacks with a state, by class and number."""
-    for place, each in enumerate(trainer.callback_handler.callbacks):
+    """The callbacks with a state, by class and their number among those of it: others may come and go."""
+    seen = Counter[str]()
+    for each in trainer.callback_handler.callbacks:
+        seen[name := type(each).__name__] += 1
         if hasattr(each, "state_dict") or isinstance(each, ExportableState):
-            yield f"{type(each).__name__} {place}", each
+            yield f"{name} {seen[name]}", each
 
 
 def _callback_state(callback: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from killing import kill_at
+from marks import slow
 
 from rlhf_plugins.data.digests import digest
 from rlhf_plugins.errors import RunError
@@ -60,16 +61,21 @@ def killed(stage: dict[str, Any], base: str, folder: Path) -> None:
 
 
 def weights(folder: Path) -> dict[str, str]:
-    return {file.relative_to(folder).as_posix(): digest(file) for file in folder.rglob("*.safetensors")}
+    found = {file.relative_to(folder).as_posix(): digest(file) for file in folder.rglob("*.safetensors")}
+    return {name: own for name, own in found.items() if "checkpoint-" not in name}
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_that_logs_otherwise_goes_on_and_learns_the_same(name: str, base: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [*slow("reward_model"), "preference", "online"])
+def test_a_stage_that_logs_and_saves_otherwise_goes_on_and_learns_the_same(
+    name: str, base: str, tmp_path: Path
+) -> None:
     stage, whole, other = STAGES[name], tmp_path / "whole", tmp_path / "other"
     go(stage, base, whole)
     killed(stage, base, other)
-    trainer = f"stages.{name}.trainer"
-    go(stage, base, other, f"{trainer}.logging_steps=1", f"{trainer}.logging_first_step=true", resume=True)
+    logs = ("logging_steps=1", "logging_first_step=true", "disable_tqdm=false")
+    saves = ("save_strategy=steps", "save_steps=1", "save_total_limit=2")
+    go(stage, base, other, *(f"stages.{name}.trainer.{option}" for option in logs + saves), resume=True)
+    assert sorted(folder.name for folder in other.glob("*/checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
     assert weights(other)
     assert weights(other) == weights(whole)
     logged = [json.loads(line) for line in (other / "metrics.jsonl").read_text().splitlines()]
@@ -94,12 +100,17 @@ def test_a_stage_that_would_learn_otherwise_keeps_its_checkpoints_until_they_are
     go(stage, f"{folder}#preference", tmp_path / "further")
 
 
-def test_logging_steps_by_which_a_stage_evaluates_begin_it_again(base: str, tmp_path: Path) -> None:
-    trainer = {**PAIRS, "logging_steps": 2, "eval_strategy": "steps"}
-    stage = {"stage": "preference", "trainer": trainer}
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [({"eval_strategy": "steps"}, "logging_steps"), ({**EVALUATED, "load_best_model_at_end": True}, "save_steps")],
+)
+def test_where_weights_hang_on_when_it_logs_or_saves_a_stage_begins_again(
+    given: dict[str, Any], option: str, base: str, tmp_path: Path
+) -> None:
+    stage = {"stage": "preference", "trainer": {**PAIRS, "logging_steps": 2, **given}}
     killed(stage, base, tmp_path / "run")
-    with pytest.raises(RunError, match="logging_steps was 2 and is now 1, with which the stage begins again"):
-        go(stage, base, tmp_path / "run", "stages.preference.trainer.logging_steps=1", resume=True)
+    with pytest.raises(RunError, match=f"{option} was .* and is now 4, with which the stage begins again"):
+        go(stage, base, tmp_path / "run", f"stages.preference.trainer.{option}=4", resume=True)
 
 
 def test_checkpoints_of_parts_count_and_the_newest_is_the_last_written(tmp_path: Path) -> None:
