@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,12 +54,13 @@ def sending() -> Iterator[Callable[..., Client]]:
             connection, _ = listening.accept()
             with connection:
                 connection.recv(2**16)
-                for part in parts:
-                    time.sleep(pause)
-                    try:
+                with suppress(OSError):  # the client gave up
+                    for part in parts:
+                        time.sleep(pause)
                         connection.sendall(part)
-                    except OSError:  # the client gave up
-                        return
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(2**16):  # what is left of the request: closed before, it would be a reset
+                        pass
 
         def start(parts: Sequence[bytes], pause: float = 0.0, timeout: float = 9.0) -> Client:
             threading.Thread(target=send, args=(parts, pause), daemon=True).start()
