@@ -65,7 +65,7 @@ def weights(folder: Path) -> dict[str, str]:
     return {name: own for name, own in found.items() if "checkpoint-" not in name}
 
 
-@pytest.mark.parametrize("name", [*slow("reward_model"), "preference", "online"])
+@pytest.mark.parametrize("name", ["online", *slow("preference", "reward_model")])
 def test_a_stage_that_logs_and_saves_otherwise_goes_on_and_learns_the_same(
     name: str, base: str, tmp_path: Path
 ) -> None:
