@@ -20,10 +20,9 @@ def refuse_encoder(path: str, config: Any) -> None:
     """
     if getattr(config, "auto_map", None) or getattr(config, "is_decoder", False):
         return
-    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
         raise RunError(
             f"base {path}: is an encoder ({config.model_type}), which cannot write a response: {FOR_REWARDS}"
         )
-    if not known:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise RunError(f"base {path}: transformers has no language model of the type {config.model_type}")

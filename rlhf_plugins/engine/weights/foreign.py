@@ -10,17 +10,8 @@ NOTES = {  # of who trained it, and where; the values of other software are kept
     *("revision", "runtime_config", "task_type", "megatron_core", "qalora_group_size"),
 }
 OPENED = {
-    *(
-        "r",
-        "lora_alpha",
-        "lora_dropout",
-        "target_modules",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "use_rslora",
-        "use_dora",
-    ),
-    *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "lora_bias", "eva_config"),
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "fan_in_fan_out", "use_rslora"),
+    *("use_dora", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "lora_bias", "eva_config"),
 }
 SHARED = "and policies here share the weights of their base"
 REASONS = {
