@@ -109,6 +109,20 @@ class GRPO(Advantage, min_group=2):
 
 
 @dataclass(frozen=True)
+class GRPOBatch(Advantage, min_group=2, uses_batch_mates=True):
+    """GRPO over the rollout's deviation: A_i = (R_i - mean_j R_j) / (std R + 1e-4) (Liu et al. 2025, Tricks or Traps).
+
+    The standard deviation is that of the sample of all B responses, TRL's `scale_rewards="batch"`: a prompt whose
+    rewards hardly differ is not scaled up.
+    """
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        """Both results are (B, T), 0 outside the mask. Raises ValueError when a prompt has a single response."""
+        whole = _whole(rollout)
+        return _same_for_all_tokens(_centred(whole, rollout.group) / (whole.std() + 1e-4), rollout)
+
+
+@dataclass(frozen=True)
 class DrGRPO(Advantage, min_group=2):
     """GRPO done right: A_i = R_i - mean_j R_j, not divided by the group's deviation (Liu et al. 2025).
 
@@ -131,6 +145,16 @@ class ReinforcePlusPlus(Advantage, uses_batch_mates=True):
         """Both results are (B, T), 0 outside the mask."""
         to_go = _to_go(rollout.rewards, rollout.mask)
         return Advantages(masked.whiten(to_go, rollout.mask), to_go)
+
+
+@dataclass(frozen=True)
+class ReinforcePlusPlusBaseline(Advantage, min_group=2, uses_batch_mates=True):
+    """REINFORCE++ with a baseline: R_i - mean_j R_j for each token, scaled to variance 1 over all tokens (Hu 2025)."""
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        """Both results are (B, T), 0 outside the mask. Raises ValueError when a prompt has a single response."""
+        centred = _same_for_all_tokens(_centred(_whole(rollout), rollout.group), rollout)
+        return Advantages(masked.whiten(centred.advantages, rollout.mask), centred.returns)
 
 
 @dataclass(frozen=True)
@@ -225,9 +249,11 @@ def register_advantage() -> dict[str, type]:
         "dr_grpo": DrGRPO,
         "gae": GAE,
         "grpo": GRPO,
+        "grpo_batch": GRPOBatch,
         "monte_carlo": MonteCarlo,
         "reinforce_baseline": ReinforceBaseline,
         "reinforce_plus_plus": ReinforcePlusPlus,
+        "reinforce_plus_plus_baseline": ReinforcePlusPlusBaseline,
         "remax": ReMax,
         "rloo": RLOO,
         "td": TD,

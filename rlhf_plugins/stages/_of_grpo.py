@@ -62,5 +62,5 @@ OF_GRPO_CONFIG = {  # -> what does it here
     "responses` for grpo, `reduction: tokens` for dapo, `advantage: dr_grpo` and `reduction: {use: constant, "
     "length: 512}` for dr_grpo",
     "mask_truncated_completions": "is an option of the stage here: write `truncated: drop`",
-    "scale_rewards": "is the estimator here: write `advantage: grpo`, or `advantage: dr_grpo` for false",
+    "scale_rewards": "is the estimator here: `advantage: grpo` for group, `grpo_batch` for batch, `dr_grpo` for none",
 }

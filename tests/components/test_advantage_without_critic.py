@@ -36,7 +36,8 @@ def rollout(rewards: list[list[float]], group: list[int], **more: Any) -> Rollou
 
 
 def test_every_estimator_is_here() -> None:
-    assert set(COMPARING) == {"dr_grpo", "grpo", "weighted_rloo", "rloo"}
+    over_the_rollout = {"grpo_batch", "reinforce_plus_plus_baseline"}
+    assert set(COMPARING) == {"dr_grpo", "grpo", "weighted_rloo", "rloo", *over_the_rollout}
     assert CRITICAL == ["gae", "td"]
     assert {*NAMES} - {*COMPARING, *CRITICAL} == {"monte_carlo", "reinforce_baseline", "reinforce_plus_plus", "remax"}
 
@@ -54,7 +55,9 @@ WHITE = [[(x - 1.5) / sqrt(1.75) for x in row] for row in [(1, 1), (3, 2), (0, 0
         ("rloo", {}, [[-2, -2], [2, 2], [-4, -4], [4, 4]]),
         ("dr_grpo", {}, [[-1, -1], [1, 1], [-2, -2], [2, 2]]),
         ("grpo", {}, [[a / (b + 1e-4)] * 2 for a, b in [(-1, 2**0.5), (1, 2**0.5), (-2, 8**0.5), (2, 8**0.5)]]),
+        ("grpo_batch", {}, [[x / ((10 / 3) ** 0.5 + 1e-4)] * 2 for x in (-1, 1, -2, 2)]),  # 1, 3, 0, 4: mean 2
         ("reinforce_plus_plus", {}, WHITE),
+        ("reinforce_plus_plus_baseline", {}, [[x / 2.5**0.5] * 2 for x in (-1, 1, -2, 2)]),  # variance (1 + 4) / 2
         ("remax", {}, [[-1, -1], [1, 0], [-1, -1], [3, 0]]),
     ],
 )
@@ -188,6 +191,14 @@ def test_estimators_agree_where_their_equations_do(seed: int) -> None:
     assert_close(estimate("td", some), estimate("gae", some, lam=0.0))
 
 
+def test_a_baseline_is_whitened_over_tokens_and_not_over_responses() -> None:
+    """Rewards -1 and 1 in three tokens and one: the mean over tokens is -1/2, their variance 3/4."""
+    uneven = rollout([[-1, 0, 0], [1, 9, 9]], [0, 0])
+    mask = tensor([[True, True, True], [True, False, False]])
+    found = estimate("reinforce_plus_plus_baseline", replace(uneven, mask=mask))
+    assert_close(found, tensor([[-1, -1, -1], [3, 0, 0]], dtype=torch.float64) / 3**0.5)
+
+
 @pytest.mark.parametrize("name", COMPARING)
 def test_a_lone_response_is_refused_where_siblings_are_compared(name: str) -> None:
     lone = rollout([[1.0], [2.0], [3.0]], [0, 0, 1], log_probs=torch.zeros(3, 1, dtype=torch.float64))
@@ -195,13 +206,13 @@ def test_a_lone_response_is_refused_where_siblings_are_compared(name: str) -> No
         estimate(name, lone)
 
 
-@pytest.mark.parametrize("name", ["grpo", "rloo", "dr_grpo", "weighted_rloo"])
+@pytest.mark.parametrize("name", COMPARING)
 def test_equal_rewards_give_no_advantage(name: str) -> None:
     certain = rollout([[0.0, 2.0], [1.0, 1.0], [2.0, 0.0]], [4, 4, 4], log_probs=torch.zeros(3, 2))
     assert not estimate(name, certain).any()
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo"])
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "grpo_batch", "reinforce_plus_plus_baseline"])
 @pytest.mark.parametrize(("size", "reward"), [(3, 100.3), (6, 1000.1), (7, 9.7), (7, 1e5 + 0.1)])
 def test_equal_rewards_say_nothing_whatever_their_mean_rounds_to(name: str, size: int, reward: float) -> None:
     rewards = tensor([[0.3]] * size + [[reward]] * size)

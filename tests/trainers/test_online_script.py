@@ -108,6 +108,7 @@ OF_RESPONSES = {
 OF_THE_LOSS: list[dict[str, Any]] = [
     {"loss_type": "dr_grpo", "scale_rewards": "none"},
     {"beta": 0.3, "use_bias_correction_kl": False, "loss_type": "grpo"},
+    {"scale_rewards": "batch"},
     {"delta": 1.5, "num_iterations": 2, "learning_rate": 0.1},
     {"gradient_accumulation_steps": 2, "steps_per_generation": 4, "per_device_train_batch_size": 3},
     {**OF_RESPONSES, "loss_type": "grpo"},

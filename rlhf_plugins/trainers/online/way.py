@@ -31,7 +31,7 @@ from rlhf_plugins.trainers.ppo.options import (
 from rlhf_plugins.trainers.scripted import environment_of
 
 REDUCTIONS = {"dapo": "tokens", "bnpo": "tokens", "grpo": "responses", "dr_grpo": "constant"}  # TRL's loss -> ours
-ADVANTAGES = {"group": "grpo", "none": "dr_grpo"}  # TRL's scale_rewards -> ours
+ADVANTAGES = {"group": "grpo", "batch": "grpo_batch", "none": "dr_grpo"}  # TRL's scale_rewards -> ours
 FUNCTIONS = {"reward": Reward, "fallback": Reward, "environment": Environment}  # which may be functions, too
 KINDS: dict[str, type] = {
     **{"advantage": Advantage, "policy_loss": PolicyLoss, "reduction": Reduction, "kl": KL, "shaping": Shaping},
