@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_plugins.cli.echo import echo
-from rlhf_plugins.cli.policies import PolicyArgument, Seed, Temperature
+from rlhf_plugins.cli.policies import PolicyArgument, Seed, with_sampling
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import RlhfError, RunError, nearest
 
@@ -29,6 +29,7 @@ HELP = {
 }
 
 
+@with_sampling(temperature=0.7)
 def chat(
     model: PolicyArgument,
     beside: Annotated[str | None, typer.Option(metavar="RUN#STAGE", help="A second policy that answers too.")] = None,
@@ -36,7 +37,6 @@ def chat(
         str | None, typer.Option(metavar="RUN#STAGE", help="The reward model of /reward; the run's last if not given.")
     ] = None,
     preferences: Annotated[Path, typer.Option(help="The file that /better adds to.")] = Path("preferences.jsonl"),
-    temperature: Temperature = 0.7,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
@@ -44,6 +44,7 @@ def chat(
         ),
     ] = None,
     seed: Seed = 0,
+    **how: Any,
 ) -> None:
     """Talk to a policy, or to two at once; /help lists what can be done. Lines may come from a pipe."""
     from rlhf_plugins.saved.made import made
@@ -53,10 +54,10 @@ def chat(
     from rlhf_plugins.engine.sampling import Decoding
     from rlhf_plugins.saved.conversation import Conversation, judge_of, reader_of, text_ending
 
+    decoding = Decoding(max_new_tokens or LONG, seed=seed, **how)
     judge = judge_of(found[0], reward)
     opened = [(one.label, one.policy()) for one in found]
     ending, notes = text_ending(found, opened[0][1].tokenizer.chat_template is not None)
-    decoding = Decoding(max_new_tokens or LONG, temperature, seed)
     reader = None if max_new_tokens else reader_of(judge)
     chat = _Chat(Conversation(opened, decoding, judge, preferences, ending, reader))
     chat.greet(notes)

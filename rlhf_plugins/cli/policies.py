@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +19,60 @@ PolicyArgument = Annotated[
         help="A run's folder, with the stage that made the policy (`base`: untrained); the last one if none is given.",
     ),
 ]
-Temperature = Annotated[float, typer.Option(min=0.0, help="Divides the logits; 0 takes the likeliest token.")]
+SAMPLING: dict[str, tuple[Any, float]] = {  # name -> annotation, default
+    "temperature": (
+        Annotated[float, typer.Option(min=0.0, help="Divides the logits; 0 takes the likeliest token.")],
+        1.0,
+    ),
+    "top_p": (
+        Annotated[float, typer.Option(min=0.0, max=1.0, help="Samples from the likeliest tokens with this share.")],
+        1.0,
+    ),
+    "top_k": (
+        Annotated[int, typer.Option(min=0, help="Samples from so many of the likeliest tokens; 0: from all.")],
+        0,
+    ),
+    "min_p": (
+        Annotated[
+            float, typer.Option(min=0.0, max=1.0, help="Samples from tokens this share as likely as the likeliest.")
+        ],
+        0.0,
+    ),
+    "repetition_penalty": (
+        Annotated[float, typer.Option(min=0.0, help="Above 1: makes tokens of the text so far less likely.")],
+        1.0,
+    ),
+}
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Where a response is cut.")]
 Seed = Annotated[int, typer.Option(help="Of the sampling.")]
 
 
+def with_sampling(temperature: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command that takes `**how` the options of sampling: a function may have at most seven written out.
+
+    Args:
+        temperature: its default.
+    """
+    options = {**SAMPLING, "temperature": (SAMPLING["temperature"][0], temperature)}
+
+    def given(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            one
+            for one in signature(command, eval_str=True).parameters.values()
+            if one.kind is not Parameter.VAR_KEYWORD
+        ]
+        further = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for name, (annotation, default) in options.items()
+        ]
+        command.__annotations__ |= {name: annotation for name, (annotation, _) in options.items()}
+        command.__signature__ = Signature([*own, *further])  # type: ignore[attr-defined]
+        return command
+
+    return given
+
+
+@with_sampling(temperature=1.0)
 def generate(
     model: PolicyArgument,
     file: Annotated[
@@ -29,9 +80,9 @@ def generate(
     ],
     out: Annotated[Path | None, typer.Option(help="The file to write; FILE.responses.jsonl if not given.")] = None,
     n: Annotated[int, typer.Option(min=1, help="Responses to a prompt.")] = 1,
-    temperature: Temperature = 1.0,
     max_new_tokens: MaxNewTokens = 256,
     seed: Seed = 0,
+    **how: Any,
 ) -> None:
     """Write a policy's responses to the prompts of a file as JSON lines; run it again to go on after an interruption.
 
@@ -40,7 +91,7 @@ def generate(
     from rlhf_plugins.engine.sampling import Decoding
     from rlhf_plugins.saved.generating import generate_file
 
-    done = generate_file(model, file, out, n, Decoding(max_new_tokens, temperature, seed))
+    done = generate_file(model, file, out, n, Decoding(max_new_tokens, seed=seed, **how))
     before = f", {done.before} of them answered before" * bool(done.before)
     cut = f", {done.cut} responses cut at {max_new_tokens} tokens" * bool(done.cut)
     if done.note:

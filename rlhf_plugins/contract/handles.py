@@ -6,13 +6,14 @@ It knows shapes, no library: torch appears only as annotations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rlhf_plugins.contract.records import Prediction
     from rlhf_plugins.contract.rows import Group, Samples, Text
+    from rlhf_plugins.contract.sampling import SamplingOptions
 
 
 @runtime_checkable
@@ -34,10 +35,10 @@ class Policy(Protocol):
         n: int = 1,
         *,
         temperature: float = 1.0,
-        top_p: float = 1.0,
         max_new_tokens: int = 64,
         seed: int = 0,
         columns: Mapping[str, Sequence[Any]] | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Samples:
         """`n` responses to each prompt, those of one prompt side by side; temperature 0 decodes greedily.
 
@@ -47,10 +48,15 @@ class Policy(Protocol):
             prompts: text, messages, or groups, whose prompt is taken with its columns; None where one lacks a column.
             n: responses to each prompt.
             temperature: divides the logits.
-            top_p: samples from the fewest most likely tokens that together have this probability.
             max_new_tokens: where a response is cut.
             seed: of the sampling.
             columns: of the prompts' rows, one value per prompt; each response gets those of its prompt.
+            options: `top_p`, the probability that the fewest most likely tokens have together, of which one is drawn;
+                `top_k`, the number of the most likely tokens, of which one is drawn; `min_p`, how likely a token is at
+                least, as a share of the likeliest; and `repetition_penalty`, above 1 against tokens of the text so far.
+
+        Raises:
+            RunError: an option is out of its range, or changes nothing at temperature 0.
         """
         ...
 

@@ -124,14 +124,15 @@ class MixedLogits(Handle):
     def _responses(self, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[list[int]]:
         ends = self.ends
         given, cache = torch.tensor(prompts, device=self.models[0].device), None
-        found, ended = list[Tensor](), torch.zeros(len(prompts), dtype=torch.bool, device=given.device)
-        while len(found) < decoding.max_new_tokens and not bool(ended.all()):
+        text, start = given, given.shape[1]
+        ended = torch.zeros(len(prompts), dtype=torch.bool, device=given.device)
+        while text.shape[1] - start < decoding.max_new_tokens and not bool(ended.all()):
             logits, cache = self.next_logits(given, cache)
-            token = drawn(logits, decoding)
+            token = drawn(text, logits, decoding)
             ended |= torch.isin(token, torch.tensor(ends, device=token.device))
-            found.append(token)
             given = token.unsqueeze(1)
-        return [up_to_end(row, ends) for row in torch.stack(found, 1).tolist()]
+            text = torch.cat([text, given], 1)
+        return [up_to_end(row, ends) for row in text[:, start:].tolist()]
 
     def _weights(self) -> Iterator[Tensor]:
         return (weights for part in self.parts for weights in part._weights())

@@ -14,7 +14,7 @@ from dataclasses import fields, replace
 from functools import reduce
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from weakref import finalize
 
 import torch
@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.contract.sampling import SamplingOptions
 from rlhf_plugins.data.batches.branches import BranchBatch, by_prompt
 from rlhf_plugins.data.batches.tokens import RowEncoder, encoded, response_ends
 from rlhf_plugins.data.files import read_json
@@ -111,20 +112,21 @@ class Handle(ABC):
         n: int = 1,
         *,
         temperature: float = 1.0,
-        top_p: float = 1.0,
         max_new_tokens: int = 64,
         seed: int = 0,
         columns: Mapping[str, Sequence[Any]] | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Samples:
         """See `Policy`."""
-        _check_sampling(n, temperature, top_p, max_new_tokens)
+        decoding = Decoding(max_new_tokens, temperature, seed, **options)
+        _check_counts(n, max_new_tokens)
         known = {**_columns(prompts), **(columns or {})}
         for name, values in known.items():
             if len(values) != len(prompts):
                 raise DataError(f"column {name!r} has {len(values)} values for {len(prompts)} prompts")
         if not prompts:
             return Samples([], [], [], [], {name: [] for name in known})
-        found = self._sample_in_shares(_texts(prompts), n, Decoding(max_new_tokens, temperature, seed, top_p))
+        found = self._sample_in_shares(_texts(prompts), n, decoding)
         repeated = {name: [v for v in values for _ in range(n)] for name, values in known.items()}
         return replace(found, columns={**found.columns, **repeated})
 
@@ -384,12 +386,7 @@ def _columns(prompts: Sequence[Text | Group]) -> dict[str, list[Any]]:
     return by_name([one.columns if isinstance(one, Group) else {} for one in prompts])
 
 
-def _check_sampling(n: int, temperature: float, top_p: float, max_new_tokens: int) -> None:
-    for name, value, good in (
-        ("n", n, n >= 1),
-        ("temperature", temperature, temperature >= 0),
-        ("top_p", top_p, 0 < top_p <= 1),
-        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1),
-    ):
-        if not good:
-            raise RunError(f"sample: {name} cannot be {value}")
+def _check_counts(n: int, max_new_tokens: int) -> None:
+    for name, value in (("n", n), ("max_new_tokens", max_new_tokens)):
+        if value < 1:
+            raise RunError(f"sample: {name} cannot be {value}: it is 1 or above")

@@ -30,15 +30,16 @@ def stream(policy: Handle, prompt: Text, decoding: Decoding) -> Generator[str, N
     shown, step, cache = "", ids, None
     for _ in range(room(policy, ids, decoding.max_new_tokens)):
         logits, cache = policy.next_logits(torch.tensor([step], device=device), cache)
-        token = int(drawn(logits.cpu(), decoding, generator))
+        text = torch.tensor([ids + written])
+        token = int(drawn(text, logits.cpu(), decoding, generator))
         if token in ends:
             break
         written.append(token)
         step = [token]
-        text = policy.tokenizer.decode(written, skip_special_tokens=True)
-        if text.startswith(shown) and not text.endswith(UNFINISHED):
-            yield text[len(shown) :]
-            shown = text
+        said = policy.tokenizer.decode(written, skip_special_tokens=True)
+        if said.startswith(shown) and not said.endswith(UNFINISHED):
+            yield said[len(shown) :]
+            shown = said
     else:
         return False
     yield policy.tokenizer.decode(written, skip_special_tokens=True)[len(shown) :]

@@ -135,9 +135,9 @@ def _answer(file: GrowingFile, before: int, asked: Sequence[Asked], policy: Hand
             [one.prompt for one in chunk],
             n,
             temperature=decoding.temperature,
-            top_p=decoding.top_p,
             max_new_tokens=decoding.max_new_tokens,
             seed=decoding.seed + first,
+            **decoding.options,
         )
         cut += sum(len(ids) >= decoding.max_new_tokens and not _ended(policy, ids) for ids in samples.response_ids)
         return [_ending(one.written, samples.responses[place * n : (place + 1) * n]) for place, one in enumerate(chunk)]

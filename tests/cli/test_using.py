@@ -37,6 +37,45 @@ def test_responses_are_written_and_scored(rlhf: Rlhf, run: Path) -> None:
     assert rlhf("generate", "run#sft", "p.txt", *words).stdout == "r.jsonl: 2 prompts, 2 of them answered before\n"
 
 
+def test_options_of_sampling_reach_the_policy(rlhf: Rlhf, run: Path) -> None:
+    Path("p.txt").write_text("how \nwhy \n")
+    for name, words in (
+        ("greedy", ("--temperature", "0")),
+        *((f"cut{i}", cut) for i, cut in enumerate((("--top-k", "1"), ("--min-p", "1"), ("--top-p", "0.0001")))),
+        ("penalised", ("--temperature", "0", "--repetition-penalty", "9")),
+    ):
+        assert rlhf("generate", "run#sft", "p.txt", "--max-new-tokens", "9", "--out", name, *words).exit_code == 0
+    said = {name: Path(name).read_text() for name in ("greedy", "cut0", "cut1", "cut2", "penalised")}
+    assert said["cut0"] == said["cut1"] == said["cut2"] == said["greedy"] != said["penalised"]
+    assert json.loads(Path("cut0.note.json").read_text())["top k"] == 1
+    again = rlhf("generate", "run#sft", "p.txt", "--max-new-tokens", "9", "--out", "cut0", "--top-k", "2")
+    assert (again.exit_code, again.stderr.startswith("cut0: exists, and was written of another top k")) == (2, True)
+    talk = [rlhf("chat", "run#sft", *words, input="how \n").stdout for words in ((), ("--top-k", "1"))]
+    assert talk[1] == rlhf("chat", "run#sft", "--temperature", "0", input="how \n").stdout != talk[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--top-p", "0"), "top_p cannot be 0.0: it is above 0 and at most 1"),
+        (("--top-p", "1.5"), "Invalid value for '--top-p'"),
+        (("--top-k", "-1"), "Invalid value for '--top-k'"),
+        (("--repetition-penalty", "0"), "repetition_penalty cannot be 0.0: it is above 0, and 1 does nothing"),
+        (("--temperature", "0", "--top-p", "0.9"), "at temperature 0 the likeliest token is taken, whatever top_p"),
+    ],
+    ids=lambda words: "".join(words) if isinstance(words, tuple) else "",
+)
+def test_options_that_cannot_be_sampled_with_are_refused(
+    rlhf: Rlhf, run: Path, words: tuple[str, ...], said: str
+) -> None:
+    Path("p.txt").write_text("how \n")
+    for command in (("generate", "run#sft", "p.txt"), ("chat", "run#sft")):
+        done = rlhf(*command, *words)
+        assert done.exit_code != 0
+        assert said in done.stderr
+    assert not Path("p.txt.responses.jsonl").exists()
+
+
 def test_a_policy_is_exported_with_the_error_of_merging(rlhf: Rlhf, run: Path) -> None:
     done = rlhf("export", "run#dpo", "out", "--merge", "--dtype", "fp32")
     assert (done.exit_code, done.stdout) == (0, "out\n")

@@ -96,5 +96,7 @@ def test_a_server_answers_and_says_what_failed(run: Run, serve: Callable[[Any], 
     assert [len(ids) for ids in samples.response_ids] == [2, 1, 3, 1]  # ant, bee and, where it was not cut, the end
     with pytest.raises(RunError, match="answered no prompt: HTTP 400"):
         policy.sample(["who\n"])
+    with pytest.raises(RunError, match="the protocol of its server has no min_p: leave it out"):
+        policy.sample(["how\n"], top_p=0.9, top_k=5, min_p=0.1)
     with pytest.raises(RunError, match="m answers in text; its log-probabilities are not known"):
         policy.choose(["who\n"], ["ant", "bee"])

@@ -73,6 +73,9 @@ def test_a_mixture_samples_as_greedy_decoding_of_its_logits(both: tuple[ModelPol
             assert int(mixed.next_logits(torch.tensor([[*prompt, *response[:t]]]))[0].argmax()) == token
     drawn = [mixed.sample(PROMPTS, n=3, max_new_tokens=5, seed=seed, top_p=0.9).response_ids for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+    asked = {"temperature": 0, "max_new_tokens": 9, "repetition_penalty": 4.0}
+    found = [mix({both[0]: 1.0}, over=over).sample(PROMPTS, **asked).response_ids for over in ("logits", "weights")]
+    assert found[0] == found[1] != both[0].sample(PROMPTS, temperature=0, max_new_tokens=9).response_ids
 
 
 def test_adapters_are_summed_layer_by_layer(both: tuple[ModelPolicy, ModelPolicy]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,10 @@ def test_samples_have_the_columns_of_their_groups(policy: ModelPolicy) -> None:
     assert found["day"] == [1, 1, 2, 2, 3, 3]
 
 
-def test_a_small_top_p_samples_the_most_likely_token_alone(policy: ModelPolicy) -> None:
+def test_the_smallest_cut_samples_the_most_likely_token_alone(policy: ModelPolicy) -> None:
     greedy = policy.sample(PROMPTS, temperature=0, max_new_tokens=6).response_ids
-    assert policy.sample(PROMPTS, top_p=1e-6, max_new_tokens=6, seed=9).response_ids == greedy
+    for cut in ({"top_p": 1e-6}, {"top_k": 1}, {"min_p": 1.0}):
+        assert policy.sample(PROMPTS, max_new_tokens=6, seed=9, **cut).response_ids == greedy
     assert policy.sample(PROMPTS, n=8, max_new_tokens=6).response_ids != [ids for ids in greedy for _ in range(8)]
 
 
@@ -267,10 +269,23 @@ def test_a_folder_without_a_policy_is_named(tmp_path: Path) -> None:
         saved_base(tmp_path)
 
 
-@pytest.mark.parametrize("option", [{"n": 0}, {"top_p": 0.0}, {"temperature": -1.0}, {"max_new_tokens": 0}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *({"n": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": inf}, {"temperature": nan}),
+        *({"top_p": 0.0}, {"top_p": 1.1}, {"top_p": nan}, {"top_k": -1}, {"top_k": 2.5}),
+        *({"min_p": -0.1}, {"min_p": 1.1}, {"repetition_penalty": 0.0}, {"repetition_penalty": inf}),
+    ],
+)
 def test_options_of_sampling_have_limits(policy: ModelPolicy, option: dict[str, Any]) -> None:
     with pytest.raises(RunError, match=f"sample: {next(iter(option))} cannot be"):
         policy.sample(PROMPTS, **option)
+
+
+@pytest.mark.parametrize("option", [{"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}])
+def test_what_changes_no_greedy_token_is_refused(policy: ModelPolicy, option: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match=f"at temperature 0 the likeliest token is taken, whatever {next(iter(option))}"):
+        policy.sample(PROMPTS, temperature=0, **option)
 
 
 def test_a_base_whose_files_changed_is_loaded_again(tmp_path: Path) -> None:

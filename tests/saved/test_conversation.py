@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rlhf_plugins.saved.conversation import Answer, Conversation, judge_of, read
 from rlhf_plugins.saved.made import made
 
 GREEDY = Decoding(6, 0.0)
+IDS = torch.zeros(1, 0, dtype=torch.long)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "chat"])
@@ -45,15 +47,17 @@ def said(talk: Conversation, line: str) -> list[str]:
 def test_a_greedy_stream_is_the_greedy_sample(run: RunFolder, stage: str) -> None:
     policy = made(f"{run.path}#{stage}").policy()
     for prompt in ("how is the ", "why who "):
-        streamed = "".join(stream(policy, prompt, GREEDY))
-        assert [streamed] == policy.sample([prompt], temperature=0, max_new_tokens=6).responses
+        for penalty in (1.0, 1.5):
+            streamed = "".join(stream(policy, prompt, replace(GREEDY, repetition_penalty=penalty)))
+            asked = {"temperature": 0, "max_new_tokens": 6, "repetition_penalty": penalty}
+            assert [streamed] == policy.sample([prompt], **asked).responses
 
 
 def test_top_p_leaves_the_fewest_likely_tokens_that_reach_it() -> None:
     logits, generator = torch.tensor([[0.2, 0.5, 0.3]]).log(), torch.Generator().manual_seed(0)
     for top_p, left in ((0.4, {1}), (0.6, {1, 2}), (1.0, {0, 1, 2})):
-        assert {int(drawn(logits, Decoding(top_p=top_p), generator)) for _ in range(200)} == left
-    assert int(drawn(logits, Decoding(temperature=0.0), generator)) == 1
+        assert {int(drawn(IDS, logits, Decoding(top_p=top_p), generator)) for _ in range(200)} == left
+    assert int(drawn(IDS, logits, Decoding(temperature=0.0), generator)) == 1
 
 
 def test_a_conversation_goes_on_from_the_better_answer(run: RunFolder, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,9 @@ def test_a_file_of_another_sampling_is_left_alone(run: RunFolder, written: Calla
     before = out.read_bytes()
     for model, decoding, what in (
         (run.path, GREEDY, "temperature and another seed"),
+        (run.path, replace(SAMPLED, top_p=0.9), "top p"),
+        (run.path, replace(SAMPLED, top_k=5, min_p=0.1), "top k and another min p"),
+        (run.path, replace(SAMPLED, repetition_penalty=1.1), "repetition penalty"),
         (f"{run.path}#sft", SAMPLED, "model"),
     ):
         with pytest.raises(RunError, match=f"written of another {what}; name another file with --out, or delete it"):

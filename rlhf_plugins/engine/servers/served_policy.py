@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from rlhf_plugins.contract.rows import CUT_SHORT, EMPTY, FAILED, FILTERED, LEARNED, Samples, Text
+from rlhf_plugins.contract.sampling import changed
 from rlhf_plugins.data.batches.branches import BranchBatch
 from rlhf_plugins.data.batches.tokens import RowEncoder, unended
 from rlhf_plugins.data.turns import TOOLS, as_messages, as_response
@@ -66,7 +67,9 @@ class ServedPolicy(Handle):
         raise RunError(f"generator server: {self.server.model} answers in text; its log-probabilities are not known")
 
     def _sample(self, prompts: Sequence[Text], n: int, decoding: Decoding) -> Samples:
-        """As the server answers. Raises RunError where it answers none."""
+        """As the server answers. Raises RunError where it answers none, or is asked for what its protocol has not."""
+        if others := sorted(changed(decoding.options).keys() - {"top_p"}):
+            raise RunError(f"generator server: the protocol of its server has no {others[0]}: leave it out")
         rows = [prompt for prompt in prompts for _ in range(n)]
         with ThreadPoolExecutor(self.parallel) as calls:
             found = list(calls.map(lambda i: self._answer(rows[i], decoding, decoding.seed + i), range(len(rows))))

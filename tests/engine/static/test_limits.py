@@ -208,6 +208,17 @@ def test_sampling_asks_for_all_rows_in_one_call_and_keeps_few_at_once(tmp_path: 
         assert sample(model, tokenizer, ["a b", "c"], 10, Decoding(6, seed=4)) != found
 
 
+def test_a_repetition_penalty_is_computed_by_another_loop(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    base = tiny_base(tmp_path)
+    model, tokenizer = load_causal(Base(base.path)).eval(), load_tokenizer(base)
+    asked = Decoding(6, temperature=0.0, repetition_penalty=3.0)
+    expected = sample(model, tokenizer, ["a b", "c"], 2, asked).response_ids
+    with pretending("cuda"):
+        assert sample(model, tokenizer, ["a b", "c"], 2, asked).response_ids == expected
+        assert not Loop().refills(model, config(repetition_penalty=3.0))
+    assert "generates by transformers' loop, because it was asked for repetition_penalty" in caplog.text
+
+
 def test_a_rollouts_options_are_supported(causal: Causal) -> None:
     """As TRL writes them for GRPO."""
     asked = config(do_sample=True, temperature=0.9, top_p=1.0, top_k=0, min_p=None, repetition_penalty=1.0)
