@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rlhf_plugins import run_recipe
-from rlhf_plugins.run.stage.going_on import Keeper
+from rlhf_plugins.run.stage.checkpointing import Keeper
 
 MOST = 0.03  # of the run's time
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlhf_plugins import load_policy, load_reward_model, run_recipe
 from rlhf_plugins.data.digests import of_folder
-from rlhf_plugins.data.names import FILES, RESULT
+from rlhf_plugins.data.file_names import FILES, RESULT
 from rlhf_plugins.report import PAGE
 
 RELEASES = Path("tests/saved/releases")

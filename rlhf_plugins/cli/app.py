@@ -196,15 +196,15 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, trust_plugins: Tr
 
     ask(named_files(recipe, overrides or ()), trust_plugins, confirmed(), recipe)
     members = several(recipe, overrides or ())  # raises what needs no import of seconds
-    from rlhf_plugins.run.ahead import Ahead
+    from rlhf_plugins.run.preflight import Preflight
 
-    assembled = load_recipe(recipe, overrides or (), ahead=(ahead := Ahead()))
-    found = courses(assembled, kept=ahead.kept)
+    assembled = load_recipe(recipe, overrides or (), preflight=(preflight := Preflight()))
+    found = courses(assembled, kept=preflight.kept)
     count = "1 stage" if len(found) == 1 else f"{len(found)} stages"
     times = f"{len(members)} times " if members else ""
     long = [f"  {name}: {course.words}" for name, course in found.items() if course]
-    seen = [f"  {sentence}" for sentence in ahead.sentences()]
-    read = [f"  {ahead.data}"] if ahead.data else []
+    seen = [f"  {sentence}" for sentence in preflight.sentences()]
+    read = [f"  {preflight.data}"] if preflight.data else []
     echo("\n".join([f"{recipe}: ok, {times}{count}: {', '.join(found)}", *read, *long, *seen]))
 
 

@@ -47,7 +47,7 @@ def chat(
     **how: Any,
 ) -> None:
     """Talk to a policy, or to two at once; /help lists what can be done. Lines may come from a pipe."""
-    from rlhf_plugins.saved.made import made
+    from rlhf_plugins.saved.run_reference import made
 
     found = [made(words, "policies") for words in (model, beside) if words]  # before the imports that take seconds
 

@@ -113,7 +113,7 @@ def convert(
     Supervised rows are the best response to each prompt, labels those that are better or worse than others.
     """
     from rlhf_plugins.data.dropped import reasons
-    from rlhf_plugins.data.formats.forms import FORMS, lost
+    from rlhf_plugins.data.formats.output_forms import FORMS, lost
     from rlhf_plugins.data.write import write_rows
 
     if to not in FORMS:

@@ -13,7 +13,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import DataError, RunError
 
 if TYPE_CHECKING:
-    from rlhf_plugins.saved.made import Made
+    from rlhf_plugins.saved.run_reference import Made
 
 ModelArgument = Annotated[
     str,
@@ -44,7 +44,7 @@ def export(
     A reward model becomes one for AutoModelForSequenceClassification, merged, to be opened after
     `import rlhf_plugins.auto`, or with --stock without it.
     """
-    from rlhf_plugins.saved.made import made
+    from rlhf_plugins.saved.run_reference import made
 
     found = made(model)
     if found.part == "rewards":
@@ -98,7 +98,7 @@ def score(
 
 def _reward(model: str) -> Path | Made:
     """Where a reward model is saved, or what a run made of others. Raises RunError where it is neither."""
-    from rlhf_plugins.saved.made import made
+    from rlhf_plugins.saved.run_reference import made
 
     found = made(model, "rewards")
     found.check()

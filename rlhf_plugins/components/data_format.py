@@ -51,7 +51,7 @@ class _File(DataFormat, Sources):
 
     def missing(self) -> dict[str, str]:
         """Files that are not there or do not fit; what has no ending of a file may be a data set on the hub."""
-        from rlhf_plugins.data.local import fault_of_file
+        from rlhf_plugins.data.local_file import fault_of_file
         from rlhf_plugins.data.rows import no_such_file, no_such_split
 
         sources = {"source": self.split, "test_source": "test", "out_of_distribution": "test"}
@@ -73,13 +73,13 @@ class _File(DataFormat, Sources):
 
     def known_columns(self) -> frozenset[str] | None:
         """Those of a local file that is not large."""
-        from rlhf_plugins.data.local import columns_of_file
+        from rlhf_plugins.data.local_file import columns_of_file
 
         return columns_of_file(self, self._read())
 
     def known_rows(self) -> int | None:
         """Those of a local file that is not large."""
-        from rlhf_plugins.data.local import rows_of_file
+        from rlhf_plugins.data.local_file import rows_of_file
 
         return rows_of_file(self, self._read())
 
@@ -92,7 +92,7 @@ class _File(DataFormat, Sources):
 
     def _read(self) -> Read:
         from rlhf_plugins.data.formats.kinds import READERS
-        from rlhf_plugins.data.formats.spoken import as_conversations
+        from rlhf_plugins.data.formats.text_as_messages import as_conversations
 
         read = partial(READERS[self.kind_of_rows], **{name: getattr(self, name) for name in self.reads})
         columns = read.keywords["columns"]
@@ -299,8 +299,8 @@ class StageOfRun(_OfStage):
     def known_columns(self) -> frozenset[str] | None:
         """Those of the rows, where the run has made them already."""
         from rlhf_plugins.data.columns import columns_of
-        from rlhf_plugins.data.looking import MAX_BYTES
-        from rlhf_plugins.data.names import STAGE_ROWS
+        from rlhf_plugins.data.file_names import STAGE_ROWS
+        from rlhf_plugins.data.partial_reads import MAX_BYTES
         from rlhf_plugins.data.store import load_data, stage_folder
 
         try:

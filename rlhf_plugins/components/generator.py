@@ -13,7 +13,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.contract.run_kinds import Generator
-from rlhf_plugins.data.names import ADAPTER
+from rlhf_plugins.data.file_names import ADAPTER
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.handles import Policy

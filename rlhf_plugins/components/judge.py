@@ -12,7 +12,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.records import Verdict
 from rlhf_plugins.contract.run_kinds import Generator, Judge, Reward
-from rlhf_plugins.engine.asking import QUESTION, asked, both_orders
+from rlhf_plugins.engine.comparison_prompt import QUESTION, asked, both_orders
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Text

@@ -12,7 +12,7 @@ from pydantic import Field
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.records import Verdict
 from rlhf_plugins.contract.run_kinds import Judge
-from rlhf_plugins.engine.asking import QUESTION, asked, both_orders
+from rlhf_plugins.engine.comparison_prompt import QUESTION, asked, both_orders
 from rlhf_plugins.engine.servers.service import Service
 
 if TYPE_CHECKING:

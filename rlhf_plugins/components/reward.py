@@ -57,8 +57,8 @@ class Saved(Reward):
 
     def saved_aggregation(self) -> Mapping[str, Any] | None:
         """That of the ensemble in the folder, as its description has it."""
+        from rlhf_plugins.data.file_names import ENSEMBLE
         from rlhf_plugins.data.files import read_json
-        from rlhf_plugins.data.names import ENSEMBLE
         from rlhf_plugins.data.other_run import saved_folder
 
         try:

@@ -9,8 +9,8 @@ from functools import lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
 
+from rlhf_plugins.data.file_names import CALL, FILES, OPTIMIZER, RESULT, REWARD_MODEL
 from rlhf_plugins.data.files import read_json
-from rlhf_plugins.data.names import CALL, FILES, OPTIMIZER, RESULT, REWARD_MODEL
 from rlhf_plugins.errors import RunError
 
 DEPTH = 4  # folders from a model up to its stage

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.contract.run import MARK, StageResult
-from rlhf_plugins.data.handed_on import BASE, WORDS, HandedOn, Part, handed_on, of_run, split
-from rlhf_plugins.data.names import ADAPTER, CALL, RECIPE, RESULT, STATUS
+from rlhf_plugins.data.file_names import ADAPTER, CALL, RECIPE, RESULT, STATUS
+from rlhf_plugins.data.stage_outputs import BASE, WORDS, HandedOn, Part, handed_on, of_run, split
 from rlhf_plugins.errors import RunError, nearest
 
 IS_BASE = "is the base of that run, so write that one"

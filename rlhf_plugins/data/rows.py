@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.looking import first_rows, refuse_download
+from rlhf_plugins.data.partial_reads import first_rows, refuse_download
 from rlhf_plugins.data.values import CELL, MESSAGES, spelled
 from rlhf_plugins.errors import DataError, nearest, nearest_path
 

@@ -20,8 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from rlhf_plugins.contract.rows import Comparison, Data, Group, Origin
 from rlhf_plugins.data.digests import refuse_changed
+from rlhf_plugins.data.file_names import STAGE_ROWS
 from rlhf_plugins.data.files import put
-from rlhf_plugins.data.names import STAGE_ROWS
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.data.values import plain
 from rlhf_plugins.errors import DataError, nearest

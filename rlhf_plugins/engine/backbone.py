@@ -27,9 +27,9 @@ from rlhf_plugins.contract.run import UNTRIED, Adapter, Base
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.forward import inner_of, trunk_of
 from rlhf_plugins.engine.layers import CHECKPOINTING, RECOMPUTING, checkpointing
-from rlhf_plugins.engine.weights.fitting import ADAPTER_WEIGHTS, UNLOADABLE, misfit, refuse_pickled, shapes
+from rlhf_plugins.engine.weights.base_paths import same_base, whole_path
 from rlhf_plugins.engine.weights.loading import fuse_adapters, load_causal, lora_config, reason
-from rlhf_plugins.engine.weights.noted import same_base, whole_path
+from rlhf_plugins.engine.weights.matching import ADAPTER_WEIGHTS, UNLOADABLE, misfit, refuse_pickled, shapes
 from rlhf_plugins.errors import RunError
 
 POLICY = "default"  # PEFT's name of the adapter that a model came with

@@ -27,20 +27,20 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.contract.sampling import SamplingOptions
 from rlhf_plugins.data.batches.branches import BranchBatch, by_prompt
 from rlhf_plugins.data.batches.tokens import RowEncoder, encoded, response_ends
+from rlhf_plugins.data.file_names import ADAPTER, POLICY
 from rlhf_plugins.data.files import read_json
-from rlhf_plugins.data.names import ADAPTER, POLICY
 from rlhf_plugins.data.values import by_name
 from rlhf_plugins.engine.backbone import Backbone, own_weights, shared
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
 from rlhf_plugins.engine.passes import Passes
 from rlhf_plugins.engine.probing import layout_of
-from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sampling import Decoding, end_tokens, sample
-from rlhf_plugins.engine.weights.ends import note_ends, noted_ends
-from rlhf_plugins.engine.weights.foreign import unopened
+from rlhf_plugins.engine.token_budget import tokens_at_once
+from rlhf_plugins.engine.weights.base_paths import described, noted_base, path_to_note
+from rlhf_plugins.engine.weights.end_tokens import note_ends, noted_ends
+from rlhf_plugins.engine.weights.external_adapters import unopened
 from rlhf_plugins.engine.weights.loading import base_weights, load_causal, load_row_encoder
-from rlhf_plugins.engine.weights.noted import described, noted_base, path_to_note
 from rlhf_plugins.errors import DataError, RunError
 
 SEEDS = 1_000_003  # between those of two processes

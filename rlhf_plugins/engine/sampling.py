@@ -21,7 +21,7 @@ from rlhf_plugins.engine.decoding import AT_ONCE, Loop
 from rlhf_plugins.engine.forward import evaluating, inner_of
 from rlhf_plugins.engine.processors import penalties, warped
 from rlhf_plugins.engine.progress import counted
-from rlhf_plugins.engine.room import generated
+from rlhf_plugins.engine.token_budget import generated
 from rlhf_plugins.errors import RunError
 
 CALL = 8  # times as many are asked for in one call, where those that end make room for the next

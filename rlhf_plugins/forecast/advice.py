@@ -150,7 +150,7 @@ def _batch(stage: Stage) -> tuple[int, int]:
 def _less_at_once(stage: Stage, at: str) -> Iterator[Change]:
     if not hasattr(stage, "cache_tokens"):
         return
-    from rlhf_plugins.engine.room import CACHE_TOKENS
+    from rlhf_plugins.engine.token_budget import CACHE_TOKENS
 
     tokens = stage.cache_tokens or CACHE_TOKENS
     while tokens > FEWEST_TOKENS:

@@ -11,7 +11,7 @@ from rlhf_plugins.contract.checkpoint import Checkpoint
 from rlhf_plugins.contract.run import Base, Chat, Lengths, Weights
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import PluginError
-from rlhf_plugins.recipe import based
+from rlhf_plugins.recipe import base_policy
 from rlhf_plugins.recipe.options import Option, options, plain, validated
 from rlhf_plugins.recipe.resolve import Resolver
 from rlhf_plugins.recipe.schema import Recipe
@@ -84,7 +84,7 @@ def weights(recipe: Recipe) -> Weights:
     quantization = None if recipe.quantization == "none" else recipe.quantization
     asked = Base(base_path(recipe.base), quantization, recipe.adapter, recipe.trust_remote_code, chat_of(vars(recipe)))
     lengths = Lengths(recipe.max_length, recipe.max_prompt_length, recipe.truncation)
-    return based.weights(replace(asked, lengths=lengths))
+    return base_policy.weights(replace(asked, lengths=lengths))
 
 
 def chat_of(recipe: Mapping[str, Any]) -> Chat | None:

@@ -12,10 +12,10 @@ from typing import Any
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.contract.run_kinds import Stage
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, nearest
-from rlhf_plugins.recipe import between, members, settings, targets, template
+from rlhf_plugins.recipe import cross_checks, members, settings, targets, template
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named, refused_blocks
-from rlhf_plugins.recipe.between import clashes
+from rlhf_plugins.recipe.cross_checks import clashes
 from rlhf_plugins.recipe.mapping import of_mapping
 from rlhf_plugins.recipe.members import Member, is_several, taken_out
 from rlhf_plugins.recipe.naming import STAGE_NAME, UNNAMEABLE, nameable
@@ -82,7 +82,7 @@ def load_recipe(
     recipe: AnyRecipe,
     overrides: Sequence[str] = (),
     registry: Registry | None = None,
-    ahead: FindsFaults | None = None,
+    preflight: FindsFaults | None = None,
 ) -> Assembled:
     """The recipe as objects, ready to run. Takes and raises what `check_recipe` does.
 
@@ -90,9 +90,9 @@ def load_recipe(
         recipe: as there.
         overrides: as there.
         registry: as there.
-        ahead: finds further faults of a recipe without any, of each member where there are several.
+        preflight: finds further faults of a recipe without any, of each member where there are several.
     """
-    checked = _checked(recipe, overrides, registry or installed(), ahead)
+    checked = _checked(recipe, overrides, registry or installed(), preflight)
     return assemble(checked.values, checked.registry, checked.made)
 
 
@@ -152,7 +152,7 @@ def _source(recipe: AnyRecipe) -> tuple[Source, Path]:
 
 
 def _checked(
-    recipe: AnyRecipe, overrides: Sequence[str], registry: Registry, ahead: FindsFaults | None = None
+    recipe: AnyRecipe, overrides: Sequence[str], registry: Registry, preflight: FindsFaults | None = None
 ) -> _Checked:
     """The recipe resolved and constructed, with the registry that knows the files that it names."""
     source, folder = _source(recipe)
@@ -169,8 +169,8 @@ def _checked(
     found, faults = _with_files(changed, folder, registry)
     if not is_several(changed):
         whole, missing = template.with_text(taken_out(changed), folder)
-        return _looked_ahead(whole, _resolved(whole, found, folder, [*faults, *missing]), ahead)
-    return _of_several(changed, lambda one: _looked_ahead(*_member(changed, one, found, faults, folder), ahead))
+        return _preflighted(whole, _resolved(whole, found, folder, [*faults, *missing]), preflight)
+    return _of_several(changed, lambda one: _preflighted(*_member(changed, one, found, faults, folder), preflight))
 
 
 def _of_several(source: Source, checked: Callable[[Member], _Checked]) -> _Checked:
@@ -209,9 +209,9 @@ def _member(
     return whole, _resolved(whole, registry, folder, [*faults, *missing])
 
 
-def _looked_ahead(source: Source, checked: _Checked, ahead: FindsFaults | None) -> _Checked:
-    """The recipe as it is. Raises RecipeError with what a look ahead finds."""
-    if ahead and (found := ahead(assemble(checked.values, checked.registry, checked.made))):
+def _preflighted(source: Source, checked: _Checked, preflight: FindsFaults | None) -> _Checked:
+    """The recipe as it is. Raises RecipeError with what it finds besides."""
+    if preflight and (found := preflight(assemble(checked.values, checked.registry, checked.made))):
         raise RecipeError(source.fault(keys, message) for keys, message in found)
     return checked
 
@@ -274,7 +274,7 @@ def _constructed(
         except Refused as refused:
             problems.append((refused.keys, str(refused)))
     unmade = {keys: faulty(keys, values, source, registry) for keys in _components(values) if keys not in made_of}
-    return made_of, [*problems, *clashes(names), *between.faults(made_of, unmade, registry)]
+    return made_of, [*problems, *clashes(names), *cross_checks.faults(made_of, unmade, registry)]
 
 
 def _written(source: Source, keys: Keys, cls: type) -> set[str]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.component import Earlier
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.recipe.located import SURELY
 from rlhf_plugins.recipe.options import Option, options
+from rlhf_plugins.recipe.paths import SURELY
 
 if TYPE_CHECKING:
     from rlhf_plugins.registry.registry import Registry

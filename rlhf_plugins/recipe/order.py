@@ -13,7 +13,7 @@ from typing import Any
 from rlhf_plugins.contract.component import Component, Earlier
 from rlhf_plugins.contract.run_kinds import Reward, Stage
 from rlhf_plugins.errors import PluginError, nearest
-from rlhf_plugins.recipe.needs import Name
+from rlhf_plugins.recipe.column_needs import Name
 from rlhf_plugins.recipe.options import Option, all_parts, options, parts_of
 from rlhf_plugins.recipe.source import Keys, Source
 from rlhf_plugins.registry.registry import Registry

@@ -16,11 +16,11 @@ from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.run_kinds import Monitor, Stage
 from rlhf_plugins.errors import nearest
-from rlhf_plugins.recipe import elsewhere, members, misplaced, trainer
-from rlhf_plugins.recipe.limits import check_trackers
-from rlhf_plugins.recipe.located import located
+from rlhf_plugins.recipe import members, misplaced, option_hints, trainer
 from rlhf_plugins.recipe.options import NONE, Option, options, plain, validated
+from rlhf_plugins.recipe.paths import located
 from rlhf_plugins.recipe.source import Keys, Source
+from rlhf_plugins.recipe.unsupported_options import check_trackers
 from rlhf_plugins.registry.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class Resolver:
 
 def _of_others(name: str, cls: type) -> str:
     """What to write for an option that is unknown, where other tools or another part of a recipe have it."""
-    instead = elsewhere.in_a_stage(name) if issubclass(cls, Stage) else elsewhere.OTHERS.get(name, "")
+    instead = option_hints.in_a_stage(name) if issubclass(cls, Stage) else option_hints.OTHERS.get(name, "")
     return instead if instead.startswith("is ") else f"unknown option: {instead}" if instead else ""
 
 

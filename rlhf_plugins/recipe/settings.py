@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_plugins.contract.run import UNTRIED, Adapter, Base
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.recipe import based
+from rlhf_plugins.recipe import base_policy
 from rlhf_plugins.recipe.naming import UNNAMEABLE, nameable
 from rlhf_plugins.recipe.source import Keys
 
@@ -38,9 +38,9 @@ def _output(values: dict[str, Any]) -> list[tuple[Keys, str]]:
 
 def _base(values: dict[str, Any], start: Path) -> list[tuple[Keys, str]]:
     path = values.get("base")
-    if path and based.is_policy(path):
+    if path and base_policy.is_policy(path):
         return _of_another_run(values)
-    message = based.no_model(path, start) if path else ""
+    message = base_policy.no_model(path, start) if path else ""
     return [(("base",), message)] if message else []
 
 
@@ -52,7 +52,7 @@ def _of_another_run(values: dict[str, Any]) -> list[tuple[Keys, str]]:
     except ValueError:  # `_quantization` says it
         return []
     try:
-        found = based.weights(asked).base
+        found = base_policy.weights(asked).base
     except RunError as error:
         return [(("base",), str(error))]
     values["adapter"] = found.adapter and asdict(found.adapter)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.recipe import based
+from rlhf_plugins.recipe import base_policy
 from rlhf_plugins.recipe.source import Keys
 
 
@@ -16,7 +16,7 @@ def unmatched(values: Mapping[str, Any], bad: Collection[Any]) -> Iterator[tuple
     if {"base", "adapter"} & set(bad) or not base or not options:
         return
     default = options["target_modules"] == Adapter().target_modules and options["exclude_modules"] is None
-    if default or based.is_policy(base):
+    if default or base_policy.is_policy(base):
         return
     from rlhf_plugins.engine.weights.targets import unmatched_in  # it imports transformers
     from rlhf_plugins.sandbox import base_path

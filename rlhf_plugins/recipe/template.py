@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlhf_plugins.contract.on_disk import OnDisk
-from rlhf_plugins.recipe.located import located
 from rlhf_plugins.recipe.options import NONE
+from rlhf_plugins.recipe.paths import located
 from rlhf_plugins.recipe.source import Keys, Source
 
 NAME = "chat_template"

@@ -16,9 +16,16 @@ from typing import Any, get_args, get_type_hints
 from pydantic.errors import PydanticSchemaGenerationError
 
 from rlhf_plugins.errors import PluginError, nearest
-from rlhf_plugins.recipe.elsewhere import OTHERS, in_a_stage
-from rlhf_plugins.recipe.limits import FULL_EVAL, OF_TRANSFORMERS, RANGES, check_trackers, keeping_the_best, useless
+from rlhf_plugins.recipe.option_hints import OTHERS, in_a_stage
 from rlhf_plugins.recipe.options import validated
+from rlhf_plugins.recipe.unsupported_options import (
+    FULL_EVAL,
+    OF_TRANSFORMERS,
+    RANGES,
+    check_trackers,
+    keeping_the_best,
+    useless,
+)
 
 SECRETS = frozenset({"hub_token"})  # a recipe and a report are read by others
 OBJECTS = frozenset({"parallelism_config"})

@@ -10,10 +10,10 @@ import yaml
 from pydantic import TypeAdapter
 
 from rlhf_plugins.report import words
-from rlhf_plugins.report.answer import taken
 from rlhf_plugins.report.curves import reliability, stage_curves
 from rlhf_plugins.report.document import document
 from rlhf_plugins.report.plots import policy_plots
+from rlhf_plugins.report.recommendation import taken
 from rlhf_plugins.report.reward_table import sections
 from rlhf_plugins.report.schema import CostReport, CurveReport, EvaluationReport, Report, RolloutReport, SectionReport
 from rlhf_plugins.report.summary import summary

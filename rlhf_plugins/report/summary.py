@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rlhf_plugins.report.answer import answer
+from rlhf_plugins.report.recommendation import answer
 from rlhf_plugins.report.schema import Interval, LabelsReport, Report, RewardModelReport
 from rlhf_plugins.report.verdict import verdicts
 from rlhf_plugins.report.words import number, share, wide

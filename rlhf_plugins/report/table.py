@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rlhf_plugins.errors import shown
 from rlhf_plugins.report import words
-from rlhf_plugins.report.answer import taken
+from rlhf_plugins.report.recommendation import taken
 from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report, SectionReport
 
 REFERENCE = "reference"

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from rlhf_plugins.contract.interfaces import Aggregation
 from rlhf_plugins.contract.records import MemberScores, Prediction
 from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.data.file_names import ENSEMBLE
 from rlhf_plugins.data.files import read_json
-from rlhf_plugins.data.names import ENSEMBLE
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.weights.loading import load_row_encoder, load_trunk
 from rlhf_plugins.errors import RunError

@@ -15,7 +15,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.data.batches.tokens import alike, cut_responses, encoded, unended, without_end
 from rlhf_plugins.engine.cost import scoring
-from rlhf_plugins.engine.prompted import form_of
+from rlhf_plugins.engine.prompt_form import form_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.retries import Retries
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.component import Component
     from rlhf_plugins.contract.rows import Group, Samples, Text
     from rlhf_plugins.data.batches.tokens import RowEncoder
-    from rlhf_plugins.engine.prompted import Form
+    from rlhf_plugins.engine.prompt_form import Form
 
 logger = logging.getLogger(__name__)
 Predict = Callable[["Samples"], Prediction]

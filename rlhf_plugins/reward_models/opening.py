@@ -14,9 +14,9 @@ from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base, Run
 from rlhf_plugins.data.batches.ranked import encodable
 from rlhf_plugins.data.batches.tokens import RowEncoder, samples_of
-from rlhf_plugins.data.names import ENSEMBLE, REWARD_MODEL
+from rlhf_plugins.data.file_names import ENSEMBLE, REWARD_MODEL
 from rlhf_plugins.engine.backbone import Backbone
-from rlhf_plugins.engine.prompted import noted_prompts
+from rlhf_plugins.engine.prompt_form import noted_prompts
 from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.reward_models.ensemble import Open, open_ensemble, open_member
 from rlhf_plugins.reward_models.handle import Predict, RewardHandle, reward_handle, rewards

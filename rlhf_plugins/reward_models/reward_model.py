@@ -27,17 +27,17 @@ from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.batches.branches import BranchBatch, by_prompt
 from rlhf_plugins.data.batches.numeric import of_samples
 from rlhf_plugins.data.digests import refuse_changed
+from rlhf_plugins.data.file_names import ADAPTER, REWARD_MODEL
 from rlhf_plugins.data.files import read_json
-from rlhf_plugins.data.names import ADAPTER, REWARD_MODEL
 from rlhf_plugins.engine.forward import is_causal, merged, sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.passes import Passes, rows_of
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.progress import counted
-from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sentences import SentenceEnds
-from rlhf_plugins.engine.weights.fitting import misfit, shapes
+from rlhf_plugins.engine.token_budget import tokens_at_once
+from rlhf_plugins.engine.weights.base_paths import noted_base, path_to_note
 from rlhf_plugins.engine.weights.loading import load_trunk, with_saved_adapter
-from rlhf_plugins.engine.weights.noted import noted_base, path_to_note
+from rlhf_plugins.engine.weights.matching import misfit, shapes
 from rlhf_plugins.engine.weights.shards import state_of, to_save
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.prefixes import prefix_features

@@ -14,7 +14,7 @@ from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.errors import RlhfError, RunError
 from rlhf_plugins.recipe.members import SEEDS, SWEEP, Member
 from rlhf_plugins.run import origin
-from rlhf_plugins.run.amended import FREE
+from rlhf_plugins.run.changed_options import FREE
 from rlhf_plugins.run.files.difference import difference
 from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.run.files.lock import locked

@@ -91,7 +91,7 @@ def repeatable(file: Path) -> bool:
 
 def named_files(file: Path) -> list[Path]:
     """The files with code that `replay` would run: those that the fault names, and those of the recipe of its run."""
-    from rlhf_plugins.data.names import RECIPE
+    from rlhf_plugins.data.file_names import RECIPE
     from rlhf_plugins.recipe import check
 
     fault, _ = _read(file)
@@ -151,7 +151,7 @@ def _target(made: Any, fault: Mapping[str, Any], tensors: Mapping[str, Tensor], 
 
 def _run(stage: Path, registry: Registry) -> Run:
     """The run that the stage of a folder was given, with its data loaded again."""
-    from rlhf_plugins.data.names import RECIPE
+    from rlhf_plugins.data.file_names import RECIPE
     from rlhf_plugins.recipe.check import load_recipe
     from rlhf_plugins.run.files.folder import RunFolder
     from rlhf_plugins.run.stage.stage_run import stage_run

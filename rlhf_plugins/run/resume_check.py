@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from rlhf_plugins.data.names import STATUS
+from rlhf_plugins.data.file_names import STATUS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.members import SEEDS, SWEEP
 from rlhf_plugins.run.files.folder import RunFolder

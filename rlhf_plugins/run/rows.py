@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.errors import DataError, RlhfError
-from rlhf_plugins.recipe.needs import refuse_lacking
+from rlhf_plugins.recipe.column_needs import refuse_lacking
 from rlhf_plugins.recipe.options import all_parts
 from rlhf_plugins.recipe.order import too_early
 from rlhf_plugins.recipe.source import Keys, dotted

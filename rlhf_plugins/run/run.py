@@ -17,7 +17,7 @@ from rlhf_plugins import report as reports
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import StageResult
-from rlhf_plugins.data.names import RECIPE
+from rlhf_plugins.data.file_names import RECIPE
 from rlhf_plugins.errors import ComponentError, RlhfError, RunError, StopRun, shown
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled
@@ -25,20 +25,20 @@ from rlhf_plugins.recipe.course import courses
 from rlhf_plugins.recipe.members import SEEDS, SWEEP
 from rlhf_plugins.registry.discovery import OWN_FILE
 from rlhf_plugins.registry.registry import registry as installed
-from rlhf_plugins.report.sampled import warnings as sampled_otherwise
+from rlhf_plugins.report.sampling_settings import warnings as sampled_otherwise
 from rlhf_plugins.report.words import duration
-from rlhf_plugins.run import amended, blame, origin, together
+from rlhf_plugins.run import blame, changed_options, distributed, origin
 from rlhf_plugins.run.files import forecasts, reporting
 from rlhf_plugins.run.files.folder import RunFolder, own
 from rlhf_plugins.run.files.lock import locked
 from rlhf_plugins.run.hooks import Hooks
-from rlhf_plugins.run.left import after, left
 from rlhf_plugins.run.rows import counted, loaded, refuse_rows, text_alone
 from rlhf_plugins.run.stage import starts
+from rlhf_plugins.run.stage.outcome import said
 from rlhf_plugins.run.stage.perform import perform
-from rlhf_plugins.run.stage.said import said
 from rlhf_plugins.run.stage.stage_run import stage_run
 from rlhf_plugins.run.stop import Ended, Stop
+from rlhf_plugins.run.time_left import after, left
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import Stage
@@ -134,7 +134,7 @@ def run(
     from rlhf_plugins.engine import set_engine
 
     processes.join()
-    together.refuse(assembled.stages)
+    distributed.refuse(assembled.stages)
     if several := [name for name in (SEEDS, SWEEP) if name in assembled.resolved]:
         raise RunError(f"a recipe with `{several[0]}` is several trainings: run it with run_recipe")
     with set_engine(assembled.engine) if assembled.engine != "auto" else nullcontext(), ExitStack() as held:
@@ -186,12 +186,12 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     refuse_rows(assembled, data)
     used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)
     if processes.count() > 1:
-        together.refuse_differences(origin.facts(assembled, data, used))
+        distributed.refuse_differences(origin.facts(assembled, data, used))
     hooks = Hooks(assembled.registry, folder, say)
     staged = _Staged(assembled, data, folder, say, hooks, courses(assembled, data))
     processes.on_main(lambda: staged.begin(used, resume, overwrite))
     folder.note(**forecasts.noted(ahead))
-    together.refuse_other_folder(folder)
+    distributed.refuse_other_folder(folder)
     with staged.stop.listening(say):
         try:
             processes.on_main(lambda: hooks.started(assembled.resolved))
@@ -215,7 +215,7 @@ def _allowed(folder: RunFolder, assembled: Assembled, resume: bool, overwrite: b
         if not os.path.isdir(assembled.base.path):
             load_tokenizer(assembled.base)  # a run whose base is nowhere leaves no folder
         return []
-    amended.amendments(folder, assembled, _digested(folder, assembled))
+    changed_options.amendments(folder, assembled, _digested(folder, assembled))
     origin.refuse_other_base(folder, assembled.base.path)
     return list(origin.other_versions(folder, assembled.registry))
 
@@ -254,7 +254,7 @@ class _Staged:
         if resume:
             origin.refuse_other_rows(folder, assembled, self.data)
             folder.drop_checkpoints()
-            for sentence in (changed := amended.amend(folder, assembled, _digested(folder, assembled))):
+            for sentence in (changed := changed_options.amend(folder, assembled, _digested(folder, assembled))):
                 self.say(f"warning: {sentence}")
             if changed:
                 folder.note(**origin.noted(assembled, used), plugins=[vars(plugin) for plugin in used])
@@ -262,7 +262,7 @@ class _Staged:
             folder.remove()
         if not resume:
             status = reporting.birth(self.data, used) | origin.noted(assembled, used)
-            folder.start(assembled.resolved, {**status, together.PROCESSES: processes.launched()})
+            folder.start(assembled.resolved, {**status, distributed.PROCESSES: processes.launched()})
         self.discard()
 
     def kept(self) -> list[StageResult]:

@@ -22,11 +22,11 @@ from rlhf_plugins.contract.run import Adapter, Base, Lengths, Run
 from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.data.batches.rendered import unrendered
 from rlhf_plugins.data.digests import of_base
-from rlhf_plugins.data.formats.guessed import as_columns
+from rlhf_plugins.data.formats.column_hints import as_columns
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.engine.weights.loading import load_tokenizer
 from rlhf_plugins.errors import DataError, RunError, nearest
-from rlhf_plugins.recipe import based
+from rlhf_plugins.recipe import base_policy
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run import origin
@@ -80,8 +80,8 @@ def session(
     if processes.is_launched():
         raise RunError("a session runs in one process, and a launcher started several: put the stages into a recipe")
     registry = registry or installed()
-    model = base if isinstance(base, Base) else Base(base, adapter=Adapter() if based.is_policy(base) else None)
-    start = based.weights(replace(model, path=base_path(model.path)))
+    model = base if isinstance(base, Base) else Base(base, adapter=Adapter() if base_policy.is_policy(base) else None)
+    start = base_policy.weights(replace(model, path=base_path(model.path)))
     files = RunFolder(Path(folder))
     if files.path.is_dir():
         acquire(files.path, again=True)

@@ -15,10 +15,10 @@ import yaml
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.report.words import number, share
-from rlhf_plugins.saved.made import Made
+from rlhf_plugins.saved.run_reference import Made
 
 if TYPE_CHECKING:
-    from rlhf_plugins.engine.prompted import Prompted
+    from rlhf_plugins.engine.prompt_form import Prompted
     from rlhf_plugins.report.schema import Interval, Report
 
 NAMED = {"gae": "ppo"}  # an algorithm by the component that makes it so, where the two have different names
@@ -209,7 +209,7 @@ def _of_policies(found: Made, report: Report) -> str:
 
 
 def _of_rewards(found: Made, report: Report) -> str:
-    from rlhf_plugins.data.handed_on import handed_on
+    from rlhf_plugins.data.stage_outputs import handed_on
 
     assert found.run is not None  # it has a report
     alone = len(handed_on(found.run.finished(), "rewards")) == 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.rows import Text
 from rlhf_plugins.errors import DataError, RunError
-from rlhf_plugins.saved.made import Made
+from rlhf_plugins.saved.run_reference import Made
 
 if TYPE_CHECKING:
     from rlhf_plugins.data.batches.tokens import RowEncoder
@@ -188,7 +188,7 @@ def text_ending(found: Sequence[Made], template: bool) -> tuple[str | None, list
         found: the policies of a conversation.
         template: whether their base has a chat template; else all is text.
     """
-    from rlhf_plugins.engine.prompted import Prompted
+    from rlhf_plugins.engine.prompt_form import Prompted
 
     noted = [(one, one.prompted()) for one in found]
     first = next((prompted for _, prompted in noted if prompted.forms), Prompted())
@@ -211,8 +211,8 @@ def text_ending(found: Sequence[Made], template: bool) -> tuple[str | None, list
 
 def judge_of(found: Made, words: str | None) -> Made | None:
     """The reward model that is named, or the last one of the policy's run; None where it made none."""
-    from rlhf_plugins.data.handed_on import handed_on
-    from rlhf_plugins.saved.made import made
+    from rlhf_plugins.data.stage_outputs import handed_on
+    from rlhf_plugins.saved.run_reference import made
 
     if words:
         return made(words, "rewards")

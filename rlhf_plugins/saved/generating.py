@@ -16,12 +16,12 @@ from rlhf_plugins.data.formats.shapes import opened, with_system_cells
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.saved.growing_file import GrowingFile, digest, place
-from rlhf_plugins.saved.made import Made, made
+from rlhf_plugins.saved.run_reference import Made, made
 from rlhf_plugins.saved.scoring import as_json
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine.policy import Handle
-    from rlhf_plugins.engine.prompted import Prompted
+    from rlhf_plugins.engine.prompt_form import Prompted
     from rlhf_plugins.engine.sampling import Decoding
 
 CHUNK = 16  # prompts; an interruption loses no more
@@ -114,7 +114,7 @@ def _prompted(found: Made) -> Prompted:
 
 
 def _note(source: str, asked: Sequence[Asked], prompted: Prompted) -> str:
-    from rlhf_plugins.engine.prompted import form_of
+    from rlhf_plugins.engine.prompt_form import form_of
 
     forms = {form_of(one.prompt) for one in asked}
     if prompted.forms and forms.isdisjoint(prompted.forms):

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.data.names import ENSEMBLE, REWARD_MODEL
+from rlhf_plugins.data.file_names import ENSEMBLE, REWARD_MODEL
 from rlhf_plugins.engine.forward import merged
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.recipe.provenance import opener
 from rlhf_plugins.registry.registry import registry
-from rlhf_plugins.saved.moved import TOLERANCE, check_moved
-from rlhf_plugins.saved.written import dtype_of, empty_folder
+from rlhf_plugins.saved.dequantized import TOLERANCE, check_moved
+from rlhf_plugins.saved.export_target import dtype_of, empty_folder
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.records import Prediction
     from rlhf_plugins.reward_models.reward_model import Parts, RewardModel
     from rlhf_plugins.saved.auto_model import RewardModelForSequenceClassification
-    from rlhf_plugins.saved.made import Made
+    from rlhf_plugins.saved.run_reference import Made
 
 
 def export_reward_model(
@@ -53,11 +53,11 @@ def export_reward_model(
         PluginError: no installed plugin registers the pooling or the head.
     """
     from rlhf_plugins.data.batches.tokens import encodes_pairs, template_to_end
-    from rlhf_plugins.engine.prompted import copy_note
+    from rlhf_plugins.engine.prompt_form import copy_note
     from rlhf_plugins.engine.weights.loading import load_tokenizer
     from rlhf_plugins.reward_models.reward_model import read_description
     from rlhf_plugins.saved.card import Form, write_card
-    from rlhf_plugins.saved.made import made
+    from rlhf_plugins.saved.run_reference import made
 
     found, out = made(str(folder), "rewards"), Path(out)
     folder = _single(found)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.names import ADAPTER
-from rlhf_plugins.engine.weights.ends import with_ends
+from rlhf_plugins.data.file_names import ADAPTER
+from rlhf_plugins.engine.weights.end_tokens import with_ends
 from rlhf_plugins.engine.weights.starting import untie
 from rlhf_plugins.errors import RunError
 

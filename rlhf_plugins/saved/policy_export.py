@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.data.file_names import ADAPTER
 from rlhf_plugins.data.files import read_json
-from rlhf_plugins.data.handed_on import BASE
-from rlhf_plugins.data.names import ADAPTER
-from rlhf_plugins.engine.weights.fitting import ADAPTER_WEIGHTS
+from rlhf_plugins.data.stage_outputs import BASE
+from rlhf_plugins.engine.weights.matching import ADAPTER_WEIGHTS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.saved.card import Form, write_card
-from rlhf_plugins.saved.made import Made, start_of_run
-from rlhf_plugins.saved.written import dtype_of, empty_folder
+from rlhf_plugins.saved.export_target import dtype_of, empty_folder
+from rlhf_plugins.saved.run_reference import Made, start_of_run
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +55,8 @@ def export_policy(found: Made, out: Path, merge: bool = False, dtype: str | None
         RunError: it is no saved policy, `out` is not empty, or the model cannot be merged.
     """
     from rlhf_plugins.engine.policy import saved_base
-    from rlhf_plugins.engine.prompted import copy_note
-    from rlhf_plugins.engine.weights.ends import hand_on_ends
+    from rlhf_plugins.engine.prompt_form import copy_note
+    from rlhf_plugins.engine.weights.end_tokens import hand_on_ends
     from rlhf_plugins.engine.weights.loading import load_tokenizer
 
     if found.folder is None:
@@ -100,7 +100,7 @@ def _write_adapter(folder: Path, base: Base, out: Path, dtype: torch.dtype | Non
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    from rlhf_plugins.engine.weights.noted import whole_path
+    from rlhf_plugins.engine.weights.base_paths import whole_path
 
     try:
         config = read_json(folder / ADAPTER)

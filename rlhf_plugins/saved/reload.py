@@ -12,7 +12,7 @@ from rlhf_plugins.recipe.provenance import opener
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Text
-    from rlhf_plugins.data.handed_on import Part
+    from rlhf_plugins.data.stage_outputs import Part
     from rlhf_plugins.engine.policy import ModelPolicy
     from rlhf_plugins.reward_models.handle import RewardHandle
 
@@ -94,7 +94,7 @@ def load_reward_function(folder: str | Path, trust_remote_code: bool = False) ->
 def _place(folder: str | Path, part: Part) -> Path:
     """The folder of a saved model that may be referred to as `RUN#STAGE`. Raises RunError where it is none."""
     from rlhf_plugins.run.files.folder import RunFolder
-    from rlhf_plugins.saved.made import made
+    from rlhf_plugins.saved.run_reference import made
 
     if Path(folder).is_dir() and not RunFolder(Path(folder)).is_run:
         return Path(folder)

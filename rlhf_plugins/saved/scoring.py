@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.records import Prediction
     from rlhf_plugins.contract.run import Base
     from rlhf_plugins.contract.run_kinds import DataFormat
-    from rlhf_plugins.saved.made import Made
+    from rlhf_plugins.saved.run_reference import Made
 
 CHUNK = 64  # rows; an interruption loses no more
 WRITTEN = ("reward", "rewards", "variance", "quantiles", "dimensions", "members", "epistemic")
@@ -53,11 +53,11 @@ class Item:
 
     def ending(self, scores: Sequence[Scores]) -> str:
         """The rest of its line. Raises RunError where a score is not a finite number."""
-        together = {name: [one[name] for one in scores] for name in scores[0]} if self.listed else dict(scores[0])
+        fields = {name: [one[name] for one in scores] for name in scores[0]} if self.listed else dict(scores[0])
         if self.listed:
-            together = {"rewards": together.pop("reward"), **together}
+            fields = {"rewards": fields.pop("reward"), **fields}
         try:
-            return ", " + json.dumps(together, allow_nan=False)[1:]
+            return ", " + json.dumps(fields, allow_nan=False)[1:]
         except ValueError as error:
             raise RunError(f"{self.where}: its reward, or another output of the model, is not finite") from error
 
@@ -106,7 +106,7 @@ def score_file(
     from rlhf_plugins.report import versions
     from rlhf_plugins.reward_models.opening import saved_base
     from rlhf_plugins.reward_models.score_cache import identity
-    from rlhf_plugins.run import together
+    from rlhf_plugins.run import distributed
 
     processes.join()
     if isinstance(model, Path):
@@ -119,7 +119,7 @@ def score_file(
     rows = digest([item.line, item.prompt, list(item.responses)] for item in items)
     note = {"model": known_as, "set of rows": rows, "kind of scores": "rewards alone" if cache else "all"}
     if processes.count() > 1:
-        together.refuse_differences({**note, "versions": versions()}, "score")
+        distributed.refuse_differences({**note, "versions": versions()}, "score")
     file = GrowingFile(out, note, [item.line for item in items], CHUNK)
     before = processes.on_main(lambda: file.reopen(overwrite))
     if before < len(items):

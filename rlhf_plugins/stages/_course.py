@@ -9,7 +9,7 @@ from rlhf_plugins.contract.workload import Course
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.workload import Known, Phase
-    from rlhf_plugins.stages._training import Training
+    from rlhf_plugins.stages._training_options import Training
     from rlhf_plugins.stages.evaluate import Evaluate
 
 

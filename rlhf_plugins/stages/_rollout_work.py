@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.workload import Work, Workload
-from rlhf_plugins.stages._training import sampling
+from rlhf_plugins.stages._training_options import sampling
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Adapter
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def work_of_rollouts(stage: Online, adapter: Adapter | None) -> Workload:
     """A training step of a rollout, what the reference and the reward compute of it, and its generation."""
     from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
-    from rlhf_plugins.engine.room import CACHE_TOKENS
+    from rlhf_plugins.engine.token_budget import CACHE_TOKENS
 
     size, group = stage.setting("per_device_train_batch_size"), stage.setting("num_generations")
     steps = stage.setting("steps_per_generation") or stage.setting("gradient_accumulation_steps")

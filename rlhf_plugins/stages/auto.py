@@ -14,7 +14,7 @@ from rlhf_plugins.contract.run import Run, Section, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Selector, Stage
 from rlhf_plugins.contract.selection import Choice, Resources, Situation
 from rlhf_plugins.errors import ComponentError, NotLookedAtError, PluginError, RlhfError, RunError
-from rlhf_plugins.stages._training import From
+from rlhf_plugins.stages._training_options import From
 
 if TYPE_CHECKING:
     from rlhf_plugins.forecast.costs import Costs
@@ -133,7 +133,7 @@ class Auto(Stage, makes={"policy"}, processes="several"):
 def _refused(stages: Sequence[Mapping[str, Any]], run: Run) -> str:
     """Which stage of an algorithm would stop before it loads weights, and why; empty where none was found."""
     from rlhf_plugins.recipe.candidates import made
-    from rlhf_plugins.recipe.needs import refuse_unmet
+    from rlhf_plugins.recipe.column_needs import refuse_unmet
 
     for stage in map(made, stages):
         try:

@@ -15,7 +15,7 @@ from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Judge, Reward, Stage, Task
 from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
 from rlhf_plugins.stages._course import of_evaluation
-from rlhf_plugins.stages._training import CacheTokens, distinct, sampling
+from rlhf_plugins.stages._training_options import CacheTokens, distinct, sampling
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, pr
     def workload(self, adapter: Adapter | None) -> Workload:
         """Samples of the policies, their log-probabilities, and the judge's scores."""
         from rlhf_plugins.engine.decoding import AT_ONCE
-        from rlhf_plugins.engine.room import CACHE_TOKENS
+        from rlhf_plugins.engine.token_budget import CACHE_TOKENS
 
         responses = max(self.best_of + 1, self.responses)
         part: dict[str, Any] = {"prompt_tokens": None, "response_tokens": self.max_new_tokens}
@@ -95,7 +95,7 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, pr
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: an evaluation, and parts of the report."""
-        from rlhf_plugins.engine.room import room
+        from rlhf_plugins.engine.token_budget import room
         from rlhf_plugins.stages._evaluation import EvaluateRun
 
         with room(self.tokens_per_batch, self.cache_tokens):

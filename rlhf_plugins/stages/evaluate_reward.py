@@ -76,7 +76,7 @@ class EvaluateReward(Stage, takes={"reward"}, processes="several"):
             RunError: no reward model was trained before, or no held-out pair is strictly ordered and no held-out
                 response has a label.
         """
-        from rlhf_plugins.engine.room import room
+        from rlhf_plugins.engine.token_budget import room
 
         trained = [name for result in run.finished for name in result.rewards]
         if not trained:

@@ -8,7 +8,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.contract.run_kinds import Stage
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.stages._training import From
+from rlhf_plugins.stages._training_options import From
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PolicyLoss, Reduction
 from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.errors import AllEqualError
-from rlhf_plugins.recipe.limits import FULL_EVAL
-from rlhf_plugins.stages._trained import trained
-from rlhf_plugins.stages._training import From, Training, kept
+from rlhf_plugins.recipe.unsupported_options import FULL_EVAL
+from rlhf_plugins.stages._train_policy import trained
+from rlhf_plugins.stages._training_options import From, Training, kept
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,13 +13,13 @@ from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reductio
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Environment, Monitor, Reward
 from rlhf_plugins.contract.workload import Course, Kept, Known, Workload
-from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
+from rlhf_plugins.recipe.unsupported_options import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rollouts
 from rlhf_plugins.stages._critic import NO_VALUES, check_critic, critic_in_processes, fits_adapters, value_in
-from rlhf_plugins.stages._left import leave
-from rlhf_plugins.stages._of_grpo import OF_GRPO_CONFIG, UNREAD
+from rlhf_plugins.stages._grpo_options import OF_GRPO_CONFIG, UNREAD
+from rlhf_plugins.stages._online_result import leave
 from rlhf_plugins.stages._rollout_work import work_of_rollouts
-from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, kept
+from rlhf_plugins.stages._training_options import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, kept
 from rlhf_plugins.trainers.ppo import sampling as options_of_sampling
 from rlhf_plugins.trainers.ppo.options import ROUNDS, Exploration, Oversight, Table, Value, no_groups
 
@@ -170,7 +170,7 @@ class Online(
 
     def missing(self) -> dict[str, str]:
         """The base of a critic of its own, where it is not there, and a discount of turns that are not."""
-        from rlhf_plugins.recipe.based import is_policy, no_model
+        from rlhf_plugins.recipe.base_policy import is_policy, no_model
 
         found, path = {}, self.value.base
         if self.environment is None and self.turn_discount != 1:
@@ -277,7 +277,7 @@ class Online(
 
         That is `value_head.safetensors`, and `value_network/` where it has a model of its own.
         """
-        from rlhf_plugins.engine.room import room
+        from rlhf_plugins.engine.token_budget import room
         from rlhf_plugins.trainers.arguments import quiet
         from rlhf_plugins.trainers.ppo.oversight import warned_of_skips
         from rlhf_plugins.trainers.watching.budget import spending

@@ -11,10 +11,10 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.workload import PLENTY, Course, Kept, Known, Work, Workload
-from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
+from rlhf_plugins.recipe.unsupported_options import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rows
-from rlhf_plugins.stages._trained import trained
-from rlhf_plugins.stages._training import (
+from rlhf_plugins.stages._train_policy import trained
+from rlhf_plugins.stages._training_options import (
     From,
     PolicyTraining,
     Reference,
@@ -230,8 +230,8 @@ def _models(start: Weights, reference: Weights, precomputed: bool, read: bool) -
 
     Without the reference the policy is made as beside it, so that it starts from the same numbers.
     """
+    from rlhf_plugins.engine.weights.base_paths import same_base
     from rlhf_plugins.engine.weights.loading import load_to_adapt
-    from rlhf_plugins.engine.weights.noted import same_base
     from rlhf_plugins.engine.weights.starting import config_of, load_frozen, load_start
 
     if start.base.adapter is None:

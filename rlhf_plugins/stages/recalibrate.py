@@ -17,7 +17,7 @@ from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Run, Section, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
-from rlhf_plugins.data.names import ENSEMBLE
+from rlhf_plugins.data.file_names import ENSEMBLE
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Base, Curve, ReportParts, Run, Section, StageResult, Weights
 from rlhf_plugins.contract.workload import RANKED, Course, Kept, Known, Work, Workload
 from rlhf_plugins.errors import RlhfError, RunError
-from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
+from rlhf_plugins.recipe.unsupported_options import OF_TRANSFORMERS
 from rlhf_plugins.sandbox import POLICIES
 from rlhf_plugins.stages._course import of_rows
-from rlhf_plugins.stages._training import From, TokensPerBatch, Training, kept, longest, pair_tokens, tried
+from rlhf_plugins.stages._training_options import From, TokensPerBatch, Training, kept, longest, pair_tokens, tried
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +121,7 @@ class RewardModelStage(
 
     def missing(self) -> dict[str, str]:
         """The base of its own, where it is not there."""
-        from rlhf_plugins.recipe.based import no_model
+        from rlhf_plugins.recipe.base_policy import no_model
 
         return {"base": message} if self.base and (message := no_model(self.base)) else {}
 
@@ -166,7 +166,7 @@ class RewardModelStage(
     def train(self, run: Run, groups: Sequence[Group], folder: Path, member: int | None = None) -> Trained:
         """One reward model on `groups`, saved in `folder`; a member of an ensemble has a seed and curves of its own."""
         from rlhf_plugins.contract import processes
-        from rlhf_plugins.engine.weights.noted import described
+        from rlhf_plugins.engine.weights.base_paths import described
         from rlhf_plugins.trainers.arguments import quiet
         from rlhf_plugins.trainers.watching.budget import spending
         from rlhf_plugins.trainers.watching.held_out import choice

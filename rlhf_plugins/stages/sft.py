@@ -11,10 +11,10 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.workload import Course, Kept, Known, Work, Workload
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.recipe.limits import FULL_EVAL
+from rlhf_plugins.recipe.unsupported_options import FULL_EVAL
 from rlhf_plugins.stages._course import of_rows
-from rlhf_plugins.stages._trained import trained
-from rlhf_plugins.stages._training import From, PolicyTraining, kept, longest, pair_tokens, sampling, tried
+from rlhf_plugins.stages._train_policy import trained
+from rlhf_plugins.stages._training_options import From, PolicyTraining, kept, longest, pair_tokens, sampling, tried
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.errors import RlhfError
-from rlhf_plugins.testing import arrays, bench
-from rlhf_plugins.testing.bench import TENSOR_KINDS
+from rlhf_plugins.testing import arrays, tensor_trials
 from rlhf_plugins.testing.subject import Subject, acting, raised, trained
+from rlhf_plugins.testing.tensor_trials import TENSOR_KINDS
 
 OBSERVED = (*TENSOR_KINDS, *arrays.KINDS)
 
@@ -24,7 +24,7 @@ def observed(subject: Subject, **changes: Any) -> dict[str, Any]:
     made = subject.made(**changes)
     found: dict[str, Any] = {}
     for mode, one in _modes(subject.kind, made).items():
-        tried = bench.bench(subject.kind)
+        tried = tensor_trials.bench(subject.kind)
         for words, record in [*tried.cases(one), *tried.extremes(one)]:
             torch.default_generator.manual_seed(0)
             said = _said(subject, one, words, record)
@@ -44,7 +44,7 @@ def _modes(kind: str, component: Any) -> dict[str, Any]:
 
 def _said(subject: Subject, acts: Any, words: str, record: Any) -> dict[str, Any]:
     try:
-        return bench.named(bench.bench(subject.kind).call(acts, record), subject.kind)
+        return tensor_trials.named(tensor_trials.bench(subject.kind).call(acts, record), subject.kind)
     except RlhfError as error:
         return {"refusal": raised(error)}
     except Exception as error:

@@ -30,7 +30,7 @@ from rlhf_plugins.contract.run import Curve
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.engine.precision import computes_in_bf16, half_precision, on_one_gpu
 from rlhf_plugins.errors import PluginError, RunError
-from rlhf_plugins.recipe.limits import COMPUTED_BY_TRANSFORMERS, keeping_the_best
+from rlhf_plugins.recipe.unsupported_options import COMPUTED_BY_TRANSFORMERS, keeping_the_best
 from rlhf_plugins.trainers.optimizer_state import AllocatesState
 from rlhf_plugins.trainers.watching.progress import Progress
 from rlhf_plugins.trainers.watching.trackers import TrackerEnd, run_name

@@ -17,8 +17,8 @@ from transformers import TrainerCallback
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Run, Weights
 from rlhf_plugins.data.digests import refuse_changed
-from rlhf_plugins.data.names import CRITICS_OPTIMIZER, OPTIMIZER
-from rlhf_plugins.engine.weights.fitting import misfit, shapes
+from rlhf_plugins.data.file_names import CRITICS_OPTIMIZER, OPTIMIZER
+from rlhf_plugins.engine.weights.matching import misfit, shapes
 from rlhf_plugins.errors import RunError
 
 NOTES = "notes"  # its metadata: the optimizer's class, the shapes of the weights, and what is no tensor

@@ -19,9 +19,9 @@ from rlhf_plugins.engine.weights.loading import use_fast_paths
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import check_rows, train_in_float32
 from rlhf_plugins.trainers.optimizer_state import AllocatesState
+from rlhf_plugins.trainers.steps.data_parallel import IGNORED, LABELS, SharesBatches
 from rlhf_plugins.trainers.steps.micro_batches import TrainsInMicroBatches, steps_in_backward
 from rlhf_plugins.trainers.steps.recovery import KEPT, SHARE, Cutting, Kept, Opaque
-from rlhf_plugins.trainers.steps.shares import IGNORED, LABELS, SharesBatches
 
 LEARNED = "learned"  # key of a batch: how many of its tokens have a label
 WEIGHT = "weight"  # of a row, and key of a batch with one for each row

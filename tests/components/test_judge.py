@@ -17,7 +17,7 @@ from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Run
 from rlhf_plugins.contract.run_kinds import Judge, JudgeFunction, Reward, RewardFunction
-from rlhf_plugins.engine.asking import asked, both_orders
+from rlhf_plugins.engine.comparison_prompt import asked, both_orders
 from rlhf_plugins.engine.servers.served import Server
 from rlhf_plugins.engine.weights.loading import load_row_encoder
 from rlhf_plugins.evaluate.judges import PairJudge

@@ -12,7 +12,7 @@ from templates import chat_base
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.batches.tokenized import EARLIER, tokenized_answers
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.formats.forms import FORMS, lost
+from rlhf_plugins.data.formats.output_forms import FORMS, lost
 from rlhf_plugins.data.formats.preference import read_pairs
 from rlhf_plugins.data.formats.supervised import read_answers
 from rlhf_plugins.engine.weights.loading import load_row_encoder

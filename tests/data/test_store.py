@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_plugins import Base, Comparison, Data, DataError, Group, load_data
 from rlhf_plugins.contract.rows import Origin
-from rlhf_plugins.data.names import STAGE_ROWS
+from rlhf_plugins.data.file_names import STAGE_ROWS
 from rlhf_plugins.data.store import save_data
 from rlhf_plugins.recipe.assemble import component
 

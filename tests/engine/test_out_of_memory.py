@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rlhf_plugins.engine.out_of_memory import out_of_memory
-from rlhf_plugins.engine.room import cached_at_once, generated
+from rlhf_plugins.engine.token_budget import cached_at_once, generated
 from rlhf_plugins.errors import RunError
 
 

@@ -17,8 +17,8 @@ from rlhf_plugins.engine import forward, sampling
 from rlhf_plugins.engine.forward import sequence_states, trunk_of
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.precision import computes_in_bf16, on_one_gpu
-from rlhf_plugins.engine.room import cache_at_once, in_batches, room, tokens_at_once
 from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.engine.token_budget import cache_at_once, in_batches, room, tokens_at_once
 from rlhf_plugins.engine.weights import loading
 from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.errors import RunError
@@ -154,7 +154,7 @@ def test_a_smaller_cache_samples_the_same_greedy_responses(tmp_path: Path, monke
         return [list(ids) for ids in found.response_ids]
 
     whole, calls, own = responses(), list[int](), sampling._generate
-    monkeypatch.setattr("rlhf_plugins.engine.room.cached_at_once", lambda model: 16)
+    monkeypatch.setattr("rlhf_plugins.engine.token_budget.cached_at_once", lambda model: 16)
     monkeypatch.setattr(sampling, "_generate", lambda *given: calls.append(len(given[2])) or own(*given))
     assert responses() == whole
     assert calls == [2, 2, 1, 1]

@@ -10,7 +10,7 @@ import yaml
 
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe.check import check_recipe
-from rlhf_plugins.recipe.elsewhere import OTHERS
+from rlhf_plugins.recipe.option_hints import OTHERS
 from rlhf_plugins.registry.registry import registry
 
 RECIPE = {"base": "sandbox", "data": "sandbox"}

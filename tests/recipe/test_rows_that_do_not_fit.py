@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data import local
+from rlhf_plugins.data import local_file
 from rlhf_plugins.errors import DataError, RecipeError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import check_recipe
@@ -44,17 +44,17 @@ def test_what_loading_refuses_is_refused_in_its_words(tmp_path: Path, rows: list
     assert found == f"data.{option}: {refused.value}"
 
 
-@pytest.mark.parametrize(("place", "found"), [(local.FIRST - 1, 1), (local.FIRST, 0)])
+@pytest.mark.parametrize(("place", "found"), [(local_file.FIRST - 1, 1), (local_file.FIRST, 0)])
 def test_of_a_large_file_the_first_rows_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, found: int
 ) -> None:
-    monkeypatch.setattr(local, "MAX_BYTES", 0)
+    monkeypatch.setattr(local_file, "MAX_BYTES", 0)
     assert len(faults(tmp_path, [GOOD] * place + ROWS["other columns"])) == found
 
 
 def test_what_only_the_first_rows_lack_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "MAX_BYTES", 0)
-    rows = [{"prompt": "p", "response": f"{i}", "score": i, "tone": i} for i in range(local.FIRST + 1)]
+    monkeypatch.setattr(local_file, "MAX_BYTES", 0)
+    rows = [{"prompt": "p", "response": f"{i}", "score": i, "tone": i} for i in range(local_file.FIRST + 1)]
     for row in rows[:-1]:
         del row["tone"]
     assert not faults(tmp_path, rows, format="ratings", dimensions=["score", "tone"])

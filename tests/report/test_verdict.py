@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.report.sampled import warnings
+from rlhf_plugins.report.sampling_settings import warnings
 from rlhf_plugins.report.schema import Report
 from rlhf_plugins.report.verdict import Verdict, verdicts
 

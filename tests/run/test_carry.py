@@ -19,7 +19,7 @@ from torch import Tensor
 from rlhf_plugins import Adapter, Checkpoint, Data, Run, RunError, StageResult, session
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.digests import of_folder
-from rlhf_plugins.data.names import CALL, VALUE_HEAD, VALUE_NETWORK
+from rlhf_plugins.data.file_names import CALL, VALUE_HEAD, VALUE_NETWORK
 from rlhf_plugins.testing import tiny_base, tiny_run
 from rlhf_plugins.trainers.ppo import kl_file
 

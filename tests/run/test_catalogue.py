@@ -17,7 +17,7 @@ from rlhf_plugins.report.page import page
 from rlhf_plugins.run.files import catalogue, reporting
 from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.run.files.lock import locked
-from rlhf_plugins.saved.made import made
+from rlhf_plugins.saved.run_reference import made
 
 
 @pytest.fixture

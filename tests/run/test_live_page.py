@@ -18,7 +18,7 @@ from rlhf_plugins.lifecycle import report as hooks
 from rlhf_plugins.run.files import reporting
 from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.run.files.lock import locked
-from rlhf_plugins.run.left import after, left
+from rlhf_plugins.run.time_left import after, left
 
 HARDWARE = {"cpu": "a", "cores": 1, "memory_bytes": 1, "platform": "b"}
 STATUS = {"started": "2025-06-01T09:30:00Z", "versions": {}, "hardware": HARDWARE, "plugins": [], "status": "running"}

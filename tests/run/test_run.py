@@ -17,7 +17,7 @@ import yaml
 
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Run, StageResult
-from rlhf_plugins.data.names import RESULT
+from rlhf_plugins.data.file_names import RESULT
 from rlhf_plugins.engine import NORMS, set_engine
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.check import load_recipe

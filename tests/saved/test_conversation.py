@@ -15,13 +15,13 @@ from rlhf_plugins import Data, Group
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.formats.preference import read_pairs
 from rlhf_plugins.data.rows import read_rows
-from rlhf_plugins.engine.prompted import note_prompts
+from rlhf_plugins.engine.prompt_form import note_prompts
 from rlhf_plugins.engine.sampling import Decoding, drawn
 from rlhf_plugins.engine.streaming import stream
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.saved.conversation import Answer, Conversation, judge_of, reader_of, text_ending
-from rlhf_plugins.saved.made import made
+from rlhf_plugins.saved.run_reference import made
 
 GREEDY = Decoding(6, 0.0)
 IDS = torch.zeros(1, 0, dtype=torch.long)

@@ -14,7 +14,7 @@ from finished import finished_run
 from rlhf_plugins import load_policy
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.engine.policy import ModelPolicy
-from rlhf_plugins.engine.prompted import note_prompts
+from rlhf_plugins.engine.prompt_form import note_prompts
 from rlhf_plugins.engine.sampling import Decoding
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.run.files.folder import RunFolder

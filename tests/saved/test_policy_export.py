@@ -21,11 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf_plugins import Data, Group, export_reward_model, load_reward_function
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine.policy import describe, saved_base
-from rlhf_plugins.engine.prompted import note_prompts
+from rlhf_plugins.engine.prompt_form import note_prompts
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run.files.folder import RunFolder
-from rlhf_plugins.saved.made import made
 from rlhf_plugins.saved.policy_export import export_policy
+from rlhf_plugins.saved.run_reference import made
 
 IDS = torch.tensor([[3, 5, 8, 4]])
 

@@ -17,7 +17,7 @@ from rlhf_plugins import load_reward_function
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Data, Group, Samples
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.engine.prompted import note_prompts
+from rlhf_plugins.engine.prompt_form import note_prompts
 from rlhf_plugins.engine.weights.loading import load_trunk
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.assemble import component

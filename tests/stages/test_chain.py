@@ -14,7 +14,7 @@ from marks import slow
 
 from rlhf_plugins import Adapter, Run, RunError, StageResult, load_reward_model, session
 from rlhf_plugins.engine.forward import trunk_of
-from rlhf_plugins.engine.prompted import Prompted, noted_prompts
+from rlhf_plugins.engine.prompt_form import Prompted, noted_prompts
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 FEW = {"max_steps": 4, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}

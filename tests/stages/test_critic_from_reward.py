@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf_plugins.contract.run import Adapter, Base, StageResult
-from rlhf_plugins.data.names import VALUE_HEAD
+from rlhf_plugins.data.file_names import VALUE_HEAD
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base

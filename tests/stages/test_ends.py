@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from rlhf_plugins import Adapter, Run, RunError, mix, session
 from rlhf_plugins.engine.sampling import Decoding
 from rlhf_plugins.engine.streaming import stream
-from rlhf_plugins.engine.weights.ends import ENDS, noted_ends
-from rlhf_plugins.saved.made import made
+from rlhf_plugins.engine.weights.end_tokens import ENDS, noted_ends
 from rlhf_plugins.saved.policy_export import export_policy
+from rlhf_plugins.saved.run_reference import made
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 EOS, STOP = 1, 7

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlhf_plugins import Adapter, Run, RunError, session
-from rlhf_plugins.data.names import OPTIMIZER
+from rlhf_plugins.data.file_names import OPTIMIZER
 from rlhf_plugins.run.files.checkpoints import Checkpoints
 from rlhf_plugins.run.files.folder import cleared
 from rlhf_plugins.testing import tiny_base, tiny_run

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from rlhf_plugins import Adapter, PluginError, RecipeError, Run, RunError, StageResult, check_recipe, session
 from rlhf_plugins.contract.run import Base, Weights
-from rlhf_plugins.data.names import KL
+from rlhf_plugins.data.file_names import KL
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.run.stage.starts import at, in_words
 from rlhf_plugins.stages import online

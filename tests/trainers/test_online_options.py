@@ -14,9 +14,9 @@ import trl
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from rlhf_plugins.stages.online import UNREAD
+from rlhf_plugins.trainers.online.engine_or_trl import OnlineOptions, objective_of
 from rlhf_plugins.trainers.online.rewards import RewardFunctions
 from rlhf_plugins.trainers.online.trainer import OnlineTrainer
-from rlhf_plugins.trainers.online.way import OnlineOptions, objective_of
 from rlhf_plugins.trainers.ppo.importance import Correction
 from rlhf_plugins.trainers.ppo.options import Objective
 from rlhf_plugins.trainers.ppo.rollout import Rollouts

@@ -12,7 +12,7 @@ from memory_full import Full
 
 from rlhf_plugins.engine.layers import checkpointing
 from rlhf_plugins.engine.probing import layout_of
-from rlhf_plugins.engine.room import cached_at_once
+from rlhf_plugins.engine.token_budget import cached_at_once
 
 from .online_parts import Bases, logged, objective, rolled_out, trainer
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rlhf_plugins.engine.cpu.folding import folded
-from rlhf_plugins.engine.room import room
+from rlhf_plugins.engine.token_budget import room
 from rlhf_plugins.trainers.ppo import rollout
 from rlhf_plugins.trainers.ppo.options import Exploration, Objective
 

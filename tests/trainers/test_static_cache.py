@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.engine import FastPath, decoding
-from rlhf_plugins.engine.room import room
 from rlhf_plugins.engine.static.loop import StaticLoop
 from rlhf_plugins.engine.static.slots import Slots
+from rlhf_plugins.engine.token_budget import room
 from rlhf_plugins.trainers.ppo.options import Exploration, Objective
 
 from .online_parts import Bases, logged, objective, trainer

@@ -16,9 +16,9 @@ from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.conversations import Conversations
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.trainers.online.engine_or_trl import OnlineOptions, check
 from rlhf_plugins.trainers.online.metrics import spread
 from rlhf_plugins.trainers.online.trainer import OnlineTrainer
-from rlhf_plugins.trainers.online.way import OnlineOptions, check
 from rlhf_plugins.trainers.ppo import held_out
 from rlhf_plugins.trainers.ppo.options import Objective, Turns
 

@@ -14,7 +14,7 @@ from typing import Any
 from rlhf_plugins.contract.rows import Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import asked, blank, content, form, required, shown, text
-from rlhf_plugins.data.formats.guessed import as_columns, without_prompt
+from rlhf_plugins.data.formats.column_hints import as_columns, without_prompt
 from rlhf_plugins.data.messages import check_answer, with_tools
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Columns, PairColumns

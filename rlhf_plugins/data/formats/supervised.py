@@ -8,7 +8,7 @@ from typing import Any
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import blank, extras, optional, required, shown, text
-from rlhf_plugins.data.formats.guessed import without_prompt
+from rlhf_plugins.data.formats.column_hints import without_prompt
 from rlhf_plugins.data.formats.listed import HELPSTEER, SCORES, is_list
 from rlhf_plugins.data.formats.shapes import as_named, opened, prompt_of, talks_in, with_system_cells
 from rlhf_plugins.data.messages import check_answer, is_unlearned

@@ -14,9 +14,9 @@ from transformers import Cache
 
 from rlhf_plugins.engine.attention import NAME
 from rlhf_plugins.engine.forward import probe_ids, trunk_of
-from rlhf_plugins.engine.room import in_batches, tokens_at_once
 from rlhf_plugins.engine.static.cache import ShapeCache
 from rlhf_plugins.engine.static.slots import Slots
+from rlhf_plugins.engine.token_budget import in_batches, tokens_at_once
 
 TOKENS = 4096  # of prompts that are computed in one pass, at most
 STEPS = 8  # between two looks of the host at which rows have ended

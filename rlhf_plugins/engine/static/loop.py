@@ -10,13 +10,13 @@ from transformers import GenerationConfig
 
 from rlhf_plugins.engine.cpu.decoding import NOT_FINITE
 from rlhf_plugins.engine.out_of_memory import attempted, release_memory, warn
-from rlhf_plugins.engine.room import cached_at_once, note_most
 from rlhf_plugins.engine.static.filling import Filler, Responses, our_attention, shapes
 from rlhf_plugins.engine.static.graph import recorded
 from rlhf_plugins.engine.static.request import Request, requested
 from rlhf_plugins.engine.static.sizes import capacity_for, slots_for
 from rlhf_plugins.engine.static.slots import Slots
 from rlhf_plugins.engine.static.trial import obstacle_of, say
+from rlhf_plugins.engine.token_budget import cached_at_once, note_most
 from rlhf_plugins.errors import RunError
 
 FEWER = "with keys and values of %d tokens at once: the same responses are generated again for %d rows at a time"

@@ -34,7 +34,7 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.batches.chat import whole_template
 from rlhf_plugins.data.batches.tokens import RowEncoder, encodes_pairs, without_end
 from rlhf_plugins.data.digests import refuse_changed
-from rlhf_plugins.data.looking import refuse_base
+from rlhf_plugins.data.partial_reads import refuse_base
 from rlhf_plugins.engine.compiled import compile_layers
 from rlhf_plugins.engine.cost import counted
 from rlhf_plugins.engine.cpu import linear_layer
@@ -52,7 +52,7 @@ from rlhf_plugins.engine.precision import INT8, NF4, half_precision, known_quant
 from rlhf_plugins.engine.progress import loading
 from rlhf_plugins.engine.shared_keys import attend_by_fused_kernels
 from rlhf_plugins.engine.weights.decoders import refuse_encoder
-from rlhf_plugins.engine.weights.fitting import UNLOADABLE, refuse_misfit, refuse_pickled
+from rlhf_plugins.engine.weights.matching import UNLOADABLE, refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.weights.targets import refuse_unmatched
 from rlhf_plugins.errors import RunError
 

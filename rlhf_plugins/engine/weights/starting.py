@@ -19,8 +19,7 @@ from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.backbone import POLICY, copy_adapter
 from rlhf_plugins.engine.forward import trunk_of
-from rlhf_plugins.engine.weights.ends import with_ends
-from rlhf_plugins.engine.weights.fitting import ADAPTER_WEIGHTS, SETS, UNLOADABLE, refuse_misfit, refuse_pickled
+from rlhf_plugins.engine.weights.end_tokens import with_ends
 from rlhf_plugins.engine.weights.loading import (
     fuse_adapters,
     load_causal,
@@ -30,6 +29,7 @@ from rlhf_plugins.engine.weights.loading import (
     with_adapter,
     with_saved_adapter,
 )
+from rlhf_plugins.engine.weights.matching import ADAPTER_WEIGHTS, SETS, UNLOADABLE, refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.weights.targets import empty_model
 from rlhf_plugins.errors import RunError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.contract.run import StageResult
-from rlhf_plugins.data.handed_on import WORDS, handed_on
-from rlhf_plugins.data.names import RESULT
+from rlhf_plugins.data.file_names import RESULT
+from rlhf_plugins.data.stage_outputs import WORDS, handed_on
 from rlhf_plugins.errors import RunError, nearest
 from rlhf_plugins.run.files.checkpoints import OF_TRAINER
 from rlhf_plugins.run.files.folder import RunFolder

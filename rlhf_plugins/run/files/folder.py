@@ -23,8 +23,8 @@ from pydantic_core import PydanticSerializationError, to_json
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.data.digests import of_folder
+from rlhf_plugins.data.file_names import CALL, CRITICS_OPTIMIZER, FILES, OPTIMIZER, RECIPE, RESULT, STAGE_ROWS, STATUS
 from rlhf_plugins.data.files import put, read_json
-from rlhf_plugins.data.names import CALL, CRITICS_OPTIMIZER, FILES, OPTIMIZER, RECIPE, RESULT, STAGE_ROWS, STATUS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run.files import results
 from rlhf_plugins.run.files.checkpoints import finished, is_trained, of_checkpoint, rewind

@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve, StageResult
-from rlhf_plugins.data.names import RECIPE
+from rlhf_plugins.data.file_names import RECIPE
 from rlhf_plugins.errors import RunError, nearest, nearest_path
 from rlhf_plugins.run.files.folder import GPU, RunFolder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.run import MARK, Cost, Curve, Evaluation, ReportParts, Section, StageResult
-from rlhf_plugins.data.names import STAGE_ROWS
+from rlhf_plugins.data.file_names import STAGE_ROWS
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rlhf_plugins.data.file_names import STATUS
 from rlhf_plugins.data.files import read_json
-from rlhf_plugins.data.names import STATUS
 from rlhf_plugins.report.files import PAGE
 from rlhf_plugins.run.files.difference import difference
 from rlhf_plugins.run.files.folder import LOCK

@@ -14,9 +14,9 @@ from pydantic_core import to_json
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Budget, StageResult, Step
+from rlhf_plugins.data.file_names import CALL, RESULT
 from rlhf_plugins.data.files import put, read_json
-from rlhf_plugins.data.handed_on import HandedOn, Part, find, handed_on
-from rlhf_plugins.data.names import CALL, RESULT
+from rlhf_plugins.data.stage_outputs import HandedOn, Part, find, handed_on
 from rlhf_plugins.engine.progress import before
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.options import parts

@@ -47,12 +47,12 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     from rlhf_plugins.data.batches.chat import refuse_text
     from rlhf_plugins.data.changes.steps import made_by
     from rlhf_plugins.engine.cost import counting
-    from rlhf_plugins.recipe.needs import refuse_lacking, refuse_unmet
-    from rlhf_plugins.run import together
+    from rlhf_plugins.recipe.column_needs import refuse_lacking, refuse_unmet
+    from rlhf_plugins.run import distributed
     from rlhf_plugins.run.stage.own_rows import own_data, refuse_unfit, trained_before
     from rlhf_plugins.run.stage.starts import names
 
-    together.refuse_stage(stage)
+    distributed.refuse_stage(stage)
     gc.collect()  # cyclic garbage of an earlier stage would count as this one's memory
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -63,7 +63,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         run.ending.counter = counter
         given = run if stage.data is None else replace(run, data=own_data(run, stage, stage.data))
         refuse_unfit(stage, given.data)
-        together.refuse_few_rows(stage, given.data)
+        distributed.refuse_few_rows(stage, given.data)
         refuse_text(given.data, given.base.chat)
         _warn_of_text(run.name, stage, given)
         lost = _fields_lost(stage, given)
@@ -187,9 +187,9 @@ def _check_specs(run: StageRun, result: StageResult) -> None:
 def _describe(run: StageRun, stage: Stage, result: StageResult) -> None:
     """Completes the folders that the stage saved: plugins of a reward model, base of a policy, prompts, modules."""
     from rlhf_plugins.engine.policy import describe
-    from rlhf_plugins.engine.prompted import note_prompts
-    from rlhf_plugins.engine.weights.ends import hand_on_ends
-    from rlhf_plugins.engine.weights.fitting import in_order
+    from rlhf_plugins.engine.prompt_form import note_prompts
+    from rlhf_plugins.engine.weights.end_tokens import hand_on_ends
+    from rlhf_plugins.engine.weights.matching import in_order
     from rlhf_plugins.recipe import provenance
 
     for folder in _saved(run, result.rewards):

@@ -16,7 +16,7 @@ from rlhf_plugins.contract.handles import Policy, RewardModel
 from rlhf_plugins.contract.run import Base, Budget, Cost, Curve, Json, Spec, StageResult, Step, Weights
 from rlhf_plugins.contract.run_kinds import Reward
 from rlhf_plugins.data.files import put, read_json
-from rlhf_plugins.data.handed_on import HandedOn, Part, find, handed_on
+from rlhf_plugins.data.stage_outputs import HandedOn, Part, find, handed_on
 from rlhf_plugins.errors import RunError, StopRun
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run.files.folder import ONCE, RunFolder
@@ -216,7 +216,7 @@ class StageRun:
 
     def go_on(self, trainer: Any, last: bool = True) -> None:
         """See `Run`."""
-        from rlhf_plugins.run.stage.going_on import go_on
+        from rlhf_plugins.run.stage.checkpointing import go_on
 
         go_on(self, trainer, last)
 

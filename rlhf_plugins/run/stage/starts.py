@@ -12,7 +12,7 @@ from rlhf_plugins.recipe.options import options
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import Stage
-    from rlhf_plugins.data.handed_on import HandedOn
+    from rlhf_plugins.data.stage_outputs import HandedOn
     from rlhf_plugins.registry.registry import Registry
 
 BASE, PREVIOUS, START = "base", "previous", "start"
@@ -43,7 +43,7 @@ class Policies:
 
     def named(self, name: str) -> tuple[Weights, str]:
         """With the lineage. Raises RunError where there is none of that name, or it is no saved model."""
-        from rlhf_plugins.data.handed_on import find
+        from rlhf_plugins.data.stage_outputs import find
 
         one = find(self.earlier, "policies", name)
         found = self._weights(one)
@@ -58,7 +58,7 @@ class Policies:
         Args:
             required: refuse one that is no saved model; else it counts as none.
         """
-        from rlhf_plugins.data.handed_on import handed_on
+        from rlhf_plugins.data.stage_outputs import handed_on
 
         made = next((result for result in reversed(self.earlier) if result.policies or result.base), None)
         if made is None or not made.policies:

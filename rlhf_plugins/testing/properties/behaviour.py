@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rlhf_plugins.contract.records import PairLogps, Prediction, RankedScores
-from rlhf_plugins.testing import bench, records
+from rlhf_plugins.testing import records, tensor_trials
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.properties.tensors import answered
 from rlhf_plugins.testing.subject import Subject, expect, has
@@ -21,9 +21,9 @@ REWARDS = ("scores", "rewards", "prediction.reward")
 def direction(subject: Subject) -> None:
     """A sign turned round trains the model to prefer what people rejected, with a loss that falls as it should."""
     acts = subject.acting()
-    for words, record in bench.bench(subject.kind).cases(acts):
+    for words, record in tensor_trials.bench(subject.kind).cases(acts):
         right, wrong = (_leaning(record, sign) for sign in (1.0, -1.0))
-        good, bad = (bench.answer(subject, acts, (words, one)) for one in (right, wrong))
+        good, bad = (tensor_trials.answer(subject, acts, (words, one)) for one in (right, wrong))
         if good is not None and bad is not None:
             good_loss, bad_loss = (said["loss"].mean().item() for said in (good, bad))
             came = f"{good_loss:.6g} for a model that agrees with people, {bad_loss:.6g} for one that disagrees"
@@ -56,7 +56,7 @@ def reference_as_declared(subject: Subject) -> None:
         return
     for case, said in answered(subject, acts):
         unread = records.over(case[1], lambda name, x: x * torch.nan if name in REFERENCE else x)
-        again = bench.answer(subject, acts, (f"{case[0]}, without a reference", unread)) or {}
+        again = tensor_trials.answer(subject, acts, (f"{case[0]}, without a reference", unread)) or {}
         for name, part in said.items():
             came = again.get(name, part * torch.nan)
             expected = f"{records.shown(part)}, as `reads_reference = False` says"
@@ -82,7 +82,7 @@ def _as_declared(subject: Subject, trait: str, words: str, change: Any) -> None:
         return
     for case, said in answered(subject, acts):
         moved = records.over(case[1], lambda name, x: change(x) if name in REWARDS else x)
-        again = bench.answer(subject, acts, (f"{case[0]}, {words}", moved)) or {}
+        again = tensor_trials.answer(subject, acts, (f"{case[0]}, {words}", moved)) or {}
         for name, part in said.items():
             wanted = part if declared == "same" else change(part)
             came = again.get(name, part * torch.nan)

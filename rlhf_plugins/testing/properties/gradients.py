@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins.testing import bench, records
-from rlhf_plugins.testing.bench import Answer, Case
+from rlhf_plugins.testing import records, tensor_trials
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.properties.tensors import answered_by_row
 from rlhf_plugins.testing.subject import Broken, Subject, expect, has
+from rlhf_plugins.testing.tensor_trials import Answer, Case
 
 LEARNERS = ("pooling", "reward_head", "reward_loss", "preference_loss", "aggregation", "policy_loss", "kl_estimator")
 
 
 def gradients(subject: Subject, acts: Any, case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
     """Of a random sum of the answer: by input and by weight, 0 where there is none; None where the case is refused."""
-    leaves = {name: tensor.clone().requires_grad_() for name, tensor in bench.learned(subject, case[1]).items()}
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensor_trials.learned(subject, case[1]).items()}
     weights = dict(acts.named_parameters()) if isinstance(acts, nn.Module) else {}
-    said = bench.answer(subject, acts, (case[0], bench.filled(case[1], leaves)))
+    said = tensor_trials.answer(subject, acts, (case[0], tensor_trials.filled(case[1], leaves)))
     if said is None:
         return None
     total = _summed(said)
@@ -51,7 +51,7 @@ def gradient_reaches(subject: Subject) -> None:
         return
     reached: dict[str, Tensor] = {}
     words = []
-    for case in bench.bench(subject.kind).cases(acts):
+    for case in tensor_trials.bench(subject.kind).cases(acts):
         if (found := gradients(subject, acts, case)) is not None:
             words.append(case[0])
             for name, grad in {**_places(subject, case[1], found[0]), **_weights(found[1])}.items():
@@ -78,7 +78,7 @@ def _places(subject: Subject, record: Any, grads: dict[str, Tensor]) -> dict[str
 def gradient_is_finite(subject: Subject) -> None:
     """A loss may be finite where its gradient is not: sqrt at 0, a norm of zeros, log of an underflow."""
     acts = subject.acting()
-    for case in bench.bench(subject.kind).extremes(acts):
+    for case in tensor_trials.bench(subject.kind).extremes(acts):
         if _no_gradient(acts) or (found := gradients(subject, acts, case)) is None:
             continue
         for name, grad in {**found[0], **found[1]}.items():
@@ -95,8 +95,10 @@ def gradient_stays(subject: Subject) -> None:
     if has(acts, "uses_batch_mates"):
         return
     for case, _ in answered_by_row(subject, acts):
-        leaves = {name: tensor.clone().requires_grad_() for name, tensor in bench.learned(subject, case[1]).items()}
-        said = bench.answer(subject, acts, (case[0], bench.filled(case[1], leaves))) or {}
+        leaves = {
+            name: tensor.clone().requires_grad_() for name, tensor in tensor_trials.learned(subject, case[1]).items()
+        }
+        said = tensor_trials.answer(subject, acts, (case[0], tensor_trials.filled(case[1], leaves))) or {}
         first = torch.stack([part[0].sum() for part in said.values()]).sum()
         if first.requires_grad:
             found = torch.autograd.grad(first, list(leaves.values()), allow_unused=True)
@@ -115,21 +117,23 @@ def gradcheck(subject: Subject) -> None:
     if _no_gradient(acts) or has(acts, "holds_constant"):
         return
     acts = acts.double() if isinstance(acts, nn.Module) else acts
-    for words, record in bench.bench(subject.kind).cases(acts):
+    for words, record in tensor_trials.bench(subject.kind).cases(acts):
         double = records.floats(record, lambda tensor: tensor.double())
         _agrees(subject, acts, (f"{words}, in float64", double))
 
 
 def _agrees(subject: Subject, acts: Any, case: Case) -> None:
-    leaves = {name: tensor.clone().requires_grad_() for name, tensor in bench.learned(subject, case[1]).items()}
-    said = bench.answer(subject, acts, (case[0], bench.filled(case[1], leaves)))
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensor_trials.learned(subject, case[1]).items()}
+    said = tensor_trials.answer(subject, acts, (case[0], tensor_trials.filled(case[1], leaves)))
     if said is None:
         return
     for name, part in said.items():
         expect(part.dtype == torch.float64, case[0], f"{name} in float64", str(part.dtype))
 
     def function(*values: Tensor) -> tuple[Tensor, ...]:
-        again = bench.answer(subject, acts, (case[0], bench.filled(case[1], dict(zip(leaves, values, strict=True)))))
+        again = tensor_trials.answer(
+            subject, acts, (case[0], tensor_trials.filled(case[1], dict(zip(leaves, values, strict=True))))
+        )
         return tuple(part for part in (again or {}).values() if part.requires_grad)
 
     try:

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from rlhf_plugins.contract.unkept import Looks, unkept
-from rlhf_plugins.testing import bench, records
-from rlhf_plugins.testing.bench import TENSOR_KINDS
+from rlhf_plugins.contract.unsaved_state import Looks, unkept
+from rlhf_plugins.testing import records, tensor_trials
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.properties.tensors import answered
 from rlhf_plugins.testing.subject import Broken, Subject, acting, expect, raised, trained
+from rlhf_plugins.testing.tensor_trials import TENSOR_KINDS
 
 BUILDERS = ("pooling", "reward_head", "reward_loss")
 
@@ -32,8 +32,8 @@ def state_is_restored(subject: Subject) -> None:
         other.load_state_dict(saved)
     except Exception as error:
         raise Broken(words, "weights that fit", raised(error)) from error
-    for case in bench.bench(subject.kind).cases(one):
-        before, after = bench.answer(subject, one, case) or {}, bench.answer(subject, other, case) or {}
+    for case in tensor_trials.bench(subject.kind).cases(one):
+        before, after = tensor_trials.answer(subject, one, case) or {}, tensor_trials.answer(subject, other, case) or {}
         for name, part in before.items():
             same = name in after and torch.equal(part, after[name])
             came = records.shown(after.get(name, part * torch.nan))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rlhf_plugins.contract.records import RankedScores
-from rlhf_plugins.testing import bench, records
+from rlhf_plugins.testing import records, tensor_trials
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.properties.tensors import answered
 from rlhf_plugins.testing.subject import Subject, expect
@@ -43,8 +43,10 @@ def padding_gets_no_gradient(subject: Subject) -> None:
     """A gradient into padding trains the model on what nobody wrote."""
     acts = subject.acting()
     for (words, record), _ in answered(subject, acts):
-        leaves = {name: tensor.clone().requires_grad_() for name, tensor in bench.learned(subject, record).items()}
-        said = bench.answer(subject, acts, (words, bench.filled(record, leaves))) or {}
+        leaves = {
+            name: tensor.clone().requires_grad_() for name, tensor in tensor_trials.learned(subject, record).items()
+        }
+        said = tensor_trials.answer(subject, acts, (words, tensor_trials.filled(record, leaves))) or {}
         total = torch.stack([_marked(part, record).sum() for part in said.values()]).sum()
         if total.requires_grad:
             found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
@@ -60,7 +62,7 @@ def _unmoved(subject: Subject, words: str, change: Callable[[Any], Any]) -> None
         if changed is None:
             continue
         tried = f"{case[0]}, {words}"
-        again = bench.answer(subject, acts, (tried, changed)) or {}
+        again = tensor_trials.answer(subject, acts, (tried, changed)) or {}
         for name, part in said.items():
             came = again.get(name)
             expect(came is not None, tried, f"{name} both times", "a refusal")

@@ -13,7 +13,7 @@ from rlhf_plugins.contract.guards import unchecked
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Run, StageResult
-from rlhf_plugins.contract.unkept import Looks, unkept
+from rlhf_plugins.contract.unsaved_state import Looks, unkept
 from rlhf_plugins.errors import ComponentError, PluginError, RlhfError
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.subject import Broken, Subject, Untried, expect, raised

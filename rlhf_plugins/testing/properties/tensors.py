@@ -12,24 +12,24 @@ import torch
 
 from rlhf_plugins.contract.records import MemberScores
 from rlhf_plugins.errors import RlhfError
-from rlhf_plugins.testing import bench, records
-from rlhf_plugins.testing.bench import TENSOR_KINDS, Answer, Case
+from rlhf_plugins.testing import records, tensor_trials
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.subject import WIDTH, Broken, Subject, acting, expect, has, raised
+from rlhf_plugins.testing.tensor_trials import TENSOR_KINDS, Answer, Case
 
 
 def answered(subject: Subject, acts: Any, extreme: bool = False) -> Iterator[tuple[Case, Answer]]:
     """Each case that the component does not refuse, with its answer."""
-    tried = bench.bench(subject.kind)
+    tried = tensor_trials.bench(subject.kind)
     for case in [*tried.cases(acts), *(tried.extremes(acts) if extreme else [])]:
-        if (said := bench.answer(subject, acts, case)) is not None:
+        if (said := tensor_trials.answer(subject, acts, case)) is not None:
             yield case, said
 
 
 def answered_by_row(subject: Subject, acts: Any) -> Iterator[tuple[Case, Answer]]:
     """Those of `answered` that have a row for each example; `shape` finds the others."""
     for case, said in answered(subject, acts):
-        size = bench.bench(subject.kind).size(case[1])
+        size = tensor_trials.bench(subject.kind).size(case[1])
         if all(part.dim() and len(part) == size for part in said.values()):
             yield case, said
 
@@ -48,7 +48,7 @@ def can_be_built(subject: Subject) -> None:
 def answers(subject: Subject) -> None:
     """A component that refuses every ordinary input cannot be used, and nothing else can be checked of it."""
     acts = subject.acting()
-    tried = [words for words, _ in bench.bench(subject.kind).cases(acts)]
+    tried = [words for words, _ in tensor_trials.bench(subject.kind).cases(acts)]
     expect(
         any(True for _ in answered(subject, acts)), "; ".join(tried), "an answer to one at least", "a refusal of all"
     )
@@ -58,13 +58,13 @@ def answers(subject: Subject) -> None:
 def shape(subject: Subject) -> None:
     """A shape that is wrong is broadcast further on: (B,) against (B, 1) is B x B, each example against every other."""
     for (words, record), said in answered(subject, subject.acting(), extreme=True):
-        for name, wanted in bench.expected_shapes(subject.kind, record, said).items():
+        for name, wanted in tensor_trials.expected_shapes(subject.kind, record, said).items():
             came = f"{name} of shape {tuple(said[name].shape)}"
             expect(tuple(said[name].shape) == wanted, words, f"{name} of shape {wanted}{_per(subject)}", came)
 
 
 def _per(subject: Subject) -> str:
-    return f", one row a {bench.bench(subject.kind).per}"
+    return f", one row a {tensor_trials.bench(subject.kind).per}"
 
 
 @holds_of(*TENSOR_KINDS)
@@ -100,7 +100,7 @@ def batch_mates(subject: Subject) -> None:
 
 def _alone(subject: Subject, acts: Any, record: Any) -> list[list[int]]:
     """The smallest independent set of rows: one, or all of a prompt where siblings are compared."""
-    size = bench.bench(subject.kind).size(record)
+    size = tensor_trials.bench(subject.kind).size(record)
     if subject.kind == "advantage" or has(acts, "compares_siblings"):
         return [[i for i in range(size) if record.group[i] == g] for g in record.group.unique()]
     return [[i] for i in range(size)]
@@ -109,7 +109,7 @@ def _alone(subject: Subject, acts: Any, record: Any) -> list[list[int]]:
 def _alone_and_among(subject: Subject, acts: Any, case: Case, said: Answer, rows: list[int]) -> None:
     words, record = case
     tried = f"{words}, number {' and '.join(str(row + 1) for row in rows)} alone and among the others"
-    alone = bench.answer(subject, acts, (tried, records.pick(record, rows)))
+    alone = tensor_trials.answer(subject, acts, (tried, records.pick(record, rows)))
     for name, part in said.items():
         apart = None if alone is None else alone.get(name)
         expect(apart is not None, tried, f"{name} both times", "a refusal when alone")
@@ -121,10 +121,10 @@ def _alone_and_among(subject: Subject, acts: Any, case: Case, said: Answer, rows
 
 def _followed(subject: Subject, acts: Any, case: Case, rows: list[int]) -> str:
     """Which inputs of the others the answer follows."""
-    before = bench.answer(subject, acts, case) or {}
+    before = tensor_trials.answer(subject, acts, case) or {}
     found = []
     for field in records.flat(case[1]):
-        after = bench.answer(subject, acts, (case[0], _others_changed(case[1], field, rows))) or {}
+        after = tensor_trials.answer(subject, acts, (case[0], _others_changed(case[1], field, rows))) or {}
         if any(not records.equal(part[rows], after[name][rows]) for name, part in before.items() if name in after):
             found.append(f"`{field}`")
     return f"; it follows the others' {', '.join(found)}" if found else ""
@@ -153,9 +153,9 @@ def order(subject: Subject) -> None:
     """
     acts = subject.acting()
     for (words, record), said in answered_by_row(subject, acts):
-        rows = list(range(bench.bench(subject.kind).size(record)))[::-1]
+        rows = list(range(tensor_trials.bench(subject.kind).size(record)))[::-1]
         tried = f"{words}, forwards and backwards"
-        back = bench.answer(subject, acts, (tried, records.pick(record, rows))) or {}
+        back = tensor_trials.answer(subject, acts, (tried, records.pick(record, rows))) or {}
         for name, part in said.items():
             wanted, came = part[rows], back.get(name)
             expect(came is not None, tried, f"{name} both times", "a refusal backwards")
@@ -171,7 +171,7 @@ def deterministic(subject: Subject) -> None:
     """A run can be repeated only if equal inputs and an equal seed give equal numbers."""
     acts = subject.acting()
     for case, said in answered(subject, acts):
-        again = bench.answer(subject, acts, case) or {}
+        again = tensor_trials.answer(subject, acts, case) or {}
         for name, part in said.items():
             same = torch.equal(part.nan_to_num(), again[name].nan_to_num())
             came = f"{records.shown(part)}, then {records.shown(again[name])}"
@@ -182,9 +182,9 @@ def deterministic(subject: Subject) -> None:
 def random_state(subject: Subject) -> None:
     """A component that seeds or draws from the global generators changes every draw of the run after it."""
     acts = subject.acting()
-    for case in bench.bench(subject.kind).cases(acts):
+    for case in tensor_trials.bench(subject.kind).cases(acts):
         before = _states()
-        bench.answer(subject, acts, case)
+        tensor_trials.answer(subject, acts, case)
         changed = [name for name, state in _states().items() if state != before[name]]
         expect(not changed, case[0], "the global random states left alone", f"another state of {', '.join(changed)}")
 
@@ -202,10 +202,10 @@ def _states() -> dict[str, Any]:
 def unmutated(subject: Subject) -> None:
     """Inputs are shared: with the next loss of a sum, with metrics, with the backward pass."""
     acts = subject.acting()
-    tried = bench.bench(subject.kind)
+    tried = tensor_trials.bench(subject.kind)
     for words, record in [*tried.cases(acts), *tried.extremes(acts)]:
         before = {name: tensor.clone() for name, tensor in records.flat(record).items()}
-        bench.answer(subject, acts, (words, record))
+        tensor_trials.answer(subject, acts, (words, record))
         for name, tensor in records.flat(record).items():
             expect(records.equal(tensor, before[name], 0.0), words, f"`{name}` as it was", f"`{name}` changed in place")
 
@@ -214,9 +214,9 @@ def unmutated(subject: Subject) -> None:
 def bfloat16(subject: Subject) -> None:
     """A base in bfloat16 gives hidden states and log-probabilities in bfloat16."""
     acts = subject.acting()
-    for words, record in bench.bench(subject.kind).cases(acts):
+    for words, record in tensor_trials.bench(subject.kind).cases(acts):
         half = records.floats(record, lambda tensor: tensor.bfloat16())
-        said = bench.answer(subject, acts, (f"{words}, in bfloat16", half)) or {}
+        said = tensor_trials.answer(subject, acts, (f"{words}, in bfloat16", half)) or {}
         for name, part in said.items():
             expect(bool(part.isfinite().all()), f"{words}, in bfloat16", f"a finite {name}", records.shown(part))
 
@@ -231,7 +231,7 @@ def autocast(subject: Subject) -> None:
     for case, said in answered(subject, acts):
         words = f"{case[0]}, under autocast to bfloat16"
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            cast = bench.answer(subject, acts, (words, case[1])) or {}
+            cast = tensor_trials.answer(subject, acts, (words, case[1])) or {}
         for name, part in said.items():
             came = cast.get(name, part * torch.nan)
             expect(records.equal(came, part, 0.05), words, f"{name} {records.shown(part)} to 5%", records.shown(came))
@@ -243,6 +243,6 @@ def train_mode(subject: Subject) -> None:
     acts = subject.acting()
     acts = copy.deepcopy(acts).train() if isinstance(acts, torch.nn.Module) else acts
     for (words, record), said in answered(subject, acts, extreme=True):
-        for name, wanted in bench.expected_shapes(subject.kind, record, said).items():
+        for name, wanted in tensor_trials.expected_shapes(subject.kind, record, said).items():
             right = tuple(said[name].shape) == wanted and bool(said[name].isfinite().all())
             expect(right, f"{words}, in train mode", f"a finite {name} of shape {wanted}", records.shown(said[name]))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.contract.rows import Group, Samples
-from rlhf_plugins.data.names import REWARD_MODEL
+from rlhf_plugins.data.file_names import REWARD_MODEL
 from rlhf_plugins.errors import RlhfError
 from rlhf_plugins.recipe.options import Option, options
 from rlhf_plugins.testing.conformance import holds_of

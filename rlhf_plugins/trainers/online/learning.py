@@ -18,9 +18,9 @@ from rlhf_plugins.contract.run import Alarm
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import not_finite
 from rlhf_plugins.trainers.ppo import in_parts, oversight, step
+from rlhf_plugins.trainers.steps.data_parallel import through
 from rlhf_plugins.trainers.steps.micro_batches import accumulate, steps_in_backward, without_step
 from rlhf_plugins.trainers.steps.recovery import Cutting, Recovery
-from rlhf_plugins.trainers.steps.shares import through
 
 if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.models import Outputs

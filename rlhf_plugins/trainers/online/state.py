@@ -13,9 +13,9 @@ import torch
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.learning_rates import give_rate
 from rlhf_plugins.trainers.ppo import kl_file
 from rlhf_plugins.trainers.ppo.options import ROUNDS
-from rlhf_plugins.trainers.rates import give_rate
 
 WORDS = {  # of what is not learned from
     "abstained": "response without a reward",

@@ -34,11 +34,11 @@ from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.trainers.arguments import prepare
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.given_rows import Rows
+from rlhf_plugins.trainers.online.engine_or_trl import OnlineOptions, check, ends_asked, objective_of, obstacle_of
 from rlhf_plugins.trainers.online.learning import LearnsInParts, recovering
 from rlhf_plugins.trainers.online.metrics import Updates, note_completions, of_conversations, spread, take_logged
 from rlhf_plugins.trainers.online.rewards import ForTRL, OneReward, RewardFunctions, columns_of, name_of
 from rlhf_plugins.trainers.online.state import KeepsRollout
-from rlhf_plugins.trainers.online.way import OnlineOptions, check, ends_asked, objective_of, obstacle_of
 from rlhf_plugins.trainers.ppo import importance, oversight, sampling, step
 from rlhf_plugins.trainers.ppo.constraint import adapted, constrain
 from rlhf_plugins.trainers.ppo.critic import Critic, without_critic
@@ -50,8 +50,8 @@ from rlhf_plugins.trainers.ppo.rollout import RECORDS, Cut, Experience, MicroBat
 from rlhf_plugins.trainers.resuming import Resumable
 from rlhf_plugins.trainers.scaling import accept_skips
 from rlhf_plugins.trainers.scripted import handle_of
+from rlhf_plugins.trainers.steps.data_parallel import SharesBatches
 from rlhf_plugins.trainers.steps.micro_batches import stepping, steps_in_backward, token_limit
-from rlhf_plugins.trainers.steps.shares import SharesBatches
 from rlhf_plugins.trainers.watching.monitoring import Monitors, scale_learning_rate
 from rlhf_plugins.trainers.zero import HidesLaunch, hand_options_on, take_over_weights
 

@@ -18,13 +18,13 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.batches.branches import BranchBatch
 from rlhf_plugins.data.digests import refuse_changed
-from rlhf_plugins.data.names import ADAPTER, VALUE_HEAD, VALUE_NETWORK
+from rlhf_plugins.data.file_names import ADAPTER, VALUE_HEAD, VALUE_NETWORK
 from rlhf_plugins.engine.backbone import POLICY, active_adapter, adapter_weights, add_adapter, copy_adapter
 from rlhf_plugins.engine.forward import sequence_states, trunk_of
 from rlhf_plugins.engine.log_probs import by_response
-from rlhf_plugins.engine.weights.fitting import UNLOADABLE, misfit, shapes
+from rlhf_plugins.engine.weights.base_paths import whole_path
 from rlhf_plugins.engine.weights.loading import load_tokenizer, load_trunk, reason, with_adapter
-from rlhf_plugins.engine.weights.noted import whole_path
+from rlhf_plugins.engine.weights.matching import UNLOADABLE, misfit, shapes
 from rlhf_plugins.engine.weights.shards import writing
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.ppo.dropout import without_dropout

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, NoReturn
 from peft import PeftConfig
 from torch import Tensor
 
-from rlhf_plugins.data.names import ADAPTER, REWARD_MODEL
+from rlhf_plugins.data.file_names import ADAPTER, REWARD_MODEL
 from rlhf_plugins.engine.backbone import Backbone
-from rlhf_plugins.engine.weights.noted import whole_path
+from rlhf_plugins.engine.weights.base_paths import whole_path
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel, read_description
 

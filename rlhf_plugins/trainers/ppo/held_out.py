@@ -18,8 +18,8 @@ from rlhf_plugins.data.batches.groups import batch_columns, batch_prompts
 from rlhf_plugins.data.conversations import Conversations, converse, discounted_returns
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.passes import Passes
-from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.engine.token_budget import tokens_at_once
 from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import rewards

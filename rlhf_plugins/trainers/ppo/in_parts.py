@@ -16,7 +16,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.engine.decoding import AT_ONCE
 from rlhf_plugins.engine.out_of_memory import attempted, release_memory, too_much, warn
-from rlhf_plugins.engine.room import cached_at_once, generated, in_batches
+from rlhf_plugins.engine.token_budget import cached_at_once, generated, in_batches
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.steps.recovery import Before
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.data.digests import refuse_changed
-from rlhf_plugins.data.names import KL
+from rlhf_plugins.data.file_names import KL
 from rlhf_plugins.engine.packing import Tensors, pack, unpack
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.composed import has_state

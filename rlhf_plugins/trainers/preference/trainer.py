@@ -23,9 +23,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import acting, check_rows, make_ready, mean_loss
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.preference.batch import FILLED, OF_PAIRS, Collator, separate, with_room
-from rlhf_plugins.trainers.preference.metrics import Means, label_sums, pair_sums, token_sums, unit
-from rlhf_plugins.trainers.preference.reference import ReadsReference, pair_sums_of
-from rlhf_plugins.trainers.preference.way import (
+from rlhf_plugins.trainers.preference.engine_or_trl import (
     PreferenceOptions,
     check,
     loss_of,
@@ -34,7 +32,10 @@ from rlhf_plugins.trainers.preference.way import (
     refuse_read,
     without_reference,
 )
-from rlhf_plugins.trainers.steps.mates import with_mates
+from rlhf_plugins.trainers.preference.metrics import Means, label_sums, pair_sums, token_sums, unit
+from rlhf_plugins.trainers.preference.reference import ReadsReference, pair_sums_of
+from rlhf_plugins.trainers.steps.batch_mates import with_mates
+from rlhf_plugins.trainers.steps.data_parallel import SharesBatches, counts, through
 from rlhf_plugins.trainers.steps.micro_batches import (
     MICRO_BATCHES,
     TrainsInMicroBatches,
@@ -44,7 +45,6 @@ from rlhf_plugins.trainers.steps.micro_batches import (
     uncounted,
 )
 from rlhf_plugins.trainers.steps.recovery import SHARE
-from rlhf_plugins.trainers.steps.shares import SharesBatches, counts, through
 from rlhf_plugins.trainers.zero import hand_options_on
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine.backbone import SAVED, adapter_weights
 from rlhf_plugins.engine.forward import inner_of, trunk_of
-from rlhf_plugins.engine.weights.fitting import ADAPTER_WEIGHTS, SETS
+from rlhf_plugins.engine.weights.matching import ADAPTER_WEIGHTS, SETS
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import SAVED as IN_THE_FOLDER
 from rlhf_plugins.reward_models.reward_model import RewardModel

@@ -30,15 +30,15 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepare
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
-from rlhf_plugins.trainers.rates import give_rate
+from rlhf_plugins.trainers.learning_rates import give_rate
 from rlhf_plugins.trainers.reward.classifier import install, obstacle_of, saving_head, scored_by
 from rlhf_plugins.trainers.reward.losses import Losses
 from rlhf_plugins.trainers.reward.options import RewardOptions, read_by, refuse_at_odds
 from rlhf_plugins.trainers.reward.pairs import COLUMNS, ROW, Fitting, Pairs, columns_of, examples, refuse_unread
+from rlhf_plugins.trainers.steps.batch_mates import with_mates
+from rlhf_plugins.trainers.steps.data_parallel import SharesBatches, counts, through
 from rlhf_plugins.trainers.steps.draws import Draws
-from rlhf_plugins.trainers.steps.mates import with_mates
 from rlhf_plugins.trainers.steps.micro_batches import TrainsInMicroBatches, by_share, token_limit
-from rlhf_plugins.trainers.steps.shares import SharesBatches, counts, through
 
 logger = logging.getLogger(__name__)
 Scored = tuple[Tensor, Tensor, Tensor]  # rewards of a part of a batch, which of them there are, gaps of its pairs

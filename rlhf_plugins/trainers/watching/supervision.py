@@ -18,7 +18,7 @@ from rlhf_plugins.contract.run import Alarm, Run, Step
 from rlhf_plugins.contract.run_kinds import Monitor
 from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.recipe.needs import refuse_useless_monitors
+from rlhf_plugins.recipe.column_needs import refuse_useless_monitors
 from rlhf_plugins.trainers.arguments import NOT_KEPT, not_finite
 from rlhf_plugins.trainers.steps.micro_batches import stepping, steps_in_backward
 from rlhf_plugins.trainers.watching.held_out import stop_early

@@ -14,9 +14,8 @@ from torch import nn
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.engine import pretending, room, set_engine
+from rlhf_plugins.engine import pretending, set_engine, token_budget
 from rlhf_plugins.engine.decoding import Loop, own_decoding_loop
-from rlhf_plugins.engine.room import room as with_room
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.engine.static import filling, graph
 from rlhf_plugins.engine.static import loop as static_loop
@@ -24,6 +23,7 @@ from rlhf_plugins.engine.static.cache import PromptLayer
 from rlhf_plugins.engine.static.filling import compute
 from rlhf_plugins.engine.static.sizes import slots_for
 from rlhf_plugins.engine.static.slots import Slots
+from rlhf_plugins.engine.token_budget import room as with_room
 from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer
 from rlhf_plugins.testing import tiny_base
 
@@ -145,7 +145,7 @@ def test_out_of_memory_gives_the_same_responses_of_fewer_slots(
     expected = over_slots(model, sampled(), ids)
     monkeypatch.setattr(Slots, "step", full(8))
     assert torch.equal(over_slots(model, sampled(), ids), expected)
-    assert room.cached_at_once(model) == 4 * 128
+    assert token_budget.cached_at_once(model) == 4 * 128
     assert [f"generated again for {rows} rows at a time" in caplog.text for rows in (16, 8, 4, 2)] == [True] * 3 + [
         False
     ]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.formats.guessed import as_columns
+from rlhf_plugins.data.formats.column_hints import as_columns
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import registry

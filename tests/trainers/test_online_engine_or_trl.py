@@ -21,7 +21,7 @@ from rlhf_plugins.trainers.ppo.config import OnlineConfig
 from rlhf_plugins.trainers.ppo.options import Value
 
 from .test_online_script import OURS, STOCK, assert_alike, injected, lines, rows, script
-from .test_preference_way import LAUNCHED
+from .test_preference_engine_or_trl import LAUNCHED
 from .test_tables import ways
 
 Bases = Callable[..., Base]

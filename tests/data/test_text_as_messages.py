@@ -18,7 +18,7 @@ from rlhf_plugins.data.batches.rendered import unrendered
 from rlhf_plugins.engine.weights.loading import load_tokenizer
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.check import load_recipe
-from rlhf_plugins.run.ahead import Ahead
+from rlhf_plugins.run.preflight import Preflight
 from rlhf_plugins.sandbox import POLICY
 from rlhf_plugins.testing import tiny_base
 
@@ -145,8 +145,8 @@ def recipe(folder: Path, **stage_data: Any) -> dict[str, Any]:
 
 def test_a_check_and_a_run_say_what_to_write(tmp_path: Path) -> None:
     given, said = recipe(tmp_path), list[str]()
-    load_recipe(given, ahead=(ahead := Ahead()))
-    (warning,) = [sentence for sentence in ahead.sentences() if sentence.startswith("warning: the rows are text")]
+    load_recipe(given, preflight=(preflight := Preflight()))
+    (warning,) = [sentence for sentence in preflight.sentences() if sentence.startswith("warning: the rows are text")]
     assert "write `data.as_messages=true` for" in warning
     run_recipe(given, say=said.append)
     assert warning in said
@@ -154,16 +154,16 @@ def test_a_check_and_a_run_say_what_to_write(tmp_path: Path) -> None:
 
 def test_with_the_option_nothing_is_said_and_the_template_renders(tmp_path: Path) -> None:
     given, said = recipe(tmp_path), list[str]()
-    load_recipe(given, ["data.as_messages=true"], ahead=(ahead := Ahead()))
-    assert not list(ahead.sentences())
+    load_recipe(given, ["data.as_messages=true"], preflight=(preflight := Preflight()))
+    assert not list(preflight.sentences())
     run_recipe(given, ["data.as_messages=true", "system=dog"], say=said.append)
     assert not any("warning" in line for line in said)
 
 
 def test_rows_of_a_stages_own_are_named_by_their_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     given = recipe(tmp_path, split="train")
-    load_recipe(given, ["data.as_messages=true"], ahead=(ahead := Ahead()))
-    (checked,) = ahead.sentences()
+    load_recipe(given, ["data.as_messages=true"], preflight=(preflight := Preflight()))
+    (checked,) = preflight.sentences()
     assert "`stages.0.data.as_messages=true`" in checked
     with caplog.at_level(logging.WARNING):
         run_recipe(given, ["data.as_messages=true"], say=lambda _: None)

@@ -11,7 +11,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rlhf_plugins.data.names import ADAPTER
+from rlhf_plugins.data.file_names import ADAPTER
 
 Shapes = Mapping[str, tuple[int, ...]]
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

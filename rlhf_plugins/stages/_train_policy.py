@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_plugins.contract.run import ReportParts, Run, StageResult
-from rlhf_plugins.stages._training import PolicyTraining, Training
+from rlhf_plugins.stages._training_options import PolicyTraining, Training
 
 
 def trained(stage: Training, run: Run, trainer: Any, left_out: Mapping[str, int], **saving: Any) -> StageResult:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.columns import columns_of
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.looking import FIRST, LARGE, MAX_BYTES
+from rlhf_plugins.data.partial_reads import FIRST, LARGE, MAX_BYTES
 from rlhf_plugins.data.rows import PACKED, read_rows
 from rlhf_plugins.data.splits import useful
 from rlhf_plugins.errors import DataError

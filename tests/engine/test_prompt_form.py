@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_plugins import Data, Group, RunError
-from rlhf_plugins.engine.prompted import PROMPTS, Prompted, note_prompts, noted_prompts
+from rlhf_plugins.engine.prompt_form import PROMPTS, Prompted, note_prompts, noted_prompts
 
 TEXT, MESSAGES = Group("how is "), Group([{"role": "user", "content": "how is"}])
 

@@ -20,7 +20,7 @@ from rlhf_plugins.contract.run import Base
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.arguments import unusual_launch
-from rlhf_plugins.trainers.preference.way import PreferenceOptions, check
+from rlhf_plugins.trainers.preference.engine_or_trl import PreferenceOptions, check
 
 from .test_preference_script import OURS, STOCK, assert_equal, config, logged, rows, script
 from .test_tables import ways

@@ -23,15 +23,15 @@ from rlhf_plugins.engine.cost import Counter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.reward_models.handle import RewardHandle
-from rlhf_plugins.run import origin, together
+from rlhf_plugins.run import distributed, origin
 from rlhf_plugins.run.files.difference import difference
 from rlhf_plugins.run.files.folder import RunFolder
 from rlhf_plugins.run.launch import launch, refuse
-from rlhf_plugins.run.stage import going_on
+from rlhf_plugins.run.stage import checkpointing
 from rlhf_plugins.run.stage.nested import Ending
 from rlhf_plugins.run.stop import Ended
 from rlhf_plugins.testing import tiny_pairs
-from rlhf_plugins.trainers.steps.shares import SharesBatches
+from rlhf_plugins.trainers.steps.data_parallel import SharesBatches
 
 
 @pytest.fixture(autouse=True)
@@ -53,42 +53,42 @@ def test_a_stage_for_one_process_says_how_to_run_it(monkeypatch: pytest.MonkeyPa
     (stage,) = stages(DPO)
     monkeypatch.setattr(type(stage), "processes", "one")
     with pytest.raises(RunError, match="stage dpo runs in one process, and 4 were launched: launch it alone"):
-        together.refuse([stage])
+        distributed.refuse([stage])
 
 
 def test_a_reduction_over_the_whole_minibatch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     found = stages({"stage": "reward_model", "loss": "contrastive"}, {"stage": "online", "reward": "model"})
-    together.refuse(found[:1])
+    distributed.refuse(found[:1])
     monkeypatch.setattr(type(found[1].reduction), "uses_batch_mates", True)
     with pytest.raises(RunError, match="stage online: reduction tokens compares the rows of a whole minibatch"):
-        together.refuse(found)
+        distributed.refuse(found)
 
 
 def test_more_processes_than_groups_are_refused() -> None:
     (stage,) = stages(DPO)
-    together.refuse_few_rows(stage, Data(tiny_pairs(4)))
+    distributed.refuse_few_rows(stage, Data(tiny_pairs(4)))
     with pytest.raises(RunError, match="4 processes for 3 groups to train on: launch at most 3"):
-        together.refuse_few_rows(stage, Data(tiny_pairs(3)))
+        distributed.refuse_few_rows(stage, Data(tiny_pairs(3)))
 
 
 def test_each_process_needs_whole_groups_of_a_rollout() -> None:
     _, stage = stages({"stage": "reward_model"}, {"stage": "online"})
     sizes = {"per_device_train_batch_size": 2, "num_generations": 4, "gradient_accumulation_steps": 1}
     with pytest.raises(RunError, match="2 responses of a rollout are each process's, which hold no whole groups"):
-        together.refuse([replace(stage, trainer=sizes)])
+        distributed.refuse([replace(stage, trainer=sizes)])
 
 
 def test_vllm_in_several_processes_is_a_server_or_whole_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
     _, stage = stages({"stage": "reward_model"}, {"stage": "online"})
     served = replace(stage, trainer={"use_vllm": True, "vllm_mode": "server"})
-    together.refuse([served])
+    distributed.refuse([served])
     shared = {"use_vllm": True, "vllm_mode": "colocate"}
-    together.refuse([replace(stage, trainer=shared)])
+    distributed.refuse([replace(stage, trainer=shared)])
     with pytest.raises(RunError, match="that share its weights; write vllm_tensor_parallel_size: 1, or vllm_mode: ser"):
-        together.refuse([replace(stage, trainer={**shared, "vllm_tensor_parallel_size": 2})])
+        distributed.refuse([replace(stage, trainer={**shared, "vllm_tensor_parallel_size": 2})])
     monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
     with pytest.raises(RunError, match="use_vllm was not tried in several processes under DeepSpeed"):
-        together.refuse([served])
+        distributed.refuse([served])
 
 
 @pytest.mark.parametrize(
@@ -103,21 +103,21 @@ def test_vllm_in_several_processes_is_a_server_or_whole_in_each(monkeypatch: pyt
 def test_a_precision_that_contradicts_the_recipes_is_refused(
     trainer: dict[str, Any], launched: str, fine: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(together.PRECISION, launched)
+    monkeypatch.setenv(distributed.PRECISION, launched)
     asked = stages({**DPO, "trainer": trainer})
     if fine:
-        together.refuse(asked)
+        distributed.refuse(asked)
         return
     with pytest.raises(RunError, match=f"stage dpo computes in .* mixed_precision: {launched}: write"):
-        together.refuse(asked)
+        distributed.refuse(asked)
 
 
 def test_losses_are_scaled_in_each_process_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "half_precision", lambda: torch.float16)
-    monkeypatch.setenv(together.PRECISION, "fp16")
-    together.refuse(stages(DPO))
+    monkeypatch.setenv(distributed.PRECISION, "fp16")
+    distributed.refuse(stages(DPO))
     with pytest.raises(RunError, match="stage dpo computes in float32, and .* mixed_precision: fp16"):
-        together.refuse(stages({**DPO, "trainer": {"bf16": False}}))
+        distributed.refuse(stages({**DPO, "trainer": {"bf16": False}}))
 
 
 def differing(monkeypatch: pytest.MonkeyPatch, **other: Any) -> str:
@@ -129,7 +129,7 @@ def differing(monkeypatch: pytest.MonkeyPatch, **other: Any) -> str:
 
     monkeypatch.setattr(processes, "gathered", gathered)
     with pytest.raises(RunError) as caught:
-        together.refuse_differences(origin.facts(recipe, Data(tiny_pairs(4)), []))
+        distributed.refuse_differences(origin.facts(recipe, Data(tiny_pairs(4)), []))
     return str(caught.value)
 
 
@@ -145,11 +145,11 @@ def test_other_versions_or_rows_in_a_process_are_named(monkeypatch: pytest.Monke
 def test_a_folder_that_a_process_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(processes, "gathered", lambda value: [("a", True), ("b", False)])
     with pytest.raises(RunError, match="process 1 on b does not see .*: give an output_dir on a file system"):
-        together.refuse_other_folder(RunFolder(tmp_path))
+        distributed.refuse_other_folder(RunFolder(tmp_path))
 
 
 def of_batch(size: int) -> Any:
-    block = {**DPO, "trainer": {together.BATCH: size}}
+    block = {**DPO, "trainer": {distributed.BATCH: size}}
     return load_recipe({"base": "sandbox", "data": "sandbox", "output_dir": "out", "stages": [block]})
 
 
@@ -157,7 +157,11 @@ def of_batch(size: int) -> Any:
     ("before", "now", "message"),
     [
         (6, 3, ""),
-        (8, 8, f"now there are 4: batches stay the same with stages.dpo.trainer.{together.BATCH}=4; or launch 2 again"),
+        (
+            8,
+            8,
+            f"now there are 4: batches stay the same with stages.dpo.trainer.{distributed.BATCH}=4; or launch 2 again",
+        ),
         (5, 5, "makes batches of 10, which do not divide"),
     ],
 )
@@ -165,12 +169,12 @@ def test_a_run_goes_on_in_another_number_of_processes_with_the_same_batches(
     tmp_path: Path, before: int, now: int, message: str
 ) -> None:
     folder = RunFolder(tmp_path)
-    folder.start(of_batch(before).resolved, {"status": "running", together.PROCESSES: 2})
+    folder.start(of_batch(before).resolved, {"status": "running", distributed.PROCESSES: 2})
     if not message:
-        assert not difference(*together.comparable(folder, of_batch(now)), ("output_dir",))
+        assert not difference(*distributed.comparable(folder, of_batch(now)), ("output_dir",))
         return
     with pytest.raises(RunError, match=message):
-        together.comparable(folder, of_batch(now))
+        distributed.comparable(folder, of_batch(now))
 
 
 class Kept:
@@ -184,15 +188,15 @@ class Shared(Kept, SharesBatches):
 
 
 def test_what_shares_no_batches_goes_on_in_as_many_processes(tmp_path: Path) -> None:
-    going_on._refuse_other_count(Kept(), tmp_path, 4)
-    going_on._refuse_other_count(Shared(), tmp_path, 2)
+    checkpointing._refuse_other_count(Kept(), tmp_path, 4)
+    checkpointing._refuse_other_count(Shared(), tmp_path, 2)
     with pytest.raises(RunError, match="was made in 2 processes, and now there are 4, .* launch 2 again"):
-        going_on._refuse_other_count(Kept(), tmp_path, 2)
+        checkpointing._refuse_other_count(Kept(), tmp_path, 2)
 
 
 def test_a_launch_that_asks_for_shards_where_accelerate_makes_none_is_refused() -> None:
     with pytest.raises(RunError, match="each process would train a whole copy; write `distributed_type: MULTI_GPU`"):
-        going_on._refuse_whole_copies(Kept())
+        checkpointing._refuse_whole_copies(Kept())
 
 
 def test_the_main_process_says_when_a_part_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,23 +303,23 @@ def test_a_stage_that_trains_whole_copies_is_refused_where_weights_are_sharded(
 ) -> None:
     monkeypatch.setattr(processes, "shards", lambda: True)
     monkeypatch.setattr(processes, "zero3", lambda: zero3)
-    together.refuse(stages({"stage": "sft"}, {"stage": "reward_model"}, {"stage": "reward_ensemble"}, DPO))
+    distributed.refuse(stages({"stage": "sft"}, {"stage": "reward_model"}, {"stage": "reward_ensemble"}, DPO))
     with pytest.raises(RunError, match=f"stage auto trains whole copies, and the launch asks for {asked}"):
-        together.refuse(stages({"stage": "auto"}))
+        distributed.refuse(stages({"stage": "auto"}))
 
 
 def test_a_stage_that_was_not_tried_under_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
-    together.refuse(stages({"stage": "sft"}, {"stage": "reward_model"}, {"stage": "reward_ensemble"}, DPO))
+    distributed.refuse(stages({"stage": "sft"}, {"stage": "reward_model"}, {"stage": "reward_ensemble"}, DPO))
     with pytest.raises(RunError, match="stage auto was not tried under DeepSpeed, for which the launch asks"):
-        together.refuse(stages({"stage": "auto"}))
+        distributed.refuse(stages({"stage": "auto"}))
 
 
 def test_a_constraint_that_measures_updates_is_refused_under_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
     _, stage = stages({"stage": "reward_model"}, {"stage": "online", "kl": {"use": "constraint", "limit": 0.1}})
     with pytest.raises(RunError, match="a constraint measures whole updates, but DeepSpeed steps within"):
-        together.refuse([stage])
+        distributed.refuse([stage])
 
 
 @pytest.mark.parametrize(("count", "launched"), [("", False), ("1", False), ("2", True)])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.trainers.ppo import in_parts
+from rlhf_plugins.trainers.steps.data_parallel import ROWS, Share, through
 from rlhf_plugins.trainers.steps.recovery import KEPT, SHARE
-from rlhf_plugins.trainers.steps.shares import ROWS, Share, through
 
 
 @drawn(st.integers(0, 50), st.integers(1, 9))

@@ -8,8 +8,8 @@ from operator import itemgetter
 from typing import Any
 
 from rlhf_plugins.contract.run_kinds import DataFormat
-from rlhf_plugins.recipe import foreseen
-from rlhf_plugins.recipe.needs import unmet, useless_monitors
+from rlhf_plugins.recipe import late_faults
+from rlhf_plugins.recipe.column_needs import unmet, useless_monitors
 from rlhf_plugins.recipe.order import Faulty, compared, named_stages, out_of_order, too_early
 from rlhf_plugins.recipe.source import Keys
 from rlhf_plugins.registry.registry import Registry
@@ -29,7 +29,7 @@ def faults(made: Made, unmade: Unmade, registry: Registry) -> Iterator[tuple[Key
     yield from _out_of_order(made, unmade, registry)
     yield from _useless_monitors(made, registry)
     yield from _unmet(made, registry)
-    yield from foreseen.missing(made)
+    yield from late_faults.missing(made)
     yield from _foreseen(made, unmade, registry)
 
 
@@ -57,9 +57,9 @@ def _foreseen(made: Made, unmade: Unmade, registry: Registry) -> list[tuple[Keys
     def name(part: Any) -> str:
         return registry.find(type(part)).name
 
-    found = (*foreseen.unjudged(sure, data, name), *foreseen.unanswered(stages, data, name))
-    found = (*found, *foreseen.unmeasured(stages, data), *compared(sure, registry))
-    return [*foreseen.taken(stages), *foreseen.without_optimizer(sure), *found]
+    found = (*late_faults.unjudged(sure, data, name), *late_faults.unanswered(stages, data, name))
+    found = (*found, *late_faults.unmeasured(stages, data), *compared(sure, registry))
+    return [*late_faults.taken(stages), *late_faults.without_optimizer(sure), *found]
 
 
 def _out_of_order(made: Made, unmade: Unmade, registry: Registry) -> list[tuple[Keys, str]]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_plugins.data.file_names import ADAPTER
 from rlhf_plugins.data.files import read_json
-from rlhf_plugins.data.names import ADAPTER
 from rlhf_plugins.errors import RunError
 
 ENDS = "generation_config.json"  # beside a saved adapter; a whole model has its own, which transformers reads

@@ -16,9 +16,9 @@ from rlhf_plugins import Base, Kept, load_policy, open_run, run_recipe
 from rlhf_plugins.errors import RecipeError, RlhfError, RunError
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.recipe.course import courses
-from rlhf_plugins.run.ahead import Ahead
-from rlhf_plugins.saved.made import made
+from rlhf_plugins.run.preflight import Preflight
 from rlhf_plugins.saved.policy_export import export_policy
+from rlhf_plugins.saved.run_reference import made
 from rlhf_plugins.testing import tiny_base, tiny_encoder
 
 ASKED = [f"who is {'the ' * place}ant " for place in range(12)]
@@ -112,9 +112,9 @@ KINDS: dict[str, tuple[Rows, str, dict[str, Any], str, str]] = {
 }  # fmt: skip
 
 
-def faults(written: dict[str, Any], ahead: Ahead | None = None) -> list[tuple[str, str]]:
+def faults(written: dict[str, Any], preflight: Preflight | None = None) -> list[tuple[str, str]]:
     try:
-        load_recipe(written, ahead=ahead or Ahead())
+        load_recipe(written, preflight=preflight or Preflight())
     except RecipeError as error:
         return [(fault.path, fault.message) for fault in error.faults]
     return []
@@ -149,12 +149,12 @@ def test_rows_that_a_stage_leaves_out_are_not_counted_on(kind: str) -> None:
     short = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "num_train_epochs": 3}
     own = {"max_length": 20, "data": data, "stages": [{**stage, "trainer": short}]}
     written = {**recipe(rows, "preference", stage), **own}
-    (course,) = courses(load_recipe(written, ahead=(ahead := Ahead())), kept=ahead.kept).values()
+    (course,) = courses(load_recipe(written, preflight=(preflight := Preflight())), kept=preflight.kept).values()
     assert course is not None
     assert (course.steps, course.words.partition("; ")[2]) == (6, said)  # 8 rows, 4 a step, 3 times
-    assert ahead.data == "data: 10 groups to train on, 1 held out, 1 dropped (chosen equals rejected)"
+    assert preflight.data == "data: 10 groups to train on, 1 held out, 1 dropped (chosen equals rejected)"
     run_recipe(written, say=lines.append)
-    assert ahead.data in lines
+    assert preflight.data in lines
     (result,) = open_run("run").finished
     assert result.curves["loss"].points[-1][0] == 6
     assert {why: n for why, n in result.report.left_out.items() if n} == {"response longer than max_length": 2}
@@ -164,9 +164,9 @@ def test_prompts_without_room_are_not_counted_on() -> None:
     stage = {"stage": "online", "reward": "length", "advantage": "rloo"}
     stage["trainer"] = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4}
     written = {**recipe(PAIRS, "preference", stage), "max_length": 14}  # ASKED[i] has i + 3 tokens
-    (course,) = courses(load_recipe(written, ahead=(ahead := Ahead())), kept=ahead.kept).values()
+    (course,) = courses(load_recipe(written, preflight=(preflight := Preflight())), kept=preflight.kept).values()
     assert course is not None
-    taken = next(iter(ahead.kept.values()))
+    taken = next(iter(preflight.kept.values()))
     assert (taken.taken, taken.looked) == (sum(len(row["prompt"].split()) <= 10 for row in trained_on(written)), 10)
     assert "prompt that leaves no room for 4 tokens of the 14 of max_length" in course.words
 
@@ -200,9 +200,9 @@ def test_the_algorithms_of_auto_are_rehearsed(
 ) -> None:
     stage = {"stage": "auto", "algorithms": algorithms, "own": {"sft": [{"stage": "sft"}]}}
     written = recipe(rows, form, stage)
-    found = faults(written, ahead := Ahead())
+    found = faults(written, preflight := Preflight())
     assert ["no algorithm can train: dpo would fail, dpo: no pair" in message for _, message in found] == refused * [1]
-    assert [said in whole for whole, said in zip(ahead.unseen, unseen, strict=True)] == [True] * len(unseen)
+    assert [said in whole for whole, said in zip(preflight.unseen, unseen, strict=True)] == [True] * len(unseen)
 
 
 def test_a_kept_optimizer_beside_a_base_is_no_fault() -> None:

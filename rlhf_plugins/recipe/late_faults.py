@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import nearest
-from rlhf_plugins.recipe.needs import Name
+from rlhf_plugins.recipe.column_needs import Name
 from rlhf_plugins.recipe.options import all_parts
 from rlhf_plugins.recipe.source import Keys
 

@@ -17,7 +17,7 @@ from rlhf_plugins.components.reward_loss import Contrastive
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import PairLogps, Prediction, RankedScores
 from rlhf_plugins.data.batches.ranked import judged
-from rlhf_plugins.trainers.steps.mates import with_mates
+from rlhf_plugins.trainers.steps.batch_mates import with_mates
 from rlhf_plugins.trainers.steps.recovery import ROWS
 
 Task = Callable[[], Any]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.report.answer import answer, taken
+from rlhf_plugins.report.recommendation import answer, taken
 from rlhf_plugins.report.schema import Report
 
 BARELY = {"mean": 0.01, "low": -0.01, "high": 0.03}

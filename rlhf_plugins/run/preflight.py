@@ -16,13 +16,13 @@ from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.contract.workload import Kept
 from rlhf_plugins.data.batches.chat import refuse_text
 from rlhf_plugins.data.columns import columns_of, of_rows
-from rlhf_plugins.data.looking import is_partial, looking
+from rlhf_plugins.data.partial_reads import is_partial, looking
 from rlhf_plugins.errors import ComponentError, DataError, NotLookedAtError, RlhfError, RunError
-from rlhf_plugins.recipe.needs import lacking_columns, unmet, unscorable
+from rlhf_plugins.recipe.column_needs import lacking_columns, unmet, unscorable
 from rlhf_plugins.recipe.options import all_parts, parts_of
 from rlhf_plugins.recipe.order import too_early
 from rlhf_plugins.recipe.source import Keys
-from rlhf_plugins.report.sampled import warnings as sampled_otherwise
+from rlhf_plugins.report.sampling_settings import warnings as sampled_otherwise
 from rlhf_plugins.run.rows import counted, read, text_alone
 from rlhf_plugins.run.stage.own_rows import refuse_unfit, without_held_out_of
 from rlhf_plugins.run.stage.stage_run import Services, StageRun
@@ -54,7 +54,7 @@ class _Unread:
 
 
 @dataclass
-class Ahead:
+class Preflight:
     """Finds the faults of assembled recipes, and keeps what it did not look at, of what it saw a part, and warnings."""
 
     unseen: dict[str, None] = field(default_factory=dict)

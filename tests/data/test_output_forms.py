@@ -15,7 +15,7 @@ from templates import chat_base
 from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.formats.comparisons import read_comparisons
-from rlhf_plugins.data.formats.forms import FORMS, facts, lost, read_again
+from rlhf_plugins.data.formats.output_forms import FORMS, facts, lost, read_again
 from rlhf_plugins.engine.weights.loading import load_row_encoder
 
 DERIVED = {"label", "rating", "weight"}  # a preferred response is desirable, which is a rating of 1

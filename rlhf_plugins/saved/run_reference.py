@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
-from rlhf_plugins.data.handed_on import BASE, WORDS, Part, handed_on, of_run, split
-from rlhf_plugins.data.names import ADAPTER, ENSEMBLE, POLICY, REWARD_MODEL
+from rlhf_plugins.data.file_names import ADAPTER, ENSEMBLE, POLICY, REWARD_MODEL
+from rlhf_plugins.data.stage_outputs import BASE, WORDS, Part, handed_on, of_run, split
 from rlhf_plugins.errors import RunError, nearest
 from rlhf_plugins.run.files.folder import RunFolder
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine.policy import Handle
-    from rlhf_plugins.engine.prompted import Prompted
+    from rlhf_plugins.engine.prompt_form import Prompted
     from rlhf_plugins.reward_models.handle import RewardHandle
 
 FILES: Mapping[Part, tuple[str, ...]] = {  # a reward model may hold an adapter too, so that it comes first
@@ -63,7 +63,7 @@ class Made:
 
     def prompted(self) -> Prompted:
         """Whether it was trained on text or messages, as far as that is noted. Raises RunError as reading does."""
-        from rlhf_plugins.engine.prompted import Prompted, noted_prompts
+        from rlhf_plugins.engine.prompt_form import Prompted, noted_prompts
 
         return noted_prompts(self.folder) if self.folder else Prompted()
 
@@ -88,7 +88,7 @@ class Made:
         from transformers.utils.logging import disable_progress_bar
 
         from rlhf_plugins.data.digests import changed, of_base
-        from rlhf_plugins.engine.weights.noted import whole_path
+        from rlhf_plugins.engine.weights.base_paths import whole_path
         from rlhf_plugins.run.origin import BASE as DIGESTS
 
         disable_progress_bar()  # of weights that load in a moment
@@ -148,14 +148,16 @@ def made(words: str, part: Part | None = None) -> Made:
 
 def start_of_run(run: RunFolder) -> Weights:
     """What a run started from, as its recipe has it. Raises RunError where that is a policy which is gone."""
-    from rlhf_plugins.recipe import based
+    from rlhf_plugins.recipe import base_policy
     from rlhf_plugins.recipe.assemble import chat_of
     from rlhf_plugins.sandbox import base_path
 
     recipe = run.recipe()
     path, quantization = base_path(str(recipe.get("base"))), recipe.get("quantization")
     adapter = recipe.get("adapter") and Adapter(**recipe["adapter"])
-    return based.weights(Base(path, None if quantization == "none" else quantization, adapter, chat=chat_of(recipe)))
+    return base_policy.weights(
+        Base(path, None if quantization == "none" else quantization, adapter, chat=chat_of(recipe))
+    )
 
 
 def _whole_base(run: RunFolder) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from rlhf_plugins import run_recipe
-from rlhf_plugins.data import looking
+from rlhf_plugins.data import partial_reads
 from rlhf_plugins.errors import RecipeError, RlhfError
 from rlhf_plugins.recipe.check import bundled, load_recipe
-from rlhf_plugins.run.ahead import Ahead
+from rlhf_plugins.run.preflight import Preflight
 from rlhf_plugins.testing import tiny_base
 
 N = 12
@@ -151,10 +151,10 @@ def recipe(
     return {"base": "base", "data": data, "stages": whole, "output_dir": "run", **own}
 
 
-def faults(written: dict[str, Any], ahead: Ahead | None = None) -> list[tuple[str, str]]:
+def faults(written: dict[str, Any], preflight: Preflight | None = None) -> list[tuple[str, str]]:
     found = list[tuple[str, str]]()
     try:
-        load_recipe(written, ahead=ahead or Ahead())
+        load_recipe(written, preflight=preflight or Preflight())
     except RecipeError as error:
         found = [(fault.path, fault.message) for fault in error.faults]
     assert not Path(written["output_dir"]).exists()  # a check writes nothing
@@ -193,8 +193,8 @@ GOOD: dict[str, tuple[Rows, str, dict[str, Any]]] = {
 def test_what_runs_has_no_fault(kind: str) -> None:
     rows, form, stage = GOOD[kind]
     written = recipe(rows, form, {}, {}, stage)
-    assert not faults(written, ahead := Ahead())
-    assert not list(ahead.sentences())
+    assert not faults(written, preflight := Preflight())
+    assert not list(preflight.sentences())
     assert run_recipe(written, say=lambda _: None).folder == Path("run")
 
 
@@ -224,24 +224,25 @@ PARTLY = "looked at in part: the first 4 rows of {}/rows.jsonl (0 MiB)"
 def test_what_the_first_rows_of_a_large_file_show_is_looked_for_in_all(
     rows: Rows, refused: int, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "MAX_BYTES", 0)
-    monkeypatch.setattr(looking, "FIRST", 4)
-    ahead = Ahead()
-    assert len(faults(recipe(rows, "preference", {"max_length": 20}, {}, {"stage": "preference"}), ahead)) == refused
-    assert list(ahead.sentences()) == [each.format(Path.cwd()) for each in said]
+    monkeypatch.setattr(partial_reads, "MAX_BYTES", 0)
+    monkeypatch.setattr(partial_reads, "FIRST", 4)
+    preflight = Preflight()
+    found = faults(recipe(rows, "preference", {"max_length": 20}, {}, {"stage": "preference"}), preflight)
+    assert len(found) == refused
+    assert list(preflight.sentences()) == [each.format(Path.cwd()) for each in said]
 
 
 def test_a_file_that_is_too_large_is_named_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "MAX_BYTES", 0)
-    monkeypatch.setattr(looking, "LARGE", 0)
+    monkeypatch.setattr(partial_reads, "MAX_BYTES", 0)
+    monkeypatch.setattr(partial_reads, "LARGE", 0)
     written = recipe(LONG, "preference", {"max_length": 20}, {}, {"stage": "preference"})
-    assert not faults(written, ahead := Ahead())
-    assert list(ahead.sentences()) == [f"not looked at: {Path.cwd()}/rows.jsonl (0 MiB)"]
+    assert not faults(written, preflight := Preflight())
+    assert list(preflight.sentences()) == [f"not looked at: {Path.cwd()}/rows.jsonl (0 MiB)"]
 
 
 def test_a_file_that_is_not_read_takes_no_room_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     small = recipe(PAIRS, "preference", {"max_length": 2}, {}, {"stage": "preference"})
-    monkeypatch.setattr(looking, "LARGE", Path("rows.jsonl").stat().st_size)
+    monkeypatch.setattr(partial_reads, "LARGE", Path("rows.jsonl").stat().st_size)
     put([*PAIRS, *PAIRS], "large.jsonl")
     large = {"stage": "preference", "name": "own", "data": {"format": "preference", "source": "large.jsonl"}}
     written = {**small, "stages": [large, *small["stages"]], "data": {**small["data"]}}
@@ -253,8 +254,8 @@ def test_a_file_that_is_not_read_takes_no_room_of_the_others(monkeypatch: pytest
 
 def test_what_is_on_the_hub_is_named_and_left() -> None:
     written = recipe(PAIRS, "preference", {"base": "owner/model"}, {"source": "owner/rows"}, {"stage": "preference"})
-    assert not faults(written, ahead := Ahead())
-    assert list(ahead.sentences()) == [
+    assert not faults(written, preflight := Preflight())
+    assert list(preflight.sentences()) == [
         "not looked at: data set owner/rows, which is on the hub; base owner/model, which is on the hub"
     ]
     assert faults(
@@ -265,8 +266,8 @@ def test_what_is_on_the_hub_is_named_and_left() -> None:
 def test_code_of_the_base_is_not_run() -> None:
     Path("base/tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["code.Own", null]}}')
     written = recipe(PAIRS, "preference", {"trust_remote_code": True}, {}, {"stage": "preference"})
-    assert not faults(written, ahead := Ahead())
-    (said,) = ahead.sentences()
+    assert not faults(written, preflight := Preflight())
+    (said,) = preflight.sentences()
     assert said.endswith("base, which code of its own reads (`trust_remote_code`)")
 
 
@@ -275,8 +276,8 @@ def test_rows_that_a_step_changes_are_not_looked_at_but_their_file_is(rows: Rows
     source = {"format": "preference", "source": "rows.jsonl", **({"hold_out": "topic"} if said else {})}
     written = recipe(rows, "preference", {"max_length": 2}, {}, {"stage": "preference"})
     steps = {"format": "prepared", "rows": source, "steps": ["near_duplicates"]}
-    found = faults({**written, "data": steps}, ahead := Ahead())
-    assert list(ahead.sentences()) == ([] if said else ["not looked at: rows of the format prepared"])
+    found = faults({**written, "data": steps}, preflight := Preflight())
+    assert list(preflight.sentences()) == ([] if said else ["not looked at: rows of the format prepared"])
     assert [(path, said in message) for path, message in found] == ([("data.rows", True)] if said else [])
 
 
@@ -305,8 +306,8 @@ def test_a_stage_that_only_hands_a_reward_on_needs_none_of_its_columns() -> None
     put([{"prompt": f"{asked}{asked}", "answer": "ant"} for asked in ASKED], "q.jsonl")
     stages = [HANDED_ON[0], {**HANDED_ON[1], "trainer": {**ONLINE, "max_steps": 1}}]
     written = {**recipe(PAIRS, "preference", {}, {}), "stages": stages}
-    assert not faults(written, ahead := Ahead())
-    assert not list(ahead.sentences())
+    assert not faults(written, preflight := Preflight())
+    assert not list(preflight.sentences())
     assert run_recipe(written, say=lambda _: None).folder == Path("run")
 
 
@@ -341,8 +342,8 @@ def test_what_fails_in_a_rehearsal_alone_is_no_fault() -> None:
     Path("guest.py").write_text(GUEST)
     stage = {"stage": "reward_model", "head": "learned"}
     written = recipe(PAIRS, "preference", {"plugins": ["guest.py"]}, {}, stage)
-    assert not faults(written, ahead := Ahead())
-    (said,) = ahead.sentences()
+    assert not faults(written, preflight := Preflight())
+    (said,) = preflight.sentences()
     assert said.startswith("not looked at: what stage reward_model refuses, since that failed (ComponentError: ")
     assert "failed: RuntimeError: no training here (" in said
     assert run_recipe(written, say=lambda _: None).folder == Path("run")
@@ -351,4 +352,4 @@ def test_what_fails_in_a_rehearsal_alone_is_no_fault() -> None:
 @pytest.mark.parametrize("name", bundled())
 def test_a_bundled_recipe_has_no_fault(name: str) -> None:
     put([{**row, "topic": f"{place % 3}"} for place, row in enumerate(PAIRS)], "preferences.jsonl")  # for two of them
-    load_recipe(name, ahead=Ahead())
+    load_recipe(name, preflight=Preflight())

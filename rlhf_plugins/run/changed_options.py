@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract import processes
-from rlhf_plugins.data.handed_on import handed_on
-from rlhf_plugins.data.names import CALL
+from rlhf_plugins.data.file_names import CALL
+from rlhf_plugins.data.stage_outputs import handed_on
 from rlhf_plugins.errors import RunError, shown
-from rlhf_plugins.run import together
+from rlhf_plugins.run import distributed
 from rlhf_plugins.run.files.checkpoints import newest_step
 from rlhf_plugins.run.files.difference import difference
 from rlhf_plugins.run.files.folder import WENT_ON, RunFolder, own
@@ -36,7 +36,7 @@ def amendments(folder: RunFolder, assembled: Assembled, digested: Collection[str
         RunError: the recipe differs in what finished stages were made from, or none is finished; or a changed stage
             would begin again and has checkpoints.
     """
-    old, new = together.comparable(folder, assembled)
+    old, new = distributed.comparable(folder, assembled)
     kept = len(folder.finished())
     before, after = ({**recipe, "stages": recipe["stages"][:kept]} for recipe in (old, new))
     if differs := difference(before, after, FREE, digested=digested):
@@ -57,11 +57,11 @@ def amend(folder: RunFolder, assembled: Assembled, digested: Collection[str]) ->
     changed = amendments(folder, assembled, digested)
     if not changed:
         return []
-    old, new = together.comparable(folder, assembled)
+    old, new = distributed.comparable(folder, assembled)
     for left in _useless(folder, old["stages"], new["stages"], digested):
         shutil.rmtree(own(left))
     notes = [*folder.status().get(WENT_ON, ()), *(f"Went on at {now()}: {one}." for one in changed.values())]
-    folder.start(assembled.resolved, {together.PROCESSES: processes.launched(), WENT_ON: notes})
+    folder.start(assembled.resolved, {distributed.PROCESSES: processes.launched(), WENT_ON: notes})
     return list(changed.values())
 
 

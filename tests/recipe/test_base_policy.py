@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.recipe.based import is_policy, weights
+from rlhf_plugins.recipe.base_policy import is_policy, weights
 
 
 @pytest.fixture

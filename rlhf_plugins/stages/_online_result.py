@@ -15,10 +15,10 @@ def leave(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> No
     from safetensors.torch import save_file
 
     from rlhf_plugins.contract import processes
-    from rlhf_plugins.data.names import VALUE_HEAD, VALUE_NETWORK
-    from rlhf_plugins.engine.weights.ends import note_ends
+    from rlhf_plugins.data.file_names import VALUE_HEAD, VALUE_NETWORK
+    from rlhf_plugins.engine.weights.end_tokens import note_ends
     from rlhf_plugins.engine.weights.shards import to_save, whole
-    from rlhf_plugins.trainers.online.way import ends_asked
+    from rlhf_plugins.trainers.online.engine_or_trl import ends_asked
 
     network = trainer.value_network
     options: dict[str, Any] = {} if network is None else to_save(network)

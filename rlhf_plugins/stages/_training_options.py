@@ -195,7 +195,7 @@ def distinct(tasks: Sequence[Task]) -> None:
 def sampling(tasks: Sequence[Task], cache_tokens: int | None = None) -> list[Work]:
     """The generation of answers to tasks."""
     from rlhf_plugins.engine.decoding import AT_ONCE
-    from rlhf_plugins.engine.room import CACHE_TOKENS
+    from rlhf_plugins.engine.token_budget import CACHE_TOKENS
 
     most = cache_tokens or CACHE_TOKENS
     sizes = (task.sampled() for task in tasks)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlhf_plugins import RankedScores, RewardLoss
 from rlhf_plugins.contract.guards import Built
-from rlhf_plugins.contract.unkept import Looks, digest, stateless, unkept
+from rlhf_plugins.contract.unsaved_state import Looks, digest, stateless, unkept
 
 
 class Counting:

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.guards import maker
-from rlhf_plugins.contract.unkept import Looks, unkept
+from rlhf_plugins.contract.unsaved_state import Looks, unkept
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.packing import Tensors, pack, unpack
 from rlhf_plugins.engine.progress import line
@@ -33,7 +33,7 @@ from rlhf_plugins.trainers.resuming import (
     set_random_state,
     state_of,
 )
-from rlhf_plugins.trainers.steps.shares import SharesBatches
+from rlhf_plugins.trainers.steps.data_parallel import SharesBatches
 from rlhf_plugins.trainers.watching.supervision import as_first_base
 
 if TYPE_CHECKING:

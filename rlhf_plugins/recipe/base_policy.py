@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
-from rlhf_plugins.data.names import ADAPTER
+from rlhf_plugins.data.file_names import ADAPTER
 from rlhf_plugins.data.other_run import bases_beside, is_run, saved_folder
 from rlhf_plugins.errors import RunError, nearest
 

@@ -16,8 +16,8 @@ from rlhf_plugins import load_policy, load_reward_function
 from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run.files.folder import RunFolder
-from rlhf_plugins.saved.made import made
 from rlhf_plugins.saved.policy_export import export_policy
+from rlhf_plugins.saved.run_reference import made
 from rlhf_plugins.testing import tiny_base
 
 
