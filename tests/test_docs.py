@@ -38,9 +38,22 @@ GUIDES = {
     ],
 }
 ROW = re.compile(r"^\| `(\w+)`[^|]*\| (.*) \|$", re.MULTILINE)
-ONLINE = (DOCS / "online.md").read_text(encoding="utf-8")
-WHOLE, *OTHERS = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```$", ONLINE, re.MULTILINE | re.DOTALL))
-OPTIONS = [yaml.safe_load(words) for words in re.findall(r"`(\w+: [\[{][^`]*)`", ONLINE)]
+BLOCK = re.compile(r"^```(yaml|python)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ONLINE = {
+    name: (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("online", "rewards", "online_options", "curves", "token_rewards", "conversations")
+}
+ALGORITHMS = (DOCS / "algorithms.md").read_text(encoding="utf-8")
+WHOLE, *OTHERS = [yaml.safe_load(block) for _, _, block in BLOCK.findall(ALGORITHMS)]
+BLOCKS = [
+    (name, yaml.safe_load(block))
+    for name, text in ONLINE.items()
+    for kind, _, block in BLOCK.findall(text)
+    if kind == "yaml"
+]
+OPTIONS = [
+    (name, yaml.safe_load(words)) for name, text in ONLINE.items() for words in re.findall(r"`(\w+: [\[{][^`]*)`", text)
+]
 
 
 @pytest.mark.parametrize(("guide", "kind"), [(guide, kind) for guide, kinds in GUIDES.items() for kind in kinds])
@@ -90,14 +103,34 @@ def test_the_online_guides_recipe_is_what_it_says_of_defaults(tmp_path: Path) ->
 
 def test_the_online_guide_writes_each_algorithm_as_a_sound_recipe(tmp_path: Path) -> None:
     named = [stage["name"] for (stage,) in OTHERS]
-    assert named == ["rloo", "grpo", "dr_grpo", "gspo", "dapo", "reinforce_plus_plus", "remax"]
+    assert named == ["grpo", "dr_grpo", "gspo", "dapo", "rloo", "reinforce_plus_plus", "remax"]
     estimators = ["grpo" if name in ("gspo", "dapo") else name for name in named]
     assert [with_stage(tmp_path, stage)["advantage"]["use"] for (stage,) in OTHERS] == estimators
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: next(iter(option)))
-def test_an_option_that_the_online_guide_shows_is_sound(option: dict[str, Any], tmp_path: Path) -> None:
-    assert option.keys() <= with_stage(tmp_path, {**WHOLE["stages"][1], **option}).keys()
+def write_code(page: str, folder: Path) -> None:
+    """The Python files that a page shows."""
+    for kind, file, code in BLOCK.findall(ONLINE[page]):
+        if kind == "python" and file:
+            (folder / file).write_text(code)
+
+
+@pytest.mark.parametrize(("page", "option"), OPTIONS)
+def test_an_option_that_an_online_page_shows_is_sound(page: str, option: dict[str, Any], tmp_path: Path) -> None:
+    write_code(page, tmp_path)
+    plain = {"stage": "online", "trainer": WHOLE["stages"][1]["trainer"]}
+    assert option.keys() <= with_stage(tmp_path, {**plain, **option}).keys()
+
+
+@pytest.mark.parametrize(("page", "block"), BLOCKS)
+def test_a_recipe_or_options_of_an_online_page_are_sound(page: str, block: dict[str, Any], tmp_path: Path) -> None:
+    write_code(page, tmp_path)
+    if "stages" not in block:
+        test_an_option_that_an_online_page_shows_is_sound(page, block, tmp_path)
+        return
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(yaml.safe_dump(block))
+    assert len(check_recipe(recipe)["stages"]) == len(block["stages"])
 
 
 LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")

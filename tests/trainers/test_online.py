@@ -271,7 +271,7 @@ def test_the_guide_says_how_to_read_every_curve(bases: Bases, tmp_path: Path) ->
     found = trainer(bases(), tmp_path, max_steps=2, oversight=Oversight(gold=lambda *_: {"total": 1.0}))
     curves = quiet(found, lambda *_: None)
     found.train()
-    guide = (Path(__file__).parents[2] / "docs" / "online.md").read_text(encoding="utf-8")
+    guide = (Path(__file__).parents[2] / "docs" / "curves.md").read_text(encoding="utf-8")
     rows = re.findall(
         r"^\| (`.*?) \|", guide.partition("## How to read the curves")[2].partition("\n## ")[0], re.MULTILINE
     )
