@@ -1,4 +1,4 @@
-"""The public API: what a plugin and a script may import. It imports nothing heavy until asked."""
+"""The public API: what plugins and scripts import. torch and the like are imported when a name first needs them."""
 
 from __future__ import annotations
 
@@ -236,47 +236,41 @@ __all__ = [
     "with_overrides",
 ]
 
-_LAZY = {
-    "Carry": "rlhf_plugins.contract.carry",
-    "RewardTrainer": "rlhf_plugins.trainers.reward.trainer",
-    "Exploration": "rlhf_plugins.trainers.ppo.options",
-    "OnlineConfig": "rlhf_plugins.trainers.ppo.config",
-    "OnlineTrainer": "rlhf_plugins.trainers.online.trainer",
-    "PreferenceTrainer": "rlhf_plugins.trainers.preference.trainer",
-    "RunRecord": "rlhf_plugins.run.files.record",
-    "Value": "rlhf_plugins.trainers.ppo.options",
-    "as_response": "rlhf_plugins.data.turns",
-    "best_response": "rlhf_plugins.data.batches.groups",
-    "check_recipe": "rlhf_plugins.recipe.check",
-    "component": "rlhf_plugins.recipe.public",
-    "cut_off": "rlhf_plugins.engine.weights.loading",
-    "estimate": "rlhf_plugins.forecast.forecast",
-    "export_reward_model": "rlhf_plugins.saved.interchange",
-    "features": "rlhf_plugins.data.measures.features",
-    "fitting": "rlhf_plugins.reward_models.handle",
-    "holm": "rlhf_plugins.arithmetic.p_values",
-    "load_data": "rlhf_plugins.data.store",
-    "load_policy": "rlhf_plugins.saved.reload",
-    "load_reward_function": "rlhf_plugins.saved.reload",
-    "load_reward_model": "rlhf_plugins.saved.reload",
-    "mean_interval": "rlhf_plugins.arithmetic.intervals",
-    "mix": "rlhf_plugins.engine.mixture",
-    "open_run": "rlhf_plugins.run.files.record",
-    "ratio_interval": "rlhf_plugins.arithmetic.intervals",
-    "read_options": "rlhf_plugins.recipe.public",
-    "read_yaml": "rlhf_plugins.recipe.public",
-    "recipe_digest": "rlhf_plugins.recipe.public",
-    "run_recipe": "rlhf_plugins.run.run",
-    "session": "rlhf_plugins.run.session",
-    "set_engine": "rlhf_plugins.engine",
-    "sign_test": "rlhf_plugins.arithmetic.p_values",
-    "strict_pairs": "rlhf_plugins.data.convert",
-    "wilson_interval": "rlhf_plugins.arithmetic.intervals",
-    "with_overrides": "rlhf_plugins.recipe.check",
+_LAZY = {  # a module: the names of which the first that is used imports it
+    "arithmetic.intervals": ("mean_interval", "ratio_interval", "wilson_interval"),
+    "arithmetic.p_values": ("holm", "sign_test"),
+    "contract.carry": ("Carry",),
+    "data.batches.groups": ("best_response",),
+    "data.convert": ("strict_pairs",),
+    "data.measures.features": ("features",),
+    "data.store": ("load_data",),
+    "data.turns": ("as_response",),
+    "engine": ("set_engine",),
+    "engine.mixture": ("mix",),
+    "engine.weights.loading": ("cut_off",),
+    "forecast.forecast": ("estimate",),
+    "recipe.check": ("check_recipe", "with_overrides"),
+    "recipe.public": ("component", "read_options", "read_yaml", "recipe_digest"),
+    "reward_models.handle": ("fitting",),
+    "run.files.record": ("RunRecord", "open_run"),
+    "run.run": ("run_recipe",),
+    "run.session": ("session",),
+    "saved.interchange": ("export_reward_model",),
+    "saved.reload": ("load_policy", "load_reward_function", "load_reward_model"),
+    "trainers.online.trainer": ("OnlineTrainer",),
+    "trainers.ppo.config": ("OnlineConfig",),
+    "trainers.ppo.options": ("Exploration", "Value"),
+    "trainers.preference.trainer": ("PreferenceTrainer",),
+    "trainers.reward.trainer": ("RewardTrainer",),
 }
+_MODULES = {name: f"{__name__}.{module}" for module, names in _LAZY.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

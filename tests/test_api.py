@@ -14,6 +14,7 @@ ANSWER = [{"role": "assistant", "content": "so"}]
 def test_all_is_sorted_and_every_name_is_there() -> None:
     assert rlhf_plugins.__all__ == sorted(rlhf_plugins.__all__)
     assert [name for name in rlhf_plugins.__all__ if not hasattr(rlhf_plugins, name)] == []
+    assert set(rlhf_plugins.__all__) <= set(dir(rlhf_plugins))  # which editors and notebooks complete
 
 
 def test_every_name_of_ours_in_the_front_is_public() -> None:
