@@ -1,6 +1,7 @@
-"""Checks what a component answers: the shape, the numbers and the gradient that its kind allows, not what they mean.
+"""Checks of what components return: its type, shape, finite numbers and gradient.
 
-A function per kind of answer, called by `checked` of the kind's base class; it returns the answer or raises Wrong.
+There is one function for each kind of answer; `checked` of the kind's base class calls it. It returns the answer, or
+raises Wrong.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from rlhf_plugins.contract.selection import Choice, Situation
 from rlhf_plugins.errors import nearest
 
 MAY_BE_NAN = {"ratings"}  # NaN is a missing rating
-ACTIONS = ("stop", "end", "scale_lr", "scale_kl")  # of an alarm
+ACTIONS = ("stop", "end", "scale_lr", "scale_kl")  # that an alarm may ask for
 STATUSES = ("judged", "abstained", "failed")  # of a verdict
 
 
 class Wrong(Exception):
-    """What is wrong, in words that follow the component's name."""
+    """An answer that its kind does not allow; the message is the end of a sentence that begins with the component."""
 
 
 def tensor(component: Any, answer: Any, shape: tuple[int, ...], inputs: tuple[Any, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The type of the option `carry` of stages that are made of trainings."""
+"""The type of the option `carry` of stages that run several trainings, such as a plugin's loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a training is saved."""
+"""The option `checkpoint`: how often a training is saved."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-UNITS = {"s": 1, "min": 60, "h": 3600}  # of an interval, in seconds
+UNITS = {"s": 1, "min": 60, "h": 3600}  # seconds
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """When a training is saved so far, so that a run that was killed goes on from there; deleted with its end."""
+    """How often a training is saved, so that a killed run goes on from there; its end deletes what was saved."""
 
     every: str = "5 min"  # or `30 s`, `1 h`, `100 steps`
     keep: Annotated[int, Ge(1)] = 2
@@ -25,12 +25,12 @@ class Checkpoint:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps from one to the next; 0 where time counts."""
+        """Optimizer steps between two checkpoints; 0 where `every` is a time."""
         number, _, unit = self.every.partition(" ")
         return int(number) if unit.startswith("step") else 0
 
     @property
     def seconds(self) -> int:
-        """From one to the next; 0 where steps count."""
+        """Seconds between two checkpoints; 0 where `every` is a number of steps."""
         number, _, unit = self.every.partition(" ")
         return int(number) * UNITS.get(unit, 0)

@@ -1,9 +1,9 @@
-"""What every component is: a frozen dataclass whose fields are its options and whose class keywords are its traits.
+"""The base class of all components: frozen dataclasses; fields are options, keywords of the class are traits.
 
     class PlackettLuce(RewardLoss, whole_groups=True, needs={"ranks"}): ...
 
-The base class of a kind declares the traits with `trait`; an unknown keyword does not import. Every call of a component
-is checked: this module wraps the calls, `answers` says what an answer may be, `guards` whom to blame.
+The base class of a kind declares its traits with `trait`; an unknown keyword raises PluginError at import. Calls of
+components are checked: this module wraps them, `answers` has the checks, `guards` says which component failed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def uses(kind: str, default: str | list[str] | None = None, optional: bool = Fal
 
     Args:
         kind: a component kind, such as `pooling`.
-        default: its name when a recipe is silent, the names where the field's type is a `tuple`; None: it is required.
-        optional: the field may hold None, written `none` in a recipe; without a default it is None where a recipe is
-            silent.
+        default: the name where a recipe has none, or a list of names where the field is a `tuple`; None: it is
+            required.
+        optional: the field may hold None, written `none` in a recipe; this is its default, if there is no other.
         tag: the key of a recipe that names the component.
     """
     metadata = {"kind": kind, "default": default, **({"optional": True} if optional else {})}
@@ -44,12 +44,12 @@ def uses(kind: str, default: str | list[str] | None = None, optional: bool = Fal
 
 @dataclass(frozen=True)
 class Trait:
-    """One trait that a kind declares; `choices` are the values of a text, or the members of a set."""
+    """One trait that a kind declares; `choices` are the values that it may have, or the members where it is a set."""
 
     default: Any
     meaning: str
     choices: tuple[str, ...] = ()
-    join: Callable[[Iterable[bool]], bool] = any  # of the values of a component's parts, where they are bools
+    join: Callable[[Iterable[bool]], bool] = any  # from the bools of a component's parts to its own
 
     def read(self, value: Any) -> Any:
         """The value as the trait holds it. Raises ValueError saying what it should be."""
@@ -62,7 +62,7 @@ class Trait:
         return value
 
     def joined(self, values: Iterable[Any]) -> Any:
-        """What holds for a component made of others with these values."""
+        """The value of a component that is made of others, from their values."""
         found = list(values)
         if isinstance(self.default, frozenset):
             return frozenset().union(*found)
@@ -87,9 +87,9 @@ class Trait:
 
 
 def trait(default: Any, meaning: str, choices: Iterable[str] = (), join: Callable[[Iterable[bool]], bool] = any) -> Any:
-    """Declares a trait in the base class of a kind: its default, what it means, and the values it may have.
+    """Declares a trait in the base class of a kind: its default, what it means, and the values that it may have.
 
-    A component made of others has a bool trait if any of its parts has it, or all with `join=all`.
+    A component that is made of others has a bool trait if any of its parts has it; with `join=all`, if all have it.
     """
     return Trait(default, meaning, tuple(choices), join)
 
@@ -109,7 +109,7 @@ class Earlier:
 
     Args:
         makes: what that stage makes, as its trait `makes` says.
-        words: other values of the option, which name no stage.
+        words: values of the option that are no names of stages.
     """
 
     makes: str
@@ -129,17 +129,17 @@ class Component:
 
     Args of the class statement:
         kind: the kind that this class is the base of.
-        like: the fields with components whose traits it takes over, so far as it does not give them itself.
+        like: fields that hold components; their traits become its own where it does not give these itself.
         traits: values of the traits that the kind declares.
     """
 
     kind: ClassVar[str] = ""
     traits: ClassVar[Mapping[str, Trait]] = {}
     like: ClassVar[tuple[str, ...]] = ()
-    renamed: ClassVar[Mapping[str, str]] = {}  # what is no option -> what to write instead
-    handed_down: ClassVar[tuple[str, ...]] = ()  # further attributes that the built object inherits
+    renamed: ClassVar[Mapping[str, str]] = {}  # a name that is no option: what to write instead
+    handed_down: ClassVar[tuple[str, ...]] = ()  # attributes that a built object takes over beside the traits
     scored_alone: ClassVar[str] = ""  # why its rewards see no other response to a prompt: "an audit scores single ones"
-    named: ClassVar[tuple[str, str] | None] = None  # the component and its option that a word means which names none
+    named: ClassVar[tuple[str, str] | None] = None  # the component and option that another word means
     _given: ClassVar[frozenset[str]] = frozenset()  # traits that the class or its bases give
     needs: ClassVar[frozenset[str]] = trait(
         frozenset(), "columns that the data must have: a recipe is refused where no row has one"
@@ -167,35 +167,35 @@ class Component:
 
     @property
     def recipe_name(self) -> str:
-        """What a recipe calls it; that of its class, where no plugin has registered it."""
+        """The name that a recipe uses for it; the name of its class where no plugin has registered it."""
         return str(vars(type(self)).get(REGISTERED, type(self).__name__))
 
     @property
     def builds(self) -> bool:
-        """Whether it has a `build`, and what it builds acts."""
+        """Whether it has a `build`, whose result does the work in its place."""
         return hasattr(self, "build")
 
     def acting(self, *given: Any) -> Any:
-        """What acts: the component itself, or what it builds of `given`."""
+        """What does the work: the component itself, or the result of `build(*given)`."""
         return self.build(*given) if hasattr(self, "build") else self
 
     def held(self) -> tuple[Any, ...]:
-        """The components whose traits it takes over."""
+        """The components whose traits it takes over (`like`)."""
         return tuple(_parts(getattr(self, name) for name in self.like))
 
     def needs_of(self) -> frozenset[str]:
-        """What this component needs with the options that it has: `needs`, and what its parts need."""
+        """Every column that this component needs: its own `needs` and those of its parts."""
         held = [getattr(self, each.name) for each in _fields(self) if "kind" in each.metadata]
         return self.needs.union(*(part.needs_of() for part in _parts(held)))
 
     def missing(self) -> Mapping[str, str]:
-        """Options that name what is not here or does not fit, such as a file, each with a message; for `rlhf check`."""
+        """For `rlhf check`: options that name what is missing or does not fit, such as a file, each with a message."""
         return {}
 
     def fits_compared(self, option: str, called: str) -> None:
-        """Raises ValueError where the reward that it has as this option compares responses, and it scores one alone.
+        """For `rlhf check`. Raises ValueError where the reward in `option` compares responses, and it scores one alone.
 
-        `called` is what a recipe calls the aggregation by which the reward compares; `rlhf check` asks it.
+        `called` is the name of the aggregation by which that reward compares.
         """
         if self.scored_alone:
             raise ValueError(
@@ -204,14 +204,14 @@ class Component:
             )
 
     def checked(self, answer: Any, *inputs: Any) -> Any:
-        """The answer to a call, if it is one that the kind allows. Raises `answers.Wrong` saying what is wrong.
+        """The answer to a call, if the kind allows it. Raises `answers.Wrong` with what is wrong.
 
-        The base class of a kind says what holds for all of its components.
+        The base class of each kind overrides it.
         """
         return answer
 
     def check_built(self, made: Any) -> None:
-        """Raises `answers.Wrong` where what `build` made is not what the kind asks for."""
+        """Raises `answers.Wrong` where `build` returned what the kind does not allow."""
         if not callable(made) and type(self).checked is not Component.checked:
             from rlhf_plugins.contract.answers import Wrong
 
@@ -255,7 +255,7 @@ def _followed(name: str, one: Trait) -> Callable[[Component], Any]:
 
 
 def _checked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A component's method, with its answer checked and its failure explained."""
+    """Wraps a method of a component: its answer is checked, and an error names the component."""
 
     parameters = signature(function)
 

@@ -1,7 +1,7 @@
-"""Guards every call of a component: checks its answer, and says whom to blame where it fails.
+"""Wraps every call of a component: checks its answer, and raises an error that names the component where it fails.
 
-Every call of a component, and of what it builds, goes through `answered`; it returns the checked answer or raises
-ComponentError: who, what is wrong, where in whose code, and with the call itself, so that it can be saved and repeated.
+A call of a component, or of what it builds, goes through `answered`: it returns the checked answer, or raises a
+ComponentError with the component, the fault, its line of code, and the call, which can be saved and repeated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rlhf_plugins.contract.component import REGISTERED, Component
 from rlhf_plugins.contract.records import SamplerState
 from rlhf_plugins.errors import ComponentError, RlhfError
 
-MAKER = "made_by"  # where a built object keeps the component that built it
+MAKER = "made_by"  # attribute of a built object: the component that built it
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Made:
-    """How something was built."""
+    """How a built object was made: by this component, from these arguments."""
 
     component: Any
     given: tuple[Any, ...]
@@ -55,7 +55,7 @@ def answered(component: Any, function: Callable[..., Any], inputs: tuple[Any, ..
 
 
 def built_by(component: Any, function: Callable[..., Any], given: tuple[Any, ...]) -> Any:
-    """function(component, *given), a `build`: what it makes inherits the traits, and its calls are checked too."""
+    """Calls a `build`. What it returns takes over the component's traits, and its calls are checked too."""
     try:
         made = _attempt(function, component, *given)
         component.check_built(made)
@@ -72,7 +72,7 @@ def built_by(component: Any, function: Callable[..., Any], given: tuple[Any, ...
 
 
 class Built:
-    """A function or object that a component built, with its calls checked; all else is the object's own."""
+    """A function or object that a component built, with its calls checked; its attributes are its own."""
 
     def __init__(self, acts: Callable[..., Any]) -> None:
         self.acts = acts
@@ -138,7 +138,7 @@ def _random_states(inputs: tuple[Any, ...]) -> list[tuple[np.random.Generator, A
     return [(one, one.bit_generator.state) for one in generators if isinstance(one, np.random.Generator)]
 
 
-# ---- whom to blame ---------------------------------------------------------------------------------------
+# ---- the component at fault ---------------------------------------------------------------------------------------
 def maker(component: Any) -> Any:
     """The component that built this, or itself."""
     made = getattr(component, MAKER, None)

@@ -1,6 +1,6 @@
-"""Models as stages and guests use them: a policy that answers prompts, and a reward model that scores responses.
+"""The interfaces of opened models: a policy answers prompts, a reward model scores responses.
 
-It knows shapes, no library: torch appears only as annotations.
+torch is not imported here: it appears in annotations alone.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Policy(Protocol):
         The same arguments on the same machine give the same samples; torch's own random state does not change.
 
         Args:
-            prompts: text, messages, or groups, whose prompt is taken with its columns; None where one lacks a column.
+            prompts: text, messages, or groups: of these the prompt and the columns, None for a missing one.
             n: responses to each prompt.
             temperature: divides the logits.
             max_new_tokens: where a response is cut.
             seed: of the sampling.
-            columns: of the prompts' rows, one value per prompt; each response gets those of its prompt.
+            columns: further columns, one value per prompt; each response gets the values of its prompt.
             options: `top_p`, the probability that the fewest most likely tokens have together, of which one is drawn;
                 `top_k`, the number of the most likely tokens, of which one is drawn; `min_p`, how likely a token is at
                 least, as a share of the likeliest; and `repetition_penalty`, above 1 against tokens of the text so far.
@@ -61,19 +61,19 @@ class Policy(Protocol):
         ...
 
     def encode(self, prompts: Sequence[Text | Group], responses: Sequence[Text]) -> Samples:
-        """Given responses as tokens, one to each prompt, EOS included; a text answers messages too.
+        """Tokenizes given responses, one to each prompt, EOS included; text may answer messages.
 
         Raises DataError where one cannot be read.
         """
         ...
 
     def log_probs(self, samples: Samples, *, temperature: float = 1.0, grad: bool = False) -> Tensor:
-        """Of each response token given what precedes it, in nats, (B, T), 0 outside the response.
+        """Log-probabilities of the response tokens given what precedes them, in nats, (B, T), 0 outside the response.
 
         Args:
-            samples: responses with T tokens at most.
+            samples: B responses of at most T tokens.
             temperature: divides the logits, as in sampling.
-            grad: with the gradient of the policy's weights, in the mode (training or not) that the model is in.
+            grad: keep the graph for gradients of the policy's weights; the model stays in its mode (training or not).
 
         Raises:
             RunError: a gradient is wanted and no weight of the policy is trainable.
@@ -81,9 +81,9 @@ class Policy(Protocol):
         ...
 
     def choose(self, prompts: Sequence[Text | Group], choices: Sequence[str]) -> Tensor:
-        """Log-probabilities of short answers, normalised over them, (B, C): a judge in one forward pass.
+        """Log-probabilities of C short answers, normalised over them, (B, C), in one forward pass: for a judge.
 
-        An answer need not end there: EOS counts only where one choice begins another, such as `1` and `10`.
+        EOS after an answer counts only where one choice begins another, such as `1` and `10`.
 
         Raises:
             DataError: there are fewer than two choices, two are equal, one has no token, or the model cannot take a
@@ -113,6 +113,6 @@ class RewardModel(Protocol):
 
         Args:
             samples: the responses.
-            grad: with a gradient, where it is a saved reward model alone. Raises RunError where it is not.
+            grad: keep the graph for gradients. Raises RunError where it is anything but a single saved reward model.
         """
         ...

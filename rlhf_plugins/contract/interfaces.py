@@ -1,6 +1,7 @@
-"""The kinds of components of training: one base class each, with its traits, its call, and what an answer may be.
+"""The kinds of components of training: a base class for each, with its traits, its call and the check of its answer.
 
-A component acts (`__call__`), or `build`s what acts where it holds weights, state, or needs something of the run.
+A component does its work in `__call__`. One with weights or state, or that needs the run, has a `build` instead, which
+returns the object that does the work.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
     from rlhf_plugins.contract.rows import Group
 
-SYMMETRY = ("same", "follows")  # of the answer, when all inputs are shifted or scaled
+SYMMETRY = ("same", "follows")  # what the answer does when all rewards are shifted or scaled
 
 NUMBERS = "numeric columns that every row must have, and which it is given as float32"
 SOFT_LABELS = "reads soft labels, or does not depend on which response is better; others are refused soft labels"
@@ -57,7 +58,7 @@ class RewardHead(Component, kind="reward_head"):
     """Builds the module that turns features into rewards."""
 
     dropout: float = trait(0.0, "probability of dropout in training")
-    members: int = trait(1, "members of its predictions, for each of which a loss that remembers is built")
+    members: int = trait(1, "members of its predictions; a loss with state is built once for each of them")
     bootstrap: bool = trait(False, "its members learn from resampled rows")
     columns: ClassVar[frozenset[str]] = trait(frozenset(), NUMBERS)
 
@@ -69,13 +70,13 @@ class RewardHead(Component, kind="reward_head"):
         raise NotImplementedError
 
     def examples(self, rows: int) -> Mapping[str, Tensor]:
-        """The columns with which the conformance kit tries it, (rows, ...) each; here 0, 1, 0, 1, ..."""
+        """Columns for the conformance kit, (rows, ...) each; by default 0, 1, 0, 1, ..."""
         import torch
 
         return dict.fromkeys(sorted(self.columns), torch.arange(rows) % 2.0)
 
     def checked(self, answer: Any, *inputs: Any) -> Prediction:
-        """A Prediction with one row a response."""
+        """A Prediction with one row for each response."""
         return answer_checks().prediction(self, answer, inputs)
 
 
@@ -119,7 +120,7 @@ class RewardLoss(Component, kind="reward_loss"):
 
 
 class Sampler(Component, kind="sampler"):
-    """The order in which a reward model sees its examples; with `build()` where it remembers more than the state."""
+    """The order in which a reward model sees its examples; with `build()` where it has state of its own."""
 
     needs: ClassVar[frozenset[str]] = trait(frozenset(), Component.traits["needs"].meaning, choices=COLUMNS)
 
@@ -180,7 +181,7 @@ class Metric(Component, kind="metric"):
 
 # ---- policies --------------------------------------------------------------------------------------------
 class PreferenceLoss(Component, kind="preference_loss"):
-    """Loss of a policy on preference pairs, one number per pair; with `build()` where it remembers earlier ones."""
+    """Loss of a policy on preference pairs, one number per pair; with `build()` where it has state."""
 
     needs: ClassVar[frozenset[str]] = trait(frozenset(), Component.traits["needs"].meaning, choices=COLUMNS)
     takes_probabilities: ClassVar[bool] = trait(False, SOFT_LABELS, join=all)
@@ -212,7 +213,7 @@ class PreferenceLoss(Component, kind="preference_loss"):
 
 
 class Advantage(Component, kind="advantage"):
-    """Estimates how much better each token was than expected; with `build()` where it remembers earlier rollouts."""
+    """Estimates how much better each token was than expected; with `build()` where it has state."""
 
     reads_values: ClassVar[bool] = trait(False, "is given the values of a critic, which then is trained")
     reads_baseline: ClassVar[bool] = trait(False, "is given the scores of greedy responses")
@@ -230,7 +231,7 @@ class Advantage(Component, kind="advantage"):
 
 
 class PolicyLoss(Component, kind="policy_loss"):
-    """Loss of each sampled token; with `build()` where it remembers earlier ones."""
+    """Loss of each sampled token; with `build()` where it has state."""
 
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
     off_policy: ClassVar[bool] = trait(
@@ -251,7 +252,7 @@ class PolicyLoss(Component, kind="policy_loss"):
 
 
 class Reduction(Component, kind="reduction"):
-    """Makes one number of the losses of a minibatch's tokens; with `build()` where it remembers earlier ones."""
+    """Reduces the losses of a minibatch's tokens to one number; with `build()` where it has state."""
 
     uses_batch_mates: ClassVar[bool] = trait(
         False, "is no weighted sum of the losses, so that a minibatch is never cut"
@@ -284,7 +285,7 @@ class KLEstimator(Component, kind="kl_estimator"):
 class KL(Component, kind="kl"):
     """The KL term towards the reference: how it is estimated, where it enters, and how strong it is.
 
-    With `build()` where its controller remembers; what is built may have `adapted` and `accepts` of its own.
+    With `build()` where its controller has state; what is built may have its own `adapted` and `accepts`.
     """
 
     handed_down: ClassVar[tuple[str, ...]] = ("accepts", "adapted", "coef")
@@ -293,11 +294,11 @@ class KL(Component, kind="kl"):
     coef: float
 
     def __call__(self, log_ratio: Tensor) -> KLTerm:
-        """(B, T) log pi - log pi_ref, in nats -> the term at a coefficient of 1."""
+        """(B, T) log pi - log pi_ref, in nats -> the term before it is multiplied by the coefficient."""
         raise NotImplementedError
 
     def accepts(self, kl: float, before: float) -> bool:
-        """Whether an update may be kept, by the nats per token to the reference with it and `before` it."""
+        """Whether an update may be kept, from the KL in nats per token after it (`kl`) and `before` it."""
         return True
 
     def adapted(self, coef: float, kl: float, episodes: int) -> float:
@@ -310,7 +311,7 @@ class KL(Component, kind="kl"):
 
 
 class Shaping(Component, kind="shaping"):
-    """Changes rewards: normalises, clips, or subtracts; with `build()` where it remembers earlier rollouts."""
+    """Changes rewards: normalises, clips, or subtracts; with `build()` where it has state."""
 
     ranks_rollout: ClassVar[bool] = trait(False, "compares the rewards of a rollout, so that all must be there at once")
 

@@ -1,4 +1,4 @@
-"""The processes that train one model together: which of them this is, and what they do in step. It knows no model.
+"""The processes that train one model together: the number of this one, and what they exchange.
 
 A launcher (`accelerate launch`, `torchrun`) starts them. Each runs the whole recipe on its share of every batch; the
 first, the main one, alone writes, so that all of them need the same folders. What is sent between them goes through
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 Row = TypeVar("Row")
-COUNT, PLACE = "WORLD_SIZE", "LOCAL_RANK"  # in the environment, as launchers set both; schedulers set one alone
-WORDS = ("connection closed by peer", "connection reset", "nccl", "gloo")  # of errors of a lost connection
-PATIENCE = 10.0  # seconds that a process which lost its connection may take to end
-FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # in the environment, as accelerate sets them
+COUNT, PLACE = "WORLD_SIZE", "LOCAL_RANK"  # environment variables: launchers set both, schedulers only one
+WORDS = ("connection closed by peer", "connection reset", "nccl", "gloo")  # in errors about a lost connection
+PATIENCE = 10.0  # seconds to wait for a process that lost its connection to end
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # environment variables that accelerate sets
 BY_ONE = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # one process alone loads a base, which `accelerate config` asks for
-UNTRIED = {  # of FSDP2, in the environment, and how a configuration leaves it out
+UNTRIED = {  # environment variable -> option of accelerate's configuration
     "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
     "FSDP_ACTIVATION_CHECKPOINTING": "fsdp_activation_checkpointing",
 }
@@ -51,7 +51,7 @@ class Peer(NamedTuple):
 @dataclass
 class _State:
     peers: tuple[Peer, ...] = ()
-    alone: bool = False  # while this process computes as if it were the only one
+    alone: bool = False  # inside `alone()`: this process computes as if it were the only one
     silent: bool = False  # an error of the main process ends this one, which has nothing to add
     zero: Zero | None = None  # how DeepSpeed divides the training
 
@@ -66,7 +66,7 @@ def is_launched() -> bool:
 
 
 def join() -> None:
-    """Meets the other processes, if a launcher started several; once in a process.
+    """Connects this process with the others, if a launcher started several; a second call does nothing.
 
     Raises:
         RunError: the launch divides weights or optimizers in a way that was not tried.
@@ -94,7 +94,7 @@ def zero_left_out() -> tuple[str, ...]:
 
 
 def _take_fsdp() -> None:
-    """Raises RunError for what no recipe was tried with; that one process loads for all is left out, and said."""
+    """Raises RunError for untried options of FSDP; warns that loading by one process is switched off."""
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise RunError("the launch asks for FSDP1, with which no recipe was tried: write `fsdp_version: 2`")
     if untried := [option for name, option in UNTRIED.items() if _is_set(name)]:
@@ -106,22 +106,22 @@ def _take_fsdp() -> None:
 
 
 def shards() -> bool:
-    """Whether the processes that have met hold weights that are trained in shards (FSDP, or ZeRO-3)."""
+    """Whether the connected processes hold trained weights in shards (FSDP or ZeRO-3)."""
     return fsdp() or zero3()
 
 
 def fsdp() -> bool:
-    """Whether FSDP cuts them into shards."""
+    """Whether FSDP shards the weights."""
     return bool(_STATE.peers) and _is_set(FSDP)
 
 
 def divides_optimizer() -> bool:
-    """Whether the processes that have met hold parts of the optimizer's state (DeepSpeed's ZeRO)."""
+    """Whether each of the connected processes holds a part of the optimizer's state (DeepSpeed's ZeRO)."""
     return bool(_STATE.peers) and _STATE.zero is not None
 
 
 def zero3() -> bool:
-    """Whether DeepSpeed cuts weights into shards (ZeRO-3)."""
+    """Whether DeepSpeed shards the weights (ZeRO-3)."""
     return divides_optimizer() and _STATE.zero is not None and _STATE.zero.stage == "3"
 
 
@@ -135,7 +135,7 @@ def _is_set(name: str) -> bool:
 
 
 def leave() -> None:
-    """Parts from the others, at the end of all that is done together."""
+    """Disconnects this process from the others, once nothing is left to do together."""
     import torch
 
     if _STATE.peers:
@@ -154,7 +154,7 @@ def launched() -> int:
 
 
 def index() -> int:
-    """Which of them this is, from 0."""
+    """The rank of this process, from 0."""
     if not _STATE.peers:
         return 0
     import torch
@@ -183,12 +183,12 @@ def alone() -> Iterator[None]:
 
 
 def gathered(value: Made) -> list[Made]:
-    """The value of every process, in their order; all of them must ask."""
+    """The value of every process, in the order of their ranks; all of them must call it."""
     return [value] if count() == 1 else _all(value)
 
 
 def from_main(value: Made) -> Made:
-    """The main process's value; all of them must ask."""
+    """The main process's value; all of them must call it."""
     return gathered(value)[0]
 
 
@@ -219,7 +219,7 @@ def on_main(make: Callable[[], Made]) -> Made:
 
 
 def share(rows: int) -> slice:
-    """Which of so many rows are this process's: neighbours, in nearly equal parts, the first ones with one more."""
+    """The rows of this process, of so many: neighbours, in nearly equal parts; the first parts may have one more."""
     return part(rows, index() if count() > 1 else 0, count())
 
 
@@ -231,12 +231,12 @@ def part(rows: int, place: int, parts: int) -> slice:
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes, which must ask with equal shapes."""
+    """The mean of a tensor over all processes, which must call it with equal shapes."""
     return value if count() == 1 else total(value) / count()
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, which must ask with equal shapes."""
+    """The sum of a tensor over all processes, which must call it with equal shapes."""
     if count() == 1:
         return value
     import torch
@@ -247,7 +247,7 @@ def total(value: Tensor) -> Tensor:
 
 
 def in_shares(rows: Sequence[Row], compute: Callable[[Sequence[Row]], Sequence[Made]]) -> list[Made]:
-    """A result for each row, in order, of which each process computes those of its share; all of them must ask."""
+    """A result for each row, in order; each process computes those of its share. All of them must call it."""
     own = rows[share(len(rows))]
     with alone():
         found = list(compute(own)) if own else []
@@ -260,20 +260,22 @@ def joined(parts: Sequence[Sequence[Made]]) -> list[Made]:
 
 
 def cost_of_all(own: Cost) -> Cost:
-    """The cost of all processes: sums, but for the time, which is the main one's, and the memory, the largest."""
+    """The cost of all processes: sums, but the time of the main process and the largest peak of memory."""
     every = gathered(own)
     return replace(sum(every[1:], every[0]), seconds=every[0].seconds)
 
 
 def spent(counter: object, names: Iterable[str]) -> dict[str, float]:
-    """What all processes spent so far, by name of a counter's number: sums, of seconds the main one's."""
+    """What all processes spent so far, by the names of a counter's numbers: sums, but the main process's seconds."""
     every = gathered({name: getattr(counter, name) for name in names})
     return {name: own if name == "seconds" else sum(one[name] for one in every) for name, own in every[0].items()}
 
 
 def goes_on_from(states: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What this process counts on from, of the states of the counters of all: its own, or where there were more or
-    fewer of them the sum in the main one, with its seconds."""
+    """The state from which this process's counter goes on, given those of all processes that saved one.
+
+    That is its own; where the number of processes changed, the main process goes on from the sum, the others from 0.
+    """
     if len(states) == launched():
         return dict(states[index()])
     whole = {name: sum(each[name] for each in states) for name in states[0]}

@@ -1,4 +1,4 @@
-"""What components are given: predictions, judged groups, log-probabilities, scored pairs. Names and shapes only."""
+"""Inputs and outputs of components: predictions, judged groups, log-probabilities, scored pairs, with their shapes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Prediction:
     """The outputs of a reward head for B responses. Only `reward` is needed; there may be more leading dimensions."""
 
     reward: Tensor  # (B,)
-    variance: Tensor | None = None  # (B,) of the reward as people would give it: aleatoric uncertainty
+    variance: Tensor | None = None  # (B,) variance of the rewards that people would give: aleatoric uncertainty
     dimensions: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (B,)
-    quantiles: Tensor | None = None  # (B, Q) of the reward, at the levels (q + 1/2) / Q
+    quantiles: Tensor | None = None  # (B, Q) quantiles of the reward, at the levels (q + 1/2) / Q
     members: Tensor | None = None  # (B, M) rewards by the members of an ensemble
     features: Tensor | None = None  # (B, width) the head's input; the model fills it in
     tokens: Tensor | None = None  # (B, T) a reward for each token; `reward` is then their sum
     abstained: Tensor | None = None  # (B,) bool, True where there is no reward: the number there means nothing
-    each: tuple[Prediction, ...] = ()  # in training, of an ensemble of heads: the outputs of each member
-    shares: bool = False  # rewards are shares of votes: the members, not differences, give the probability of a pair
-    compared: bool = False  # rewards are shares of the other responses that each beats: alone they mean nothing
+    each: tuple[Prediction, ...] = ()  # the outputs of each member, while an ensemble of heads is trained
+    shares: bool = False  # rewards are shares of votes: members, not reward differences, give a pair's probability
+    compared: bool = False  # rewards are shares of the prompt's other responses that each beats
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class SamplerState:
     length: np.ndarray  # tokens
     difficulty: np.ndarray  # from the data, standardised; 0 where a row has none
     topic: np.ndarray  # int codes
-    loss: np.ndarray  # when last trained on, NaN before
+    loss: np.ndarray  # loss of the example when it was last trained on, NaN before
     rng: np.random.Generator
 
 

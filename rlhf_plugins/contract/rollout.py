@@ -1,4 +1,4 @@
-"""What the components of online training are given and answer: rollouts, advantages, the KL term. Shapes only."""
+"""Inputs and outputs of the components of online training: rollouts, advantages, rewards, the KL term."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Rollout:
     values: Tensor | None  # (B, T) value of the state before each token; None where no critic is trained
     mask: Tensor  # (B, T) True at response tokens
     group: Tensor  # (B,) equal for rollouts of one prompt
-    log_probs: Tensor | None = None  # (B, T) of each token under the policy, in nats
+    log_probs: Tensor | None = None  # (B, T) log-probability of each token under the policy, in nats
     baseline: Tensor | None = None  # (B,) score of the greedy response to the prompt; None unless `reads_baseline`
 
 
@@ -36,7 +36,7 @@ class ScoredResponses:
 
     scores: Tensor  # (B,)
     lengths: Tensor  # (B,) tokens, EOS included
-    ended: Tensor  # (B,) bool: by itself, with EOS
+    ended: Tensor  # (B,) bool: whether it ended with EOS, and was not cut
     tokens: Tensor | None = None  # (B, T) where the reward or an earlier shaping gave each token a number
 
 
@@ -44,5 +44,5 @@ class ScoredResponses:
 class KLTerm:
     """The KL to the reference, per token, where it enters; both (B, T), None where it does not."""
 
-    off_reward: Tensor | None = None  # taken off the tokens' rewards
+    off_reward: Tensor | None = None  # subtracted from the tokens' rewards
     on_loss: Tensor | None = None  # added to the tokens' losses

@@ -1,6 +1,6 @@
-"""A run as its stages and guests see it: what they can open, train and remember, and what they hand on.
+"""The interface of a run: what a stage can open, train and save through it, and the records that it returns.
 
-It knows shapes and names, no library: torch and transformers appear only as annotations.
+torch and transformers are not imported here: they appear in annotations alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHARED = "which policies here share: name layers in `target_modules`, embeddings
 class Adapter:
     """LoRA options (Hu et al. 2021), under PEFT's names."""
 
-    renamed: ClassVar[Mapping[str, str]] = {  # what of PEFT's is refused -> why
+    renamed: ClassVar[Mapping[str, str]] = {  # PEFT's options that are refused, each with the reason
         "modules_to_save": f"is refused: it trains whole modules of the base, {SHARED}",
         "trainable_token_indices": f"is refused: it trains rows of the embeddings, {SHARED}",
         "bias": f"is refused: it trains biases of the base, {SHARED}",
@@ -40,10 +40,10 @@ class Adapter:
     lora_alpha: Annotated[int, Ge(1)] = 32
     lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     target_modules: str | list[str] = "all-linear"
-    exclude_modules: str | list[str] | None = None  # of these: names of layers, or a pattern of whole names
+    exclude_modules: str | list[str] | None = None  # not these: layer names, or a pattern of whole names
     use_rslora: bool = False  # scales by lora_alpha / sqrt(r), not lora_alpha / r (Kalajdzievski 2023)
     use_dora: bool = False  # learns the length of each output's weights apart from their direction (Liu et al. 2024)
-    init_lora_weights: bool | str = True  # of A, whose product with B is 0 at first: or `gaussian`, N(0, 1 / r^2)
+    init_lora_weights: bool | str = True  # how A starts; B is 0. `gaussian`: N(0, 1 / r^2)
 
     def __post_init__(self) -> None:
         """Raises ValueError where it would start from another model, or change weights that adapters share."""
@@ -56,32 +56,32 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Chat:
-    """How conversations are rendered, in all stages, and wherever what they make is opened."""
+    """How conversations are rendered, in all stages and wherever a model that they saved is opened later."""
 
     template: str | None = None  # Jinja; None is the tokenizer's own
-    system: str | None = None  # of conversations that have no system turn
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # variables of the template
+    system: str | None = None  # system turn that conversations without one are given
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # variables that the template is given
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long rows may be, in tokens, in all stages, and what becomes of longer ones."""
+    """How long rows may be in tokens, in all stages, and what happens to longer ones."""
 
-    max_length: int | None = None  # of a prompt with a response; the model's positions are a limit too
+    max_length: int | None = None  # prompt and response together; never more than the model's positions
     max_prompt_length: int | None = None
-    truncation: Literal["drop", "cut"] = "drop"  # cut: a prompt loses its first tokens, a response its last
+    truncation: Literal["drop", "cut"] = "drop"  # cut: a prompt loses its first tokens, a response its last ones
 
 
 @dataclass(frozen=True)
 class Base:
-    """The model whose weights, or adapters on it, are trained."""
+    """The model that a recipe starts from. Its own weights are trained, or an adapter on it."""
 
     path: str  # a folder or a hub name
     quantization: str | None = None  # nf4 or int8
     adapter: Adapter | None = None  # None trains all weights
     trust_remote_code: bool = False
     chat: Chat | None = None  # None renders as the tokenizer does
-    lengths: Lengths = Lengths()  # of the rows of a run; what is saved does not keep it
+    lengths: Lengths = Lengths()  # of this run's rows; not saved with a model
 
     def __post_init__(self) -> None:
         """Raises ValueError for DoRA on a quantized base."""
@@ -93,17 +93,17 @@ class Base:
 class Weights:
     """Where the weights of a policy are: a whole model, or an adapter saved on one."""
 
-    name: str  # `base`, or the policy's
+    name: str  # `base`, or the name of the policy
     base: Base  # the whole model
-    folder: Path | None = None  # of the adapter; None is the whole model alone
+    folder: Path | None = None  # where the adapter is saved; None: the policy is the whole model
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage, or a part of it, used. Costs add up; `peak_bytes` is the larger one."""
+    """What a stage, or a part of it, used. A sum adds all numbers but `peak_bytes`, of which it takes the larger."""
 
     seconds: float = 0.0
-    flops: float = 0.0  # of the engine's forward and backward passes
+    flops: float = 0.0  # floating-point operations of the engine's forward and backward passes
     trained_tokens: int = 0
     generated_tokens: int = 0
     reward_calls: int = 0  # responses scored
@@ -197,7 +197,7 @@ class StageResult:
     cost: Cost = Cost()
     name: str = ""  # the runner fills in this and what follows
     stage: str = ""  # the registered name of the stage
-    opened: Sequence[str] = ()  # its lineage: what it opened of earlier stages, `dpo.policies.dpo`
+    opened: Sequence[str] = ()  # lineage: what it opened of earlier stages, such as `dpo.policies.dpo`
     start: str = ""  # the name of the policy that it started from, where it has the option `from`
     reference: str = ""  # the name of the policy to which its KL is measured, where it has the option `reference`
 
@@ -228,7 +228,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Alarm:
-    """What a monitor found. `stop` fails the stage, `end` ends its training, `scale_*` multiply by `factor`."""
+    """What a monitor found. `stop` fails the stage, `end` ends its training, `scale_*` multiply the rate or the KL."""
 
     message: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
@@ -239,7 +239,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a stage may use; at the first limit that is reached it ends, its work kept."""
+    """What a stage may use. It ends at the first limit that it reaches, and keeps its work."""
 
     flops: Annotated[float, Ge(0)] | None = None
     seconds: Annotated[float, Ge(0)] | None = None
@@ -250,45 +250,45 @@ class Run(Protocol):
 
     @property
     def base(self) -> Base:
-        """The whole model that this stage starts from, or on which the adapter is that it starts from."""
+        """The whole model that this stage starts from; where it starts from an adapter, the model below the adapter."""
         ...
 
     @property
     def data(self) -> Data:
-        """The recipe's rows, or those of this stage's own `data`."""
+        """The rows of the recipe, or of this stage's own `data`."""
         ...
 
     @property
     def seed(self) -> int:
-        """Of everything random in the run."""
+        """The seed of everything random in the run."""
         ...
 
     @property
     def folder(self) -> Path:
-        """The stage's own."""
+        """The folder of this stage."""
         ...
 
     @property
     def carry(self) -> frozenset[str]:
-        """What of the training that made its start this stage should go on with; `train` says it."""
+        """The state that this stage takes over from the training of the policy that it starts from; see `train`."""
         ...
 
     @property
     def finished(self) -> tuple[StageResult, ...]:
-        """Earlier stages, in order; then what this stage's own `train` calls made."""
+        """The results of earlier stages in order, then those of this stage's own calls of `train`."""
         ...
 
     @property
     def backbone(self) -> Any:
-        """A loaded base that models opened by this run may share, an `engine.backbone.Backbone`; None if each loads."""
+        """A loaded base, an `engine.backbone.Backbone`, that models opened by this run share; None: each loads one."""
         ...
 
     def sharing(self, backbone: Any) -> Run:
-        """The same run, except that models it opens share this loaded base."""
+        """The same run, but the models that it opens share this loaded base."""
         ...
 
     def policy(self, name: str | None = None) -> Policy:
-        """An earlier policy by the name that its stage gave it, or by its stage's; None: what this stage starts from.
+        """An earlier policy, by its own name or that of its stage; None: the policy that this stage starts from.
 
         Raises:
             RunError: there is none of that name; the known names and the nearest are in the message.
@@ -296,7 +296,7 @@ class Run(Protocol):
         ...
 
     def reference(self) -> Policy:
-        """The policy to which this stage's KL is measured, as its option `reference` says; else what it starts from."""
+        """The policy that this stage's KL is measured to: its option `reference`, else where it starts."""
         ...
 
     def weights(self, name: str) -> Weights:
@@ -312,11 +312,11 @@ class Run(Protocol):
         ...
 
     def open(self, kind: str, spec: str | Spec) -> Any:
-        """A component in a recipe's words; built for this run where its `build` takes a run alone."""
+        """Makes the component that a spec describes, and builds it for this run where its `build` takes only a run."""
         ...
 
     def spec(self, component: object) -> dict[str, Any]:
-        """A component in a recipe's words, the inverse."""
+        """The spec of a component, as a recipe writes it: the inverse of `open`."""
         ...
 
     def train(
@@ -336,13 +336,13 @@ class Run(Protocol):
 
         Args:
             stage: a stage, or a spec of one.
-            name: of the part; unique within this stage.
+            name: the name of this part, unique within this stage.
             data: rows instead of the run's, for a stage without `data` of its own.
             start: the name of the policy to start from; None is this stage's own start.
-            carry: what is not new, but as the training of the start left it: `optimizer` (its state, which a stage with
+            carry: the state that it takes over from the training of `start`: `optimizer` (which a stage with
                 `keep_optimizer` keeps), `value` (the critic), `kl` (the coefficient, and what adapts it).
-            until: ends the training after the step for which it is true; it sees logged steps, with the cost so far.
-            budget: ends the part.
+            until: called with each logged step and the cost so far; the training ends once it is true.
+            budget: what this part may use.
 
         Raises:
             RunError: an argument is wrong, another call was made under this name, or there is nothing to carry.
@@ -350,11 +350,11 @@ class Run(Protocol):
         ...
 
     def fit(self, trainer: Any, monitors: Sequence[Monitor] = ()) -> Mapping[str, Curve]:
-        """Trains the guest's transformers Trainer with the run's progress bar, hooks and checks of the loss.
+        """Trains a plugin's own transformers Trainer with the run's progress bar, hooks and checks of the loss.
 
         Args:
-            trainer: a built one.
-            monitors: what watches its optimizer steps; alarms are in `alarms.jsonl` of the stage's folder.
+            trainer: ready to train.
+            monitors: they watch its optimizer steps; their alarms are written to `alarms.jsonl` in the stage's folder.
 
         Raises:
             RunError: it is no Trainer, the loss or the norm of a gradient is not finite, or a monitor stops it.
@@ -364,11 +364,11 @@ class Run(Protocol):
     def go_on(self, trainer: Any, last: bool = True) -> None:
         """Trains a transformers Trainer; a run that was killed goes on from its newest checkpoint, bit for bit.
 
-        It ends early where the stage is to end. Whatever the trainer names in a method `stateful() -> {name: object}`
-        and has `state_dict` and `load_state_dict` is in the checkpoint, as are its callbacks that have them.
+        It ends early where the stage has to. A checkpoint also holds the state of the trainer's callbacks that have
+        `state_dict` and `load_state_dict`, and of the objects that its method `stateful() -> {name: object}` returns.
 
         Args:
-            trainer: built as it was before the run was killed; `quiet` and the like are the caller's.
+            trainer: built in the same way as before the run was killed.
             last: whether the stage trains no further model, so that the end of this training need not be kept.
 
         Raises:
@@ -379,15 +379,15 @@ class Run(Protocol):
     def once(self, name: str, make: Callable[[], Json]) -> Json:
         """What `make` returns, made at most once: written atomically, and read back after a kill.
 
-        The name alone is the key, within this stage: letters, digits, `-`, `_` and `.`.
+        The name is the only key within this stage: letters, digits, `-`, `_` and `.`.
 
         Raises:
-            RunError: the name is another, or the value is not JSON.
+            RunError: the name holds another character, or the value is not JSON.
         """
         ...
 
     def stopped(self) -> bool:
-        """Whether the stage should end: the user asked for it, or its budget is used up; for the loop of a guest."""
+        """Whether the stage should end: the user asked for it, or its budget is used up. For a plugin's own loop."""
         ...
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -1,6 +1,6 @@
-"""The kinds of components that a run is made of: stages, rows, rewards, and what answers, judges and watches.
+"""The kinds of components that a run is made of: stages, data, rewards, generators, judges, monitors and others.
 
-Most `build` what acts, since they hold weights or need something of the run.
+Most have a `build`, which returns the function that does the work, since they hold weights or need the run.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ class Reward(Component, kind="reward"):
     """Scores responses; `build` binds it to the run."""
 
     def reads_columns(self) -> frozenset[str]:
-        """Columns of the prompts' rows without which it scores none, but for those that its parts read."""
+        """Columns of the prompts' rows that it cannot do without; those that its parts read are not among them."""
         return frozenset()
 
     def can_score(self, prompt: Group) -> bool:
-        """Whether it scores responses to a prompt with these columns; else it abstains from all of them.
+        """For `rlhf check`, before it is built: whether it scores responses to this prompt; else it abstains.
 
-        `rlhf check` asks it, before it is built. Raises RunError where it would raise that of all of them.
+        Raises RunError where it would raise that for every response.
         """
         return True
 
     def saved_aggregation(self) -> Mapping[str, Any] | None:
-        """That of a saved ensemble which it opens, in a recipe's words; None where there is none, or nobody knows.
+        """For `rlhf check`: the aggregation, as a spec, of a saved ensemble that it opens; None: none, or unknown.
 
-        `rlhf check` asks it, to know whether it compares the responses to a prompt.
+        An aggregation may compare the responses to a prompt.
         """
         return None
 
     def build(self, run: Run) -> RewardFunction:
         """A function from B samples to a `Prediction`, or to B numbers, None where it abstains.
 
-        What is built may hold state. It raises RewardUnavailable where an answer may come later.
+        The function may have state. It raises RewardUnavailable where it may be asked again later.
         """
         raise NotImplementedError
 
@@ -82,7 +82,7 @@ class Judge(Component, kind="judge"):
     """Compares two responses to a prompt; `build` binds it to the run."""
 
     def build(self, run: Run) -> JudgeFunction:
-        """A function of n prompts, n first and n second responses to n verdicts. A failure is a verdict, no number.
+        """A function from n prompts, n first and n second responses to n verdicts. A failure is a verdict too.
 
         Raises RunError where nothing can be judged at all, such as a server that cannot be reached.
         """
@@ -129,7 +129,7 @@ class Regularizer(Component, kind="regularizer"):
     """A term added to the loss of any trainer, such as EWC or L2-SP; `build` binds it to the run and the model."""
 
     def build(self, run: Run, model: nn.Module) -> Callable[[], Tensor]:
-        """A function to a scalar with a gradient, called once per optimizer step."""
+        """A function without arguments that returns a scalar with a gradient; called once per optimizer step."""
         raise NotImplementedError
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
@@ -138,7 +138,7 @@ class Regularizer(Component, kind="regularizer"):
 
 
 class Selector(Component, kind="selector"):
-    """Recommends an algorithm for data and resources; with `build(run)` instead where it trains to find out."""
+    """Recommends an algorithm for data and resources; with `build(run)` instead where it trains to compare them."""
 
     def __call__(self, situation: Situation) -> Sequence[Choice]:
         """-> every algorithm of the situation once, the best first."""
@@ -159,13 +159,13 @@ class Task(Component, kind="task"):
     name: str
 
     def sampled(self) -> tuple[int, int]:
-        """Answers that it samples of a policy, and tokens of each, at most; for the forecast of memory and length."""
+        """The most answers that it samples of a policy, and the most tokens of each; for the forecast."""
         return 0, 0
 
     def asked(self, run: Run) -> Sequence[Group] | None:
-        """The rows that it measures on, for `rlhf check`; None is unknown. It raises what `build` raises of them.
+        """For `rlhf check`: the rows that it measures on; None is unknown. It raises what `build` raises about them.
 
-        Of the base it opens the tokenizer and the configuration alone.
+        It may open the tokenizer and the configuration of the base, not its weights.
         """
         return None
 
@@ -202,7 +202,7 @@ class DataFormat(Component, kind="data_format"):
         return self.load(run.base, run.seed)
 
     def at_hand(self) -> bool:
-        """Whether `rlhf check` may call `load`: it takes a moment, and no model, download or code of a user's."""
+        """Whether `rlhf check` may call `load`: it is quick, and needs no model, no download and no code of a user."""
         return False
 
     def known_gold(self) -> bool | None:
@@ -210,7 +210,7 @@ class DataFormat(Component, kind="data_format"):
         return None
 
     def known_columns(self) -> frozenset[str] | None:
-        """Those of `COLUMNS` that its rows have, if that is known without a download or a model; None is unknown."""
+        """Which of `COLUMNS` its rows have, if that is known without a download or a model; None is unknown."""
         return None
 
     def known_rows(self) -> int | None:
@@ -240,7 +240,7 @@ class DataStep(Component, kind="data_step"):
 class Stage(Component, kind="stage"):
     """One block of a recipe's `stages`."""
 
-    makes: ClassVar[frozenset[str]] = trait(frozenset(), "what it hands on", choices=MADE)
+    makes: ClassVar[frozenset[str]] = trait(frozenset(), "what it makes for later stages", choices=MADE)
     writes: ClassVar[frozenset[str]] = trait(
         frozenset(),
         "every column of the data that it makes, `ranks` too; empty: not known, so nothing is checked",
@@ -255,59 +255,59 @@ class Stage(Component, kind="stage"):
     scores_prompts: ClassVar[bool] = trait(
         False, "its rewards score responses to the prompts of its data: `rlhf check` asks these for their columns"
     )
-    of_trl: ClassVar[Mapping[str, str]] = {}  # options of TRL's trainer for this that it has not -> what does that here
+    of_trl: ClassVar[Mapping[str, str]] = {}  # options of TRL's trainer that it lacks, each with what to write instead
     makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
     carries: ClassVar[frozenset[str]] = trait(
-        frozenset(), "what of the training that made its start it can go on with, as `run.carry` asks", choices=CARRIED
+        frozenset(), "state of its start policy's training that it can take over, as `run.carry` asks", choices=CARRIED
     )
 
     name: str
     data: DataFormat | None = None  # rows of its own; None: the run's
     from_: str = "previous"  # the policy that it starts from: `base`, `previous`, or the name of an earlier one
     reference: str = "start"  # the policy that its KL is measured to: `base`, `start`, or the name of an earlier one
-    trainer: Mapping[str, Any] | None = None  # options of the trainer that it makes; None: it makes none
-    optimizer: Literal["new", "start"] = "new"  # `start` goes on with the state that the stage of its start kept
-    keep_optimizer: bool | None = None  # whether it keeps that state for later stages; None is unknown
-    early_stopping_patience: int | None = None  # evaluations without a better number before it ends; None: it goes on
+    trainer: Mapping[str, Any] | None = None  # options of its trainer; None: it has no trainer
+    optimizer: Literal["new", "start"] = "new"  # start: the state that the stage of its start policy kept
+    keep_optimizer: bool | None = None  # whether it keeps its optimizer's state for later stages; None is unknown
+    early_stopping_patience: int | None = None  # evaluations without improvement before it ends; None: it never does
 
     @property
     def reads_reference(self) -> bool:
-        """Whether anything reads the policy that `reference` names; where nothing does, no message names it."""
+        """Whether anything reads the policy that `reference` names; messages leave it out where nothing does."""
         return True
 
     def fits(self, adapter: Adapter | None) -> None:
-        """Raises ValueError where the recipe's adapter does not go with these options."""
+        """Raises ValueError where the recipe's adapter contradicts these options."""
 
     def unread(self, written: Collection[str]) -> Mapping[str, str]:
-        """The options that a recipe writes for it, be it as they are by default, and nothing reads; each with why."""
+        """The options among those `written` in a recipe that nothing would read, each with the reason."""
         return {}
 
     def fits_processes(self, count: int) -> None:
-        """Raises ValueError where several processes cannot run it with these options."""
+        """Raises ValueError where `count` processes cannot run it with these options."""
 
     def fits_data(self, data: Data) -> None:
         """Raises ValueError where it cannot run on these rows, the recipe's or its own.
 
-        It is asked before any stage trains, and when it starts: an earlier stage may make its rows.
+        It is called before any stage trains and again when the stage starts, since an earlier stage may make its rows.
         """
 
     def rehearse(self, run: Run) -> Kept | None:
-        """Does what `run` does before it loads weights, and trains nothing: for `rlhf check`.
+        """For `rlhf check`: does what `run` does before it loads weights. It is quick, and writes nothing.
 
-        It returns what it would train on, where that is known: then the check says how many rows are left out.
+        It returns what it would train on, where that is known, so that the check can count the rows left out. It may
+        open the tokenizer and the configuration of the base; `run.finished` is empty.
 
-        It raises what `run` raises there, such as RunError where a package is missing, and DataError where no row is
-        left to learn from. It takes a moment and writes nothing: of the base it opens the tokenizer and the
-        configuration alone, and `run.finished` is empty.
+        Raises:
+            RlhfError: what `run` would raise, such as RunError for a missing package, DataError where no row is left.
         """
         return None
 
     def workload(self, adapter: Adapter | None) -> Workload | None:
-        """What it computes and holds at once, so that its memory can be forecast; None is unknown."""
+        """What it computes and keeps in memory, for the forecast of its memory; None is unknown."""
         return None
 
     def course(self, known: Known) -> Course | None:
-        """How long it is: steps, episodes and tokens, for `rlhf check` and the time left; None is unknown."""
+        """Its number of steps, episodes and tokens, for `rlhf check` and the time left; None is unknown."""
         return None
 
     def setting(self, name: str) -> Any:
@@ -315,7 +315,7 @@ class Stage(Component, kind="stage"):
         return None
 
     def held_out_numbers(self, gold: bool) -> frozenset[str] | None:
-        """What it measures on held-out rows at `trainer.eval_strategy`, without `eval_`; None is unknown.
+        """The names, without `eval_`, of what `trainer.eval_strategy` measures on held-out rows; None is unknown.
 
         Args:
             gold: whether the data may know the true reward.
@@ -323,10 +323,10 @@ class Stage(Component, kind="stage"):
         return None
 
     def keeping(self, carry: Collection[str]) -> Any:
-        """The stage itself, keeping its optimizer where a later `run.train` carries it.
+        """The stage, with `keep_optimizer` where `carry` names the optimizer.
 
         Raises:
-            ValueError: there is a word in `carry` of which it carries nothing.
+            ValueError: `carry` names a state that this stage cannot take over.
         """
         for word in sorted(set(carry) - self.carries):
             if word not in CARRIED:
@@ -337,5 +337,5 @@ class Stage(Component, kind="stage"):
         return replace(own, keep_optimizer=True) if "optimizer" in carry and self.keep_optimizer is False else own
 
     def run(self, run: Run) -> StageResult:
-        """Trains or measures, leaves its artefacts in `run.folder`, and returns what it made."""
+        """Trains or measures, writes its files to `run.folder`, and returns what it made."""
         raise NotImplementedError

@@ -1,6 +1,7 @@
-"""Finds what components built that changes between two looks and has no `state_dict`, which no checkpoint can hold.
+"""Finds state that checkpoints cannot hold: built objects that change in a training and have no `state_dict`.
 
-It knows objects and functions, no training. Modules are left out, since their weights are kept with the model.
+Their content is digested at one step and compared with the digest of a later one. Modules are left out: their weights
+are saved with the model.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import nn
 from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.guards import MAKER, Built, maker, named
 
-LIBRARIES = {"accelerate", "datasets", "peft", "tokenizers", "torch", "transformers", "trl"}  # hold no state of a guest
+LIBRARIES = {"accelerate", "datasets", "peft", "tokenizers", "torch", "transformers", "trl"}  # no plugin state
 OURS = "rlhf_plugins."
 SHARED = tuple(OURS + name for name in ("contract.rows", "data.", "registry.", "run."))  # all rows, and the run itself
 DEEPEST, MOST = 8, 4096  # of what is looked into: levels, and entries of a collection
@@ -29,13 +30,13 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 @dataclass
 class Looks:
-    """The digests of what components built, from one look to the next."""
+    """The digests of what components built, to be compared with later ones."""
 
     _seen: dict[int, tuple[Built, bytes]] = field(default_factory=dict)
     _said: set[int] = field(default_factory=set)
 
     def changed(self, parts: Any) -> Iterator[Built]:
-        """What is without `state_dict` and differs from the look before; each once.
+        """What has no `state_dict` and differs from its last digest; each object is reported once.
 
         Args:
             parts: objects that are, or hold, what components built.
@@ -74,7 +75,7 @@ def stateless(parts: Any) -> Iterator[Built]:
 
 
 def digest(value: Any) -> bytes:
-    """Of all that an object or a function holds and could change, without objects of ours, such as the run."""
+    """A digest of all state in an object or a function, without objects of this package, such as the run."""
     found = blake2b(digest_size=16)
     for piece in _pieces(value, 0, set()):
         found.update(piece)

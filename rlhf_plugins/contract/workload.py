@@ -1,4 +1,4 @@
-"""What a stage holds and computes at once, in sizes alone, so that its memory can be forecast before anything loads."""
+"""The sizes of what a stage computes and keeps in memory, for a forecast before anything is loaded."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 Phase = Literal["train", "reference", "scoring", "generation", "evaluate"]
 PROMPT_TOKENS = 512  # of the longest prompt, where no option of a stage limits it
-PLENTY = 100_000  # more prompts than any limit of tokens lets through
+PLENTY = 100_000  # prompts: more than any limit on tokens allows
 RANKED = 4  # responses to a prompt, where a loss reads rankings
 MARGIN = 0.08  # the error of a forecast peak, as a share of it
 
 
 def near(peak: float, memory: float) -> bool:
-    """Whether a forecast peak is so near the memory of a card, in the same unit, that nobody knows if it fits."""
+    """Whether a forecast peak is within the forecast's error of a card's memory, given in the same unit."""
     return abs(peak - memory) <= MARGIN * peak
 
 
@@ -56,7 +56,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Workload:
-    """All of a stage: what it computes, and what it holds meanwhile.
+    """All that a stage computes, and what it keeps in memory meanwhile.
 
     Args:
         works: in any order; the largest one is the stage's peak.
@@ -79,7 +79,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a recipe before anything loads, for the length of a stage.
+    """What is known of a recipe before anything is loaded, from which a stage works out its length.
 
     Args:
         rows: to train on, about; None where nobody knows.
@@ -100,14 +100,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a stage takes of its rows, as a check finds it without weights.
+    """How many of its rows a stage trains on, as `rlhf check` finds without weights.
 
     Args:
         taken: rows, pairs or prompts that it trains on.
-        looked: the first rows, of which these are.
+        looked: rows that were read, from the first on.
         left_out: how many were left out or cut, by reason.
         unit: a word for what is taken.
-        rows: in all; None where the check read only some.
+        rows: all rows; None where the check did not read them all.
     """
 
     taken: int
@@ -117,7 +117,7 @@ class Kept:
     rows: int | None = None
 
     def of(self, rows: int | None) -> int | None:
-        """About how much is taken of so many rows."""
+        """About how many of so many rows it takes."""
         return None if rows is None else round(rows * self.taken / self.looked)
 
     @property
