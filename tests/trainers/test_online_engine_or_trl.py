@@ -1,4 +1,4 @@
-"""Who computes which argument of an online trainer is decided once and said; docs/trainers.md has them all."""
+"""Who computes which argument of an online trainer is decided once and said; docs/trainer_options.md has them all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who computes which argument is decided once and said; docs/trainers.md has them all, and is right."""
+"""Who computes which argument is decided once and said; docs/trainer_options.md has them all, and is right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .test_preference_script import OURS, STOCK, assert_equal, config, logged, r
 from .test_tables import ways
 
 Bases = Callable[..., Base]
-WAYS = ways("PreferenceTrainer")  # of each argument and field, by docs/trainers.md
+WAYS = ways("PreferenceTrainer")  # of each argument and field, by docs/trainer_options.md
 
 TRLS_ALONE: dict[str, dict[str, Any]] = {  # of DPOConfig's own fields: what makes each go TRL's way
     "ld_alpha": {"ld_alpha": 0.5},

@@ -1,4 +1,4 @@
-"""The tables of docs/trainers.md hold every argument and option of TRL's trainers, and what they say happens."""
+"""The tables of docs/trainer_options.md hold every argument and option of TRL's trainers, and what they say happens."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ import trl
 
 from rlhf_plugins.trainers.reward.classifier import obstacle_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "trainers.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "trainer_options.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| (`.*`) \| (engine|TRL's way|error) \|", re.MULTILINE)
 PLAIN = trl.RewardConfig("nowhere", use_cpu=True, bf16=False)
 
 
 def ways(trainer: str) -> dict[str, str]:
-    """The way of each argument and option, by the tables of a trainer's part of the page."""
-    part = PAGE.partition(f"\n## {trainer}\n")[2].partition("\n## ")[0]
-    rows = [(name, way) for names, way in ROW.findall(part) for name in re.findall(r"`(\w+)`", names)]
+    """The way of each argument and option, by the tables for all trainers and for this one."""
+    parts = [PAGE.partition(f"\n## {part}\n")[2].partition("\n## ")[0] for part in ("All three trainers", trainer)]
+    found = ROW.findall("\n".join(parts))
+    rows = [(name, way) for names, way in found for name in re.findall(r"`(\w+)`", names)]
     assert len(rows) == len(dict(rows)), "named twice"
     return dict(rows)
 
