@@ -24,9 +24,15 @@ class SamplingOptions(TypedDict, total=False):
     repetition_penalty: float
 
 
+def options_of(given: Any) -> SamplingOptions:
+    """Those that an object has as attributes; where one is None, that does nothing."""
+    values = {name: getattr(given, name) for name in PLAIN}
+    return SamplingOptions(**{name: value for name, value in values.items() if value is not None})  # type: ignore[typeddict-item]
+
+
 def changed(options: Mapping[str, Any]) -> dict[str, float]:
-    """Those of the options that are not where they do nothing."""
-    return {name: options[name] for name, plain in PLAIN.items() if options.get(name, plain) != plain}
+    """Those of the options that are given and not where they do nothing."""
+    return {name: options[name] for name, plain in PLAIN.items() if options.get(name) not in (None, plain)}
 
 
 def fault(temperature: float, options: Mapping[str, Any]) -> str:

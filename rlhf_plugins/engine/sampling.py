@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf_plugins.contract.rows import Samples, Text
-from rlhf_plugins.contract.sampling import CUTS, PLAIN, SamplingOptions, changed, fault
+from rlhf_plugins.contract.sampling import CUTS, SamplingOptions, changed, fault, options_of
 from rlhf_plugins.data.batches.tokens import RowEncoder, response_ends
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.cpu.decoding import draw_tokens
@@ -49,7 +49,7 @@ class Decoding:
     @property
     def options(self) -> SamplingOptions:
         """Those beside the temperature."""
-        return SamplingOptions(**{name: getattr(self, name) for name in PLAIN})  # type: ignore[typeddict-item]
+        return options_of(self)
 
 
 def sample(

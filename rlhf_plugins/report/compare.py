@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
+from rlhf_plugins.report.sampling_settings import measured
 from rlhf_plugins.report.schema import Report
 from rlhf_plugins.report.table import COLUMNS, REFERENCE, cells, verbatim
+from rlhf_plugins.report.verdict import specs
 from rlhf_plugins.report.words import TASKS, cell, number, share
 
 KEPT = (f"KL to {REFERENCE}", f"win rate vs {REFERENCE}", "seconds")  # of the columns of one report, after the score
@@ -72,6 +74,9 @@ def obstacles(reports: Mapping[str, Report]) -> list[str]:
             run: str(max(policy.n for policy in report.policies.values())) for run, report in judged.items()
         },
         "The bases differ": {run: str(report.recipe.get("base")) for run, report in judged.items()},
+        "The responses are sampled otherwise": {
+            run: how for run, report in judged.items() if (how := measured(specs(report)))
+        },
         "The data differ": {run: _data(report) for run, report in judged.items()},
     }
     for what, values in asked.items():

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 EVALUATE, ONLINE = "evaluate", "online"
-PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}  # where they do nothing
 
 Spec = Mapping[str, Any]
 
@@ -16,17 +15,25 @@ def otherwise(trained: Spec, evaluation: Spec) -> str:
 
     Args:
         trained: the words of the stage that trained a policy.
-        evaluation: those of the stage that measures it; it samples from the policy itself, at a temperature.
+        evaluation: those of the stage that measures it.
     """
-    own, at, found = _of_training(trained), float(evaluation.get("temperature", 1.0)), list[str]()
-    if not own:
+    own, measured = _of_training(trained), _values(evaluation)
+    differ = [name for name in _plain() if own and own[name] != measured[name]]
+    if not differ:
         return ""
-    if own["temperature"] != at:
-        path = f"stages.{evaluation.get('name', EVALUATE)}.temperature={own['temperature']:g}"
-        found.append(f"at temperature {own['temperature']:g}, and it is measured at {at:g}: `{path}` measures it there")
-    if cut := [f"{name} {own[name]:g}" for name in PLAIN if name != "temperature" and own[name] != PLAIN[name]]:
-        found.append(f"with {', '.join(cut)}, and it is measured without")
-    return f"its training sampled {'; and '.join(found)}" if found else ""
+    words = [", ".join(f"{name} {values[name]:g}" for name in differ) for values in (own, measured)]
+    paths = " ".join(f"stages.{evaluation.get('name', EVALUATE)}.{name}={own[name]:g}" for name in differ)
+    return f"its training sampled with {words[0]}, and it is measured with {words[1]}: `{paths}` measures it so"
+
+
+def measured(stages: Sequence[Spec]) -> str:
+    """How the last evaluation of a recipe samples, in words; empty where there is none."""
+    evaluations = [one for one in stages if one.get("stage") == EVALUATE]
+    if not evaluations:
+        return ""
+    values = _values(evaluations[-1])
+    shown = (name for name, plain in _plain().items() if name == "temperature" or values[name] != plain)
+    return ", ".join(f"{name} {values[name]:g}" for name in shown)
 
 
 def warnings(stages: Sequence[Spec]) -> Iterator[str]:
@@ -46,6 +53,17 @@ def _of_training(spec: Spec) -> dict[str, float]:
         return {}
     own = {"temperature": spec["temperature"]} if "temperature" in spec else {}  # of a stage that is no `online`
     asked = {**own, **given, **(given.get("generation_kwargs") or {})}
-    if spec.get("stage") != ONLINE and not asked.keys() & PLAIN.keys():
+    if spec.get("stage") != ONLINE and not asked.keys() & _plain().keys():
         return {}
-    return {name: plain if asked.get(name) is None else float(asked[name]) for name, plain in PLAIN.items()}
+    return _values(asked)
+
+
+def _values(given: Spec) -> dict[str, float]:
+    return {name: plain if given.get(name) is None else float(given[name]) for name, plain in _plain().items()}
+
+
+def _plain() -> dict[str, float]:
+    """The options of sampling where they do nothing."""
+    from rlhf_plugins.contract.sampling import PLAIN
+
+    return {"temperature": 1.0, **PLAIN}

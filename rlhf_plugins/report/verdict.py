@@ -147,7 +147,7 @@ def _caveats(report: Report, name: str) -> tuple[str, ...]:
         found.append(f"at a KL near 0 its responses hardly differ from those of {report.reference or 'the reference'}")
     if policy.cut is not None and policy.cut > _CUT:
         found.append(f"{share(policy.cut)} of its responses were cut at max_new_tokens")
-    if evaluations := [one for one in _specs(report) if one.get("stage") == sampling_settings.EVALUATE]:
+    if evaluations := [one for one in specs(report) if one.get("stage") == sampling_settings.EVALUATE]:
         spec = _spec(report, _stage_of(report, name))
         found += filter(
             None,
@@ -197,14 +197,14 @@ def _rows(report: Report, stage: str) -> object:
     return _spec(report, stage).get("data")
 
 
-def _specs(report: Report) -> list[Mapping[str, object]]:
-    """Of the recipe's stages, in order."""
+def specs(report: Report) -> list[Mapping[str, object]]:
+    """The words of the recipe's stages, in order."""
     stages = report.recipe.get("stages")
     return [one for one in stages if isinstance(one, Mapping)] if isinstance(stages, list) else []
 
 
 def _spec(report: Report, stage: str) -> Mapping[str, object]:
-    return next((one for one in _specs(report) if one.get("name") == stage), {})
+    return next((one for one in specs(report) if one.get("name") == stage), {})
 
 
 def _trained_on(spec: object, name: str) -> bool:

@@ -12,6 +12,7 @@ from rlhf_plugins.arithmetic.intervals import Interval, mean_interval
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
+from rlhf_plugins.contract.sampling import changed, options_of
 from rlhf_plugins.data.batches.groups import best_response
 from rlhf_plugins.data.batches.ranked import encodable
 from rlhf_plugins.data.batches.tokenized import prompts_with_room
@@ -167,6 +168,11 @@ class EvaluateRun:
         """Whether best-of-n can be measured: there is a reward model, and sampling is random."""
         return self.reward is not None and self.options.best_of > 1 and self.options.temperature > 0
 
+    @property
+    def reshaped(self) -> dict[str, float]:
+        """The options under which responses are of another distribution than a policy's own at the temperature."""
+        return changed(options_of(self.options))
+
     def result(self) -> StageResult:
         """Everything measured."""
         ceiling = None
@@ -233,7 +239,7 @@ class EvaluateRun:
         """A trained policy's own samples, with its KL to the reference; unknown where these end at other tokens."""
         samples = self.sample(policy, self.asked)
         temperature, kl = self.options.temperature, None
-        if temperature > 0 and not self.ends_otherwise(policy):
+        if temperature > 0 and not self.reshaped and not self.ends_otherwise(policy):
             kls = sequence_kls(policy, self.reference, samples, temperature)
             kl = mean_interval(by_prompt(kls, self.options.responses))
         return self.judged(name, samples, kl, policy)
@@ -281,6 +287,7 @@ class EvaluateRun:
             temperature=self.options.temperature,
             max_new_tokens=self.options.max_new_tokens,
             seed=self.run.seed if seed is None else seed,
+            **options_of(self.options),
         )
         self.progress.add(len(samples.responses))
         return samples
@@ -306,7 +313,10 @@ class EvaluateRun:
         ]
 
     def unknown_kls(self) -> list[str]:
-        """Which policies have no KL, since the reference goes on where they stop."""
+        """Which policies have no KL: all, or those that stop where the reference goes on."""
+        if self.reshaped:
+            how = ", ".join(f"{name} {value:g}" for name, value in self.reshaped.items())
+            return [f"No KL is measured: with {how}, responses are not of the policies' own distributions."]
         name = self.weights.name
         others = [other for other, ends in self.ends.items() if ends != self.ends[name]]
         return [

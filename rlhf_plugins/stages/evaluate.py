@@ -13,6 +13,7 @@ from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Judge, Reward, Stage, Task
+from rlhf_plugins.contract.sampling import fault, options_of
 from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
 from rlhf_plugins.stages._course import of_evaluation
 from rlhf_plugins.stages._training_options import CacheTokens, distinct, sampling
@@ -35,6 +36,16 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, pr
     ceiling: Annotated[int, Field(ge=2, description="n of best-of-n by gold, the 100 of the normalised score")] = 64
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
     temperature: Annotated[float, Field(ge=0, description="of sampling; 0 decodes greedily")] = 1.0
+    top_p: Annotated[
+        float, Field(gt=0, le=1, description="samples from the fewest likely tokens with this probability")
+    ] = 1.0
+    top_k: Annotated[int, Field(ge=0, description="samples from so many likely tokens; 0: from all")] = 0
+    min_p: Annotated[
+        float, Field(ge=0, le=1, description="samples from tokens at least this share as likely as the likeliest")
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float, Field(gt=0, description="above 1: makes tokens of the text so far less likely")
+    ] = 1.0
     reward: Reward | None = uses("reward", optional=True)
     judge: Judge | None = uses("judge", optional=True)
     metrics: tuple[Metric, ...] = uses("metric", ["accuracy", "calibration", "auc", "rank_correlation", "length_bias"])
@@ -49,11 +60,13 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, pr
     name: str = "evaluate"
 
     def __post_init__(self) -> None:
-        """Raises ValueError where there are two judges, or several responses that cannot differ."""
+        """Raises ValueError where there are two judges, or options of sampling change nothing."""
         if self.reward is not None and self.judge is not None:
             raise ValueError("`reward` scores responses and `judge` compares them: give one of the two")
         if self.responses > 1 and self.temperature == 0:
             raise ValueError("responses: at temperature 0 all responses to a prompt are the same")
+        if wrong := fault(self.temperature, options_of(self)):
+            raise ValueError(wrong)
         distinct(self.tasks)
 
     def fits_data(self, data: Data) -> None:

@@ -12,6 +12,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Environment, Monitor, Reward
+from rlhf_plugins.contract.sampling import changed
 from rlhf_plugins.contract.workload import Course, Kept, Known, Workload
 from rlhf_plugins.recipe.unsupported_options import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rollouts
@@ -235,7 +236,7 @@ class Online(
 
     def own_numbers(self, gold: bool) -> frozenset[str]:
         """See `PolicyTraining`."""
-        known = {"gold_reward": gold, "kl": self.kl is not None}
+        known = {"gold_reward": gold, "kl": self.kl is not None and not changed(self.trainer)}
         return frozenset({"reward", "length", *(name for name, measured in known.items() if measured)})
 
     def keeping(self, carry: Collection[str]) -> Any:

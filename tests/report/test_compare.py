@@ -57,6 +57,15 @@ def test_other_references_prompts_and_rows_are_said(tmp_path: Path) -> None:
     ]
 
 
+def test_another_sampling_is_said(tmp_path: Path) -> None:
+    one = report_of(tmp_path / "a" / "run")
+    stages = [[*one.recipe["stages"], {"stage": "evaluate", **how}] for how in ({}, {"top_p": 0.9, "top_k": 5})]
+    plain, cut = (one.model_copy(update={"recipe": {**one.recipe, "stages": each}}) for each in stages)
+    assert obstacles({"a": plain, "b": plain}) == []
+    said = "The responses are sampled otherwise: a temperature 1, b temperature 1, top_p 0.9, top_k 5."
+    assert obstacles({"a": plain, "b": cut}) == [said]
+
+
 def test_runs_that_were_judged_by_other_weights_say_so(tmp_path: Path) -> None:
     values = report_of(tmp_path / "run").model_dump() | {"score_name": "reward model score"}
     judge = {"kind": "reward model", "stage": "reward"}

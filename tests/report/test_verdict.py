@@ -123,16 +123,17 @@ def test_responses_that_were_cut_are_said(fields: dict[str, Any]) -> None:
             {"temperature": 0.3},
             1.0,
             (
-                "its training sampled at temperature 0.3, and it is measured at 1: `stages.held_out.temperature=0.3` "
-                "measures it there",
+                "its training sampled with temperature 0.3, and it is measured with temperature 1: "
+                "`stages.held_out.temperature=0.3` measures it so",
             ),
         ),
         (
             {"top_p": 0.9, "generation_kwargs": {"top_k": 20}},
             0.0,
             (
-                "its training sampled at temperature 1, and it is measured at 0: `stages.held_out.temperature=1` "
-                "measures it there; and with top_p 0.9, top_k 20, and it is measured without",
+                "its training sampled with temperature 1, top_p 0.9, top_k 20, and it is measured with temperature 0, "
+                "top_p 1, top_k 0: `stages.held_out.temperature=1 stages.held_out.top_p=0.9 stages.held_out.top_k=20` "
+                "measures it so",
             ),
         ),
     ],
@@ -152,6 +153,23 @@ def test_a_policy_that_is_measured_at_another_temperature_says_so(
     assert list(warnings([unsampled, {"stage": "evaluate", "temperature": 0.5}])) == []
     own = {**unsampled, "temperature": 0.3}
     assert len(list(warnings([own, {"stage": "evaluate", "temperature": 0.5}, stages[1]]))) == 1 + (at != 0.3)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "said"),
+    [
+        ({"top_p": 0.9, "min_p": 0.1}, ()),
+        ({"top_p": 0.9}, ("with min_p 0.1, and it is measured with min_p 0: `stages.evaluate.min_p=0.1` measures",)),
+        ({"top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1}, ("with repetition_penalty 1, and it is measured",)),
+    ],
+)
+def test_an_evaluation_with_the_options_of_the_training_has_no_caveat(
+    fields: dict[str, Any], evaluation: dict[str, Any], said: tuple[str, ...]
+) -> None:
+    trained = {"name": "ppo", "stage": "online", "trainer": {"top_p": 0.9, "generation_kwargs": {"min_p": 0.1}}}
+    stages = [trained, {"stage": "evaluate", **evaluation}]
+    found = _verdict(fields, {"recipe": {"stages": stages}}, stage="ppo").caveats
+    assert [each in one for each, one in zip(said, found, strict=True)] == [True] * len(said)
 
 
 def test_a_policy_that_was_trained_against_the_judge_says_so(fields: dict[str, Any]) -> None:

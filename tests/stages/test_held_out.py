@@ -17,6 +17,8 @@ from voting import voting
 
 from rlhf_plugins import Adapter, RecipeError, Run, RunError, StageResult, session
 from rlhf_plugins.contract.component import Component
+from rlhf_plugins.contract.sampling import PLAIN
+from rlhf_plugins.engine.sampling import Decoding
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import check_recipe
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
@@ -125,6 +127,10 @@ def test_the_first_evaluation_of_a_policy_that_stays_has_no_kl(run: Run) -> None
     found = run.train(made("online", still, **ONLINE), name="a").curves
     assert [value for _, value in found["eval_kl"].points] == pytest.approx([0, 0], abs=1e-5)
     assert found["eval_reward"].points[0][1] == found["eval_reward"].points[1][1]
+    stage: Any = made("online", {**still, "top_k": 3}, **ONLINE)
+    cut = run.train(stage, name="b").curves
+    assert {name for name in cut if name.startswith("eval_")} == {f"eval_{n}" for n in stage.held_out_numbers(True)}
+    assert "eval_kl" not in cut
 
 
 def test_votes_have_no_held_out_reward_and_are_measured_by_wins_over_the_reference(run: Run, tmp_path: Path) -> None:
@@ -171,19 +177,22 @@ def test_tasks_are_measured_while_a_policy_is_trained(run: Run, use: str, tmp_pa
     assert curve.points[-1][1] == sum(shares) / len(shares)
 
 
-def test_held_out_messages_lose_the_fields_that_a_table_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_messages_lose_the_fields_that_a_table_adds_and_are_sampled_as_in_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[Any] = []
 
     def sample(model: Any, tokenizer: Any, prompts: list[Any], decoding: Any) -> None:
-        seen.extend(prompts)
+        seen.extend([*prompts, decoding])
         raise RunError("enough")
 
     monkeypatch.setattr(held_out, "sample", sample)
     row = {"prompt": [{"role": "user", "content": "who", "tool_calls": None}]}
-    options = {"max_completion_length": 4, "temperature": 1.0, "top_p": 1.0, "args": SimpleNamespace(seed=0)}
+    options = {"max_completion_length": 4, "temperature": 0.5, **PLAIN, "args": SimpleNamespace(seed=0)}
+    options |= {"top_k": 5, "min_p": None}  # as TRL has them
     trainer = SimpleNamespace(
         eval_dataset=[row], model=torch.nn.Linear(1, 1), prompt_tokens=SimpleNamespace(tokenizer=None), **options
     )
     with pytest.raises(RunError, match="enough"):
         held_out.HeldOut.evaluate(trainer)
-    assert seen == [[{"role": "user", "content": "who"}]]
+    assert seen == [[{"role": "user", "content": "who"}], Decoding(4, 0.5, 0, top_k=5)]

@@ -50,6 +50,37 @@ def test_without_a_judge_the_likelihood_of_held_out_answers_is_the_score(base: B
     assert rows["same"]["cut"] == rows["base"]["cut"] > 0  # at two tokens
 
 
+def test_options_of_sampling_reach_the_responses(base: Base, tmp_path: Path) -> None:
+    """Of one token at a time there is one response, the likeliest; the KL of a policy is not that of such responses."""
+    shown = [
+        evaluate(base, tmp_path / str(i), max_new_tokens=9, **how)
+        for i, how in enumerate(({"temperature": 0.0}, {"top_k": 1}, {"min_p": 1.0}, {"top_p": 1e-6}, {}))
+    ]
+    greedy, *cut, own = [[row["responses"] for row in found.report.samples] for found in shown]
+    assert cut == [greedy] * 3
+    assert own != greedy
+    penalised = evaluate(base, tmp_path / "p", max_new_tokens=9, temperature=0.0, repetition_penalty=9.0).report.samples
+    assert [row["responses"] for row in penalised] != greedy
+    assert [found.report.policies["same"]["kl"] is None for found in shown] == [True] * 4 + [False]
+    said = "No KL is measured: with top_k 1, responses are not of the policies' own distributions."
+    assert [said in found.report.notes for found in shown] == [False, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"top_p": 0}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"min_p": 2}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"temperature": 0, "top_p": 0.9}, "at temperature 0 the likeliest token is taken, whatever top_p"),
+    ],
+)
+def test_options_that_cannot_be_sampled_with_are_refused(how: dict[str, Any], said: str) -> None:
+    with pytest.raises(PluginError, match=said):
+        component("stage", {"use": "evaluate", **how})
+
+
 def test_a_function_judges_and_a_prompt_on_which_it_abstains_is_left_out(base: Base, tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text(ABSTAINS)
     found = evaluate(base, tmp_path / "run", reward={"use": "python", "path": f"{tmp_path / 'score.py'}:score"})

@@ -16,6 +16,7 @@ Words = dict[str, Any]
 OLD, NEW, UPDATED = "on_old", "on_new", "updated"
 STATE = "optimizer.safetensors"  # in the folder of a stage that keeps its optimizer
 FOLDERS = {"preference", "sft", "online"}  # stages whose policy an update trains further
+SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # of an `evaluate`
 SAME = (  # keys of the old recipe that the new one has too
     *("quantization", "trust_remote_code", "chat_template", "system", "chat_template_kwargs", "plugins", "seed"),
     *("max_length", "max_prompt_length", "truncation", "engine", "monitors"),
@@ -88,7 +89,7 @@ def _evaluations(record: RunRecord, folder: str) -> tuple[Words, Words]:
     are part of the second: what a policy could do before.
     """
     last: Words = next((each for each in reversed(record.recipe["stages"]) if each.get("stage") == "evaluate"), {})
-    sampled = {name: last[name] for name in ("max_new_tokens", "temperature") if name in last}
+    sampled = {name: last[name] for name in SAMPLING if name in last}
     asked = {name: last[name] for name in ("reward", "judge") if last.get(name) is not None}
     judged = any((result.report.judge or {}).get("kind") == "gold" for result in record.finished)
     truth = asked == {"reward": {"use": "gold"}} or (not asked and judged)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from rlhf_plugins.contract.rows import GoldReward, Samples, Text
+from rlhf_plugins.contract.sampling import changed, options_of
 from rlhf_plugins.data.batches.branches import BranchBatch, by_prompt
 from rlhf_plugins.data.batches.groups import batch_columns, batch_prompts
 from rlhf_plugins.data.conversations import Conversations, converse, discounted_returns
@@ -40,7 +41,8 @@ class HeldOut:
             talks = _talked(self, batch_prompts(rows), batch_columns(rows))
             judge = self._asked.reward
             alone = judge is None or not judge.compares  # else one response to a prompt has no reward
-            kl = _kl(talks.samples, self._models) if self._objective.kl else {}
+            own = not changed(options_of(self))  # else they are not of the policy's own distribution, whose KL it is
+            kl = _kl(talks.samples, self._models) if self._objective.kl and own else {}
             found = {**_scored(talks, self._objective, self.gold, alone), **kl, **self.task_shares()}
             named = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
             self.log(named)
@@ -50,7 +52,7 @@ class HeldOut:
 
 def _talked(trainer: Any, prompts: Sequence[Text], columns: Mapping[str, list[Any]]) -> Conversations:
     """A response to each prompt, and the later turns of its conversation."""
-    decoding = Decoding(trainer.max_completion_length, trainer.temperature, trainer.args.seed, trainer.top_p)
+    decoding = Decoding(trainer.max_completion_length, trainer.temperature, trainer.args.seed, **options_of(trainer))
 
     def respond(asked: Sequence[Text], own: Mapping[str, list[Any]]) -> Samples:
         return replace(sample(trainer.model, trainer.prompt_tokens.tokenizer, asked, decoding=decoding), columns=own)
