@@ -128,9 +128,21 @@ def test_a_recipe_or_options_of_an_online_page_are_sound(page: str, block: dict[
     if "stages" not in block:
         test_an_option_that_an_online_page_shows_is_sound(page, block, tmp_path)
         return
-    recipe = tmp_path / "own.yaml"
-    recipe.write_text(yaml.safe_dump(block))
-    assert len(check_recipe(recipe)["stages"]) == len(block["stages"])
+    test_a_recipe_of_the_page_of_stages_is_sound(block, tmp_path)
+
+
+CHAINS = [
+    recipe
+    for kind, _, block in BLOCK.findall((DOCS / "stages.md").read_text(encoding="utf-8"))
+    if kind == "yaml" and "stages" in (recipe := yaml.safe_load(block))
+]
+
+
+@pytest.mark.parametrize("recipe", CHAINS)
+def test_a_recipe_of_the_page_of_stages_is_sound(recipe: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    assert len(check_recipe(file)["stages"]) == len(recipe["stages"])
 
 
 LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")
