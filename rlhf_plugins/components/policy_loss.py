@@ -84,6 +84,38 @@ class DualClip(PolicyLoss):
 
 
 @dataclass(frozen=True)
+class CISPO(PolicyLoss, holds_constant=True):
+    """-A min(r, limit) log r with min(r, limit) held constant (MiniMax 2025, equations 4 and 5).
+
+    The weight of a token is clipped and not its gradient, so that no token is left out of what is learned, as rare
+    ones are by `clip`. Without a lower limit, as there.
+    """
+
+    limit: Annotated[float, Field(gt=0, description="of the ratio, as the weight of a token")] = 5.0
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)
+        """With the sign of a loss, 0 where r is 1."""
+        return -advantages * log_ratio.exp().clamp(max=self.limit).detach() * log_ratio
+
+
+@dataclass(frozen=True)
+class SAPO(PolicyLoss):
+    """-A sigmoid(tau (r - 1)) 4 / tau, tau by the sign of A (Gao et al. 2025, Soft Adaptive Policy Optimization).
+
+    The gradient fades smoothly as r leaves 1, faster the larger tau is: by default faster where the advantage is
+    negative. At r = 1 it is the policy gradient. The paper's reduction is `responses`.
+    """
+
+    tau_pos: Annotated[float, Field(gt=0, description="where the advantage is positive")] = 1.0
+    tau_neg: Annotated[float, Field(gt=0, description="where it is not")] = 1.05
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)
+        """With the sign of a loss."""
+        tau = advantages.new_tensor(self.tau_neg).where(advantages <= 0, self.tau_pos)
+        return -advantages * (tau * log_ratio.expm1()).sigmoid() * 4 / tau
+
+
+@dataclass(frozen=True)
 class PolicyGradient(PolicyLoss):
     """-A r, without a clip: at r = 1 its gradient is the policy gradient -A grad log pi (Williams 1992)."""
 
@@ -124,9 +156,11 @@ def register_policy_loss() -> dict[str, type]:
     """The bundled losses."""
     return {
         "advantage_weighted": AdvantageWeighted,
+        "cispo": CISPO,
         "clip": Clip,
         "dual_clip": DualClip,
         "gspo": GSPO,
         "gspo_token": GSPOToken,
         "policy_gradient": PolicyGradient,
+        "sapo": SAPO,
     }

@@ -65,6 +65,27 @@ def test_no_gradient_beyond_a_clip() -> None:
         assert found.tolist() == [pytest.approx(gradient)]
 
 
+def test_cispo_clips_the_weight_of_a_token_and_not_its_gradient() -> None:
+    """Ratios e, 10 and .5 at a limit of 5: the gradient in log r is -A min(r, 5)."""
+    log_ratio = tensor([[1.0, log(10), log(0.5)]], requires_grad=True)
+    losses = component("policy_loss", "cispo")(log_ratio, tensor([[1.0, 2.0, -3.0]]))
+    assert losses.tolist() == [pytest.approx([-exp(1), -2 * 5 * log(10), 3 * 0.5 * log(0.5)])]
+    (found,) = torch.autograd.grad(losses.sum(), log_ratio)
+    assert found.tolist() == [pytest.approx([-exp(1), -10, 1.5])]
+
+
+def test_sapo_fades_smoothly_and_faster_where_the_advantage_is_negative() -> None:
+    """At r = 2, with s = sigmoid(tau): the loss is -A s 4 / tau, its gradient in log r -4 A s (1 - s) r."""
+    assert loss("sapo", 2.0, 1.0) == pytest.approx(-4 / (1 + exp(-1)))
+    assert loss("sapo", 2.0, -1.0) == pytest.approx(4 / 1.05 / (1 + exp(-1.05)))
+    assert loss("sapo", 2.0, -1.0, tau_neg=2.0) == pytest.approx(2 / (1 + exp(-2)))
+    log_ratio = tensor([[log(2), log(2)]], requires_grad=True)
+    losses = component("policy_loss", "sapo")(log_ratio, tensor([[1.0, -1.0]]))
+    (found,) = torch.autograd.grad(losses.sum(), log_ratio)
+    sides = [(1 / (1 + exp(-tau)), sign) for tau, sign in ((1.0, -1), (1.05, 1))]
+    assert found.tolist() == [pytest.approx([sign * 8 * s * (1 - s) for s, sign in sides])]
+
+
 def test_advantage_weighted_regression_by_hand() -> None:
     assert loss("advantage_weighted", 0.5, 1.0, beta=0.5) == pytest.approx(exp(2) * log(2))
     assert loss("advantage_weighted", 0.5, 9.0, limit=5.0) == pytest.approx(5 * log(2))  # e^9 is beyond it

@@ -84,6 +84,8 @@ OBJECTIVE: dict[str, dict[str, Any]] = {  # each with what it needs, without whi
     "epsilon_high": {"epsilon_high": 0.3},
     "importance_sampling_level": {"importance_sampling_level": "sequence"},
     "loss_type": {"loss_type": "grpo"},
+    "sapo_temperature_neg": {"sapo_temperature_neg": 2.0, "loss_type": "sapo"},
+    "sapo_temperature_pos": {"sapo_temperature_pos": 2.0, "loss_type": "sapo"},
     "scale_rewards": {"scale_rewards": "none"},
     "use_bias_correction_kl": {"use_bias_correction_kl": False, "beta": 0.1},
 }

@@ -30,7 +30,11 @@ from rlhf_plugins.trainers.ppo.options import (
 )
 from rlhf_plugins.trainers.scripted import environment_of
 
-REDUCTIONS = {"dapo": "tokens", "bnpo": "tokens", "grpo": "responses", "dr_grpo": "constant"}  # TRL's loss -> ours
+REDUCTIONS = {  # TRL's loss_type -> ours
+    **{"dapo": "tokens", "bnpo": "tokens", "cispo": "tokens", "grpo": "responses", "sapo": "responses"},
+    "dr_grpo": "constant",
+}
+UNCLIPPED = ("cispo", "sapo")  # losses that are no clip of the ratio
 ADVANTAGES = {"group": "grpo", "batch": "grpo_batch", "none": "dr_grpo"}  # TRL's scale_rewards -> ours
 FUNCTIONS = {"reward": Reward, "fallback": Reward, "environment": Environment}  # which may be functions, too
 KINDS: dict[str, type] = {
@@ -154,9 +158,9 @@ def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback:
     return Objective(
         score=score,
         advantage=acting(own.advantage or component("advantage", ADVANTAGES[args.scale_rewards])),
-        policy_loss=acting(own.policy_loss or _clip(args)),
+        policy_loss=acting(own.policy_loss or _policy_loss(args)),
         reduction=acting(own.reduction or component("reduction", REDUCTIONS[args.loss_type], **length)),
-        alike=own.reduction is None and args.loss_type == "dapo",
+        alike=own.reduction is None and args.loss_type in ("dapo", "cispo"),
         kl=acting(own.kl or term) if own.kl or term else None,
         weighs_kl=own.kl is None and args.use_bias_correction_kl,
         by_response=by_response(args),
@@ -181,16 +185,19 @@ def by_response(args: trl.GRPOConfig) -> bool:
     return bool(args.importance_sampling_level == "sequence")
 
 
-def _clip(args: trl.GRPOConfig) -> PolicyLoss:
+def _policy_loss(args: trl.GRPOConfig) -> PolicyLoss:
     from rlhf_plugins.recipe.public import component
 
-    if by_response(args):
-        whole: PolicyLoss = component("policy_loss", "gspo", epsilon=args.epsilon, epsilon_high=args.epsilon_high)
-        return whole
-    if args.delta is not None:
-        dual: PolicyLoss = component("policy_loss", "dual_clip", epsilon=args.epsilon, limit=args.delta)
-        return dual
-    found: PolicyLoss = component("policy_loss", "clip", epsilon=args.epsilon, epsilon_high=args.epsilon_high)
+    name, options = "clip", {"epsilon": args.epsilon, "epsilon_high": args.epsilon_high}
+    if args.loss_type == "cispo":  # whose limit TRL takes from these as it is, not as a distance from 1
+        name, options = "cispo", {"limit": args.epsilon if args.epsilon_high is None else args.epsilon_high}
+    elif args.loss_type == "sapo":
+        name, options = "sapo", {"tau_pos": args.sapo_temperature_pos, "tau_neg": args.sapo_temperature_neg}
+    elif by_response(args):
+        name = "gspo"
+    elif args.delta is not None:
+        name, options = "dual_clip", {"epsilon": args.epsilon, "limit": args.delta}
+    found: PolicyLoss = component("policy_loss", name, **options)
     return found
 
 
@@ -232,6 +239,8 @@ def _of_the_loss(args: trl.GRPOConfig, own: OnlineOptions) -> Iterator[str]:
             yield f"epsilon_high={args.epsilon_high} with delta={args.delta}"
         if args.importance_sampling_level not in ("token", "sequence"):
             yield f"importance_sampling_level={args.importance_sampling_level!r}"
+        if args.loss_type in UNCLIPPED and by_response(args):
+            yield f"loss_type={args.loss_type!r} with importance_sampling_level='sequence'"
         if args.delta is not None and by_response(args):
             yield f"delta={args.delta} with importance_sampling_level='sequence'"
         if args.delta is not None and args.delta <= 1 + args.epsilon:

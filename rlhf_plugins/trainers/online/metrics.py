@@ -24,14 +24,18 @@ class Updates:
     """Numbers of one training step, as means over its tokens, where the policy loss is TRL's.
 
     Args:
+        loss: TRL's `loss_type`.
         clip: epsilon below and above.
         penalised: whether KL towards the reference is TRL's: k3.
         weighs_kl: whether that is times the ratio.
         by_response: whether ratios are of whole responses, over which the shares of clipped ones are then means.
     """
 
-    def __init__(self, clip: tuple[float, float], penalised: bool, weighs_kl: bool, by_response: bool) -> None:
-        self._clip, self._penalised, self._weighs_kl, self._whole = clip, penalised, weighs_kl, by_response
+    def __init__(
+        self, loss: str, clip: tuple[float, float], penalised: bool, weighs_kl: bool, by_response: bool
+    ) -> None:
+        self._loss, self._clip = loss, clip
+        self._penalised, self._weighs_kl, self._whole = penalised, weighs_kl, by_response
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._by_response: list[Tensor] = []  # (2, b) shares of tokens that are clipped below and above
@@ -47,8 +51,14 @@ class Updates:
             self._add("kl", (away.expm1() - away) * (ratio if self._weighs_kl else 1.0), mask)
         if outputs.entropies is not None:
             self._add("entropy", outputs.entropies, mask)
-        clipped = mask[:, : ratio.shape[1]]  # of responses the first token, which each has
-        gain = rollout.advantages[part.rows, : ratio.shape[1]]
+        self._add_clipped(ratio, rollout.advantages[part.rows, : ratio.shape[1]], mask[:, : ratio.shape[1]])
+
+    def _add_clipped(self, ratio: Tensor, gain: Tensor, clipped: Tensor) -> None:
+        """(b, t) each, or (b, 1) of responses, where the mask is of the first token, which each has."""
+        if self._loss == "cispo":
+            self._add("cispo_clip_ratio", ((ratio > self._clip[1]) & (gain > 0)).float(), clipped)
+        if self._loss in ("cispo", "sapo"):
+            return
         low, high = (ratio < 1 - self._clip[0]) & (gain < 0), (ratio > 1 + self._clip[1]) & (gain > 0)
         for name, tokens in (("low_mean", low), ("high_mean", high), ("region_mean", low | high)):
             self._add(f"clip_ratio/{name}", tokens.float(), clipped)

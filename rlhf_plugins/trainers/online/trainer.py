@@ -128,8 +128,8 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         sampling.warn(aim.reshaped)
         self._kl_coef = aim.kl.coef if aim.kl else 0.0  # of the next rollout
         self._own_parts = bool(own.asked)  # whether GRPOConfig does not say all of the objective
-        clip = self.epsilon_low, self.epsilon_high
-        self._theirs = None if own.policy_loss else Updates(clip, own.kl is None, aim.weighs_kl, aim.by_response)
+        ratios = self.loss_type, (self.epsilon_low, self.epsilon_high)
+        self._theirs = None if own.policy_loss else Updates(*ratios, own.kl is None, aim.weighs_kl, aim.by_response)
         self._log = oversight.RolloutLog(folder, watch.table, watch.gold, watch.listen)
         begun = begin_as(reward, self.model) if aim.value.start == "reward" else None
         self._critic = Critic(self.model, aim.value, self._tokenizer, begun) if aim.advantage.reads_values else None
