@@ -56,6 +56,12 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (trl.GRPOTrainer, "_generate", "OnlineTrainer samples with it"),
     (trl.GRPOTrainer, "_tokenize_prompts", "OnlineTrainer replaces it, to render prompts as everything else does"),
     (trl.GRPOTrainer, "_calculate_rewards", "OnlineTrainer asks a script's reward functions with it"),
+    (trl.GRPOTrainer, "_generate_and_score_completions", "OnlineTrainer adds the parts of rewards in TRL's own way"),
+    (
+        trl.trainer.utils,
+        "is_async_callable",
+        "OnlineTrainer wraps asynchronous functions as such",
+    ),
     (trl.trainer.utils, "nanstd", "TRL's metrics of rewards are computed with it"),
     (trl.GRPOTrainer, "get_train_dataloader", "it gives _prepare_inputs a whole generation batch"),
     *(
@@ -205,6 +211,7 @@ IN_THE_SOURCE: list[tuple[Any, str, str]] = [
     (trl.GRPOTrainer.__init__, 'model.add_adapter("ref"', "the reference of a model with an adapter is that adapter"),
     (trl.GRPOTrainer.__init__, "self.epsilon_low = ", "clip_ratio is counted by it"),
     (trl.GRPOTrainer.__init__, "self.reward_func_names", "metrics of rewards have these names"),
+    (trl.GRPOTrainer.__init__, "self.reward_funcs = ", "we wrap the functions there"),
     (trl.GRPOTrainer.__init__, "self.reward_weights = ", "rewards are summed with them"),
     (trl.GRPOTrainer.__init__, "self._logs = {", "log_completions writes what we keep there"),
     (trl.GRPOTrainer.__init__, "self._pending_extra_logs = ", "reward functions log there"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier, one_for_each, uses
+from rlhf_plugins.contract.function_logs import logs_of
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run_kinds import Generator, Reward
-from rlhf_plugins.data.functions import OfSamples
+from rlhf_plugins.data.functions import LOGS, OfSamples
+from rlhf_plugins.data.returned_dicts import misreturned
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rlhf_plugins.contract.handles import Policy
     from rlhf_plugins.contract.rows import Samples
     from rlhf_plugins.contract.run import Run
@@ -96,7 +101,8 @@ class Weighted(Reward):
     """sum_i w_i r_i over several sources, each on its own scale; a weight may be negative.
 
     If a source gives a number per token, all are summed token by token; a source with one number per response counts at
-    the last token. The mean of each source, without its weight, is a curve such as `reward/number_match`.
+    the last token. The mean of each source, without its weight, is a curve such as `reward/number_match`, as are the
+    further numbers of a source that gives dicts, `reward/python/format`.
     """
 
     parts: tuple[Reward, ...] = uses("reward")
@@ -118,8 +124,7 @@ class Weighted(Reward):
 
         def score(samples: Samples) -> Prediction:
             found = [part(samples) for part in parts]
-            own = {name: one.reward for name, one in zip(names, found, strict=True)}
-            return replace(_sum(weights, found, samples), dimensions=own)
+            return replace(_sum(weights, found, samples), dimensions=_by_part(names, found))
 
         return Composed(score, parts)
 
@@ -172,10 +177,21 @@ class Python(OfSamples, Reward):
     """A Python function with the signature of TRL's `reward_funcs`.
 
     It is called with `prompts`, `completions`, `completion_ids` and the prompts' columns, as far as it takes them, and
-    returns a number per completion, None where it abstains. To messages, a completion is a list with one message. An
-    `async` function is run to its end. `trainer_state`, `log_metric` and `log_extra` are TRL's trainer's: a recipe does
-    not give them.
+    returns a number per completion, None where it abstains, or a dict: its `score` is the reward, and the mean of every
+    further number a curve, `reward/KEY`. To messages, a completion is a list with one message. An `async` function is
+    run to its end. `log_metric(name, value)` and `log_extra(column, values)` are TRL's: curves, and columns of the
+    table of samples. `trainer_state` is TRL's trainer's: a recipe does not give it.
     """
+
+    gives = LOGS
+
+    def missing(self) -> dict[str, str]:
+        """The function, where it or its file is not there, or where its code returns what is no reward."""
+        return super().missing() or misreturned(self.path)
+
+    def more(self, samples: Samples) -> dict[str, Any]:
+        """`log_metric` and `log_extra`."""
+        return logs_of(samples)
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError when there is no such function, or its module cannot be imported, as do its errors."""
@@ -194,7 +210,8 @@ def _reader(policy: Policy, run: Run) -> Read | None:
 
 def _fitting(answer: Any, samples: Samples, path: str) -> Prediction:
     """A function's answer. Raises RunError in its name where it does not fit the completions."""
-    from rlhf_plugins.contract.answers import Wrong, rewards
+    from rlhf_plugins.contract.answers import rewards
+    from rlhf_plugins.contract.reward_rows import Wrong
 
     try:
         return rewards(answer, samples)
@@ -206,6 +223,16 @@ def _different(names: Sequence[str]) -> list[str]:
     """The names, each after its first time with a number: `length`, `length_2`."""
     times = [names[:place].count(name) + 1 for place, name in enumerate(names)]
     return [name if number == 1 else f"{name}_{number}" for name, number in zip(names, times, strict=True)]
+
+
+def _by_part(names: Sequence[str], parts: Sequence[Prediction]) -> dict[str, Tensor]:
+    """The reward of each part by its name, NaN where it abstains, and by `part/name` its own dimensions."""
+    found = {}
+    for name, part in zip(names, parts, strict=True):
+        silent = part.abstained
+        found[name] = part.reward if silent is None else part.reward.masked_fill(silent, math.nan)
+        found |= {f"{name}/{own}": values for own, values in part.dimensions.items()}
+    return found
 
 
 def _sum(weights: Sequence[float], parts: Sequence[Any], samples: Samples) -> Prediction:

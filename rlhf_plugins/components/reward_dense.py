@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.function_logs import listening
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run_kinds import Reward
@@ -50,7 +51,8 @@ class Guided(Reward):
             _, mask = lengths_and_mask(samples.response_ids)
             tokens = by_potential(found.reward, said.tokens.cumsum(1), mask, 1.0)
             silent = [part.abstained for part in (found, said) if part.abstained is not None]
-            return Prediction(found.reward, tokens=tokens, abstained=sum(silent[1:], silent[0]) if silent else None)
+            abstained = sum(silent[1:], silent[0]) if silent else None
+            return Prediction(found.reward, dimensions=found.dimensions, tokens=tokens, abstained=abstained)
 
         return Composed(score, (whole, guide))
 
@@ -103,13 +105,14 @@ class Prefixes(Reward):
             ids = [list(one[:end]) for one, (_, end) in zip(cut.response_ids, places, strict=True)]
             texts = [tokenizer.decode(each, skip_special_tokens=True) for each in ids]
             found, (_, mask) = whole(samples), lengths_and_mask(samples.response_ids)
-            grown = whole(replace(cut, responses=texts, response_ids=ids)) if places else found
+            with listening():  # what a function logs of prefixes is not of the responses
+                grown = whole(replace(cut, responses=texts, response_ids=ids)) if places else found
             potentials = found.reward.new_zeros(mask.shape)
             for number, (row, end) in enumerate(places):
                 if grown.abstained is None or not grown.abstained[number]:
                     potentials[row, end - 1 :] = grown.reward[number]
             tokens = by_potential(found.reward, potentials, mask, 1.0)
-            return Prediction(found.reward, tokens=tokens, abstained=found.abstained)
+            return Prediction(found.reward, dimensions=found.dimensions, tokens=tokens, abstained=found.abstained)
 
         return Composed(score, (whole,))
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.contract.records import Prediction, SamplerState, Verdict
+from rlhf_plugins.contract.reward_rows import Wrong, refuse_whole, scores_of
 from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
 from rlhf_plugins.contract.rows import Data, Samples, Text
 from rlhf_plugins.contract.run import Alarm
@@ -26,10 +27,6 @@ from rlhf_plugins.errors import nearest
 MAY_BE_NAN = {"ratings"}  # NaN is a missing rating
 ACTIONS = ("stop", "end", "scale_lr", "scale_kl")  # that an alarm may ask for
 STATUSES = ("judged", "abstained", "failed")  # of a verdict
-
-
-class Wrong(Exception):
-    """An answer that its kind does not allow; the message is the end of a sentence that begins with the component."""
 
 
 def tensor(component: Any, answer: Any, shape: tuple[int, ...], inputs: tuple[Any, ...]) -> Tensor:
@@ -84,13 +81,20 @@ def shaped(component: Any, answer: Any, scored: ScoredResponses) -> Tensor:
 
 
 def rewards(answer: Any, samples: Samples) -> Prediction:
-    """Rewards of B samples in float32 on the CPU: a number each, None where it abstains, or a row of one a token."""
+    """Rewards of B samples in float32 on the CPU: a number each, None where it abstains, or a row of one a token.
+
+    Where a dict is given for a response, its `score` is this, and its further numbers are dimensions, NaN where a
+    response has none.
+    """
     if isinstance(answer, Prediction):
         return _predicted_rewards(answer, samples)
+    refuse_whole(answer, len(samples.responses))
     try:
-        given = list(answer)
+        given, parts = scores_of(list(answer), samples.responses)
         silent = torch.tensor([row is None for row in given], dtype=torch.bool)
         rows = [torch.as_tensor(0.0 if row is None else row, dtype=torch.float32).detach().cpu() for row in given]
+    except Wrong:
+        raise
     except Exception as error:  # an iterator may raise anything
         raise Wrong(f"gave {_shown(answer)}, not a number for each of {len(samples.responses)} responses") from error
     if len(given) != (count := len(samples.responses)):
@@ -107,7 +111,8 @@ def rewards(answer: Any, samples: Samples) -> Prediction:
             raise Wrong(f"gave {_worst(row)} for the response {response!r}")
     total = torch.stack([row.sum() for row in rows]) if rows else torch.zeros(0)
     tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True) if rows and rows[0].dim() else None
-    return Prediction(total, tokens=tokens, abstained=silent if bool(silent.any()) else None)
+    dimensions = {name: torch.tensor(values, dtype=torch.float32) for name, values in parts.items()}
+    return Prediction(total, dimensions=dimensions, tokens=tokens, abstained=silent if bool(silent.any()) else None)
 
 
 def _predicted_rewards(answer: Prediction, samples: Samples) -> Prediction:

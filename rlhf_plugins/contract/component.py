@@ -204,16 +204,16 @@ class Component:
             )
 
     def checked(self, answer: Any, *inputs: Any) -> Any:
-        """The answer to a call, if the kind allows it. Raises `answers.Wrong` with what is wrong.
+        """The answer to a call, if the kind allows it. Raises `reward_rows.Wrong` with what is wrong.
 
         The base class of each kind overrides it.
         """
         return answer
 
     def check_built(self, made: Any) -> None:
-        """Raises `answers.Wrong` where `build` returned what the kind does not allow."""
+        """Raises `reward_rows.Wrong` where `build` returned what the kind does not allow."""
         if not callable(made) and type(self).checked is not Component.checked:
-            from rlhf_plugins.contract.answers import Wrong
+            from rlhf_plugins.contract.reward_rows import Wrong
 
             raise Wrong(f"built a {type(made).__name__}, which cannot be called")
 

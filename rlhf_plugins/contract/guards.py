@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlhf_plugins.contract.answers import Wrong
 from rlhf_plugins.contract.component import REGISTERED, Component
 from rlhf_plugins.contract.records import SamplerState
+from rlhf_plugins.contract.reward_rows import Wrong
 from rlhf_plugins.errors import ComponentError, RlhfError
 
 MAKER = "made_by"  # attribute of a built object: the component that built it

@@ -19,7 +19,7 @@ class Prediction:
 
     reward: Tensor  # (B,)
     variance: Tensor | None = None  # (B,) variance of the rewards that people would give: aleatoric uncertainty
-    dimensions: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (B,)
+    dimensions: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (B,), of a reward NaN where it has none
     quantiles: Tensor | None = None  # (B, Q) quantiles of the reward, at the levels (q + 1/2) / Q
     members: Tensor | None = None  # (B, M) rewards by the members of an ensemble
     features: Tensor | None = None  # (B, width) the head's input; the model fills it in

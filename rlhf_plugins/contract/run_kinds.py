@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.selection import Choice, Situation
     from rlhf_plugins.contract.workload import Course, Kept, Known, Workload
 
-RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
+RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | Mapping[str, float | None] | None]"]
 JudgeFunction = Callable[["Sequence[Text]", "Sequence[str]", "Sequence[str]"], "Sequence[Verdict]"]
 EnvironmentFunction = Callable[["Samples"], "Sequence[Text | None]"]
 
@@ -51,6 +51,8 @@ class Reward(Component, kind="reward"):
     def build(self, run: Run) -> RewardFunction:
         """A function from B samples to a `Prediction`, or to B numbers, None where it abstains.
 
+        In the place of a number there may be a dict, whose `score` is the number and whose further numbers are the
+        prediction's `dimensions`: curves such as `reward/format`, and parts in the table of samples.
         The function may have state. It raises RewardUnavailable where it may be asked again later.
         """
         raise NotImplementedError

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from pydantic import Field
 
@@ -30,7 +30,8 @@ FunctionPath = Annotated[str, OnDisk(":"), Field(description="FILE.py:FUNCTION, 
 logger = logging.getLogger(__name__)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 GIVEN = frozenset({"prompts", "completions", "completion_ids"})  # beside the columns
-OF_TRL = frozenset({"log_extra", "log_metric", "trainer_state"})  # what TRL's trainer gives a reward besides
+LOGS = frozenset({"log_extra", "log_metric"})
+OF_TRL = LOGS | {"trainer_state"}  # what TRL's trainer gives a reward besides
 UNREADABLE = {"*", "exec", "globals", "locals", "vars"}  # by which a file may have names that it does not spell
 
 
@@ -41,8 +42,13 @@ def check_path(path: str) -> None:
         raise ValueError(f"path: {path!r} is neither FILE.py:FUNCTION nor PACKAGE.MODULE:FUNCTION")
 
 
-def missing(path: str) -> dict[str, str]:
-    """The file, where it is not there, or the function, where the file gives nothing its name; no code is run."""
+def missing(path: str, given: frozenset[str] = frozenset()) -> dict[str, str]:
+    """The file, where it is not there, or the function, where the file gives nothing its name; no code is run.
+
+    Args:
+        path: of the function.
+        given: what it is given of TRL's arguments.
+    """
     file, _, name = path.rpartition(":")
     if not file.endswith(".py"):
         return {}
@@ -53,7 +59,7 @@ def missing(path: str) -> dict[str, str]:
         code = ast.parse(Path(file).read_bytes())
     except (OSError, SyntaxError, ValueError) as error:
         return {"path": f"{file} cannot be imported: {type(error).__name__}: {error}"}
-    if unknown := sorted(required(path) & OF_TRL):
+    if unknown := sorted(required(path) & OF_TRL - given):
         return {"path": needs_trl(path, unknown)}
     if name in (bound := {found for node in ast.walk(code) for found in _bound(node)}) or bound & UNREADABLE:
         return {}
@@ -66,20 +72,24 @@ def needs_trl(path: str, unknown: Sequence[str]) -> str:
     return f"{path} needs {', '.join(unknown)}, which TRL's trainer alone gives: give a default, and do without"
 
 
-def required(path: str) -> frozenset[str]:
-    """The parameters without a default that a function of a file shows in its code; no code is run.
-
-    None are known of a module's, nor of one that is decorated, imported or defined twice.
-    """
+def code_of(path: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """The code of a function of a file; None of a module's, and of one that is decorated, imported or defined twice."""
     file, _, name = path.rpartition(":")
     try:
         code = ast.parse(Path(file).read_bytes() if file.endswith(".py") else "")
     except (OSError, SyntaxError, ValueError):  # which `missing` says
-        return frozenset()
+        return None
     found = [node for node in ast.walk(code) if name in _bound(node)]
     if len(found) != 1 or not isinstance(found[0], FUNCTIONS) or found[0].decorator_list:
+        return None
+    return found[0]
+
+
+def required(path: str) -> frozenset[str]:
+    """The parameters without a default that a function of a file shows in its code; no code is run."""
+    if (code := code_of(path)) is None:
         return frozenset()
-    takes = found[0].args
+    takes = code.args
     plain = [*takes.posonlyargs, *takes.args]
     named = [one for one, default in zip(takes.kwonlyargs, takes.kw_defaults, strict=True) if default is None]
     return frozenset(one.arg for one in (*plain[: len(plain) - len(takes.defaults)], *named))
@@ -116,6 +126,7 @@ class OfSamples:
     `async` one is run to its end.
     """
 
+    gives: ClassVar[frozenset[str]] = frozenset()  # what it is given of these, by `more`
     path: FunctionPath
     timeout: Annotated[float, Field(gt=0, description="seconds for one call; a longer one ends the run")] = 1800.0
 
@@ -124,11 +135,15 @@ class OfSamples:
 
     def missing(self) -> dict[str, str]:
         """The function, where it or its file is not there."""
-        return missing(self.path)
+        return missing(self.path, self.gives)
 
     def reads_columns(self) -> frozenset[str]:
         """The columns without which it cannot be called, as far as its code shows them."""
         return required(self.path) - GIVEN - OF_TRL
+
+    def more(self, samples: Samples) -> dict[str, Any]:
+        """Further arguments of a call."""
+        return {}
 
     def of_samples(self, who: str) -> Callable[[Samples], Any]:
         """The function as one of samples, which raises RunError for what it raises, and where it takes too long.
@@ -141,7 +156,7 @@ class OfSamples:
         """
         function = function_at(self.path, who)
         takes = inspect.signature(function).parameters
-        if unknown := sorted(OF_TRL & takes.keys()):
+        if unknown := sorted((OF_TRL - self.gives) & takes.keys()):
             if any(takes[name].default is inspect.Parameter.empty for name in unknown):
                 raise RunError(f"{who}: {needs_trl(self.path, unknown)}")
             without = ", ".join(unknown)
@@ -149,7 +164,7 @@ class OfSamples:
         takes_all = any(one.kind is one.VAR_KEYWORD for one in takes.values())
 
         def call(samples: Samples) -> Any:
-            given = {**samples.columns, **_as_trl(samples)}
+            given = {**samples.columns, **_as_trl(samples), **self.more(samples)}
             with _named(self.path, who), at_most(self.timeout):
                 found = function(**{k: v for k, v in given.items() if takes_all or k in takes})
                 return asyncio.run(found) if inspect.iscoroutine(found) else found

@@ -14,6 +14,7 @@ from scipy.special import expit
 from rlhf_plugins.arithmetic.scored import larger
 from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.contract.records import Prediction, ScoredPairs
+from rlhf_plugins.contract.reward_rows import Wrong, scores_of
 from rlhf_plugins.contract.rows import Comparison, Group, Rewrite, Text
 from rlhf_plugins.contract.run import Lengths
 from rlhf_plugins.contract.run_kinds import RewardFunction
@@ -137,7 +138,7 @@ class _Pairs:
         )
 
 
-def voted(answer: Prediction | Sequence[float | None], chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray | None:
+def voted(answer: Prediction | Sequence[Any], chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray | None:
     """The probability of each pair by an ensemble that compares responses; None where that is sigmoid of a gap."""
     if not isinstance(answer, Prediction) or not (answer.shares or answer.compared):
         return None
@@ -230,7 +231,7 @@ def _rating(group: Group, place: int) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def checked_rewards(answer: Prediction | Sequence[float | None], n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def checked_rewards(answer: Prediction | Sequence[Any], n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Rewards of n responses, and the variances and features that are known, by the names that `ScoredPairs` has."""
     doubts = {}
     if isinstance(answer, Prediction):
@@ -241,6 +242,10 @@ def checked_rewards(answer: Prediction | Sequence[float | None], n: int) -> tupl
         if answer.features is not None:
             doubts["features"] = answer.features.float().numpy()
         answer = rewards(answer)
+    try:
+        answer, _ = scores_of(answer, [""] * n)
+    except Wrong as wrong:
+        raise RunError(f"the reward {wrong}") from wrong
     if silent := sum(one is None for one in answer):
         raise RunError(
             f"the reward gave no number to {silent} of {n} held-out responses: it cannot be measured on them"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import yaml
@@ -50,7 +50,8 @@ def page(report: Report) -> str:
         reliability=reliability(report.measured_reward_models),
         curves=_curves(report),
         nested=_nested,
-        parts_of=_parts_of,
+        parts_of=partial(_names_of, "parts"),
+        extra_of=partial(_names_of, "extra"),
         recipe=yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True),
     )
 
@@ -74,9 +75,9 @@ def _rows_of(value: Mapping[str, Any], of: str = "") -> Iterator[dict[str, Any]]
             yield from _rows_of(one, f"{of}, {name}" if of else name)
 
 
-def _parts_of(rollouts: Sequence[RolloutReport]) -> list[str]:
-    """The names of the parts of rewards, in the order of the responses."""
-    return list(dict.fromkeys(name for row in rollouts for name in row.parts))
+def _names_of(what: str, rollouts: Sequence[RolloutReport]) -> list[str]:
+    """The names of the parts of rewards, or of what else was logged, in the order of the responses."""
+    return list(dict.fromkeys(name for row in rollouts for name in getattr(row, what)))
 
 
 def _costs(report: Report) -> dict[str, Callable[[CostReport], str]]:

@@ -164,7 +164,8 @@ class RolloutReport(Record):
     """A response that a policy gave at a step of its training; `kl` is its log-ratio to the reference in nats.
 
     `parts` are those of its reward by name, `shaped_reward` and `advantage` what became of it, the second summed over
-    tokens, and `left_out` is why the policy did not learn from it: empty where it did.
+    tokens, and `left_out` is why the policy did not learn from it: empty where it did. `extra` is what reward functions
+    logged of it by `log_extra`.
     """
 
     step: Count
@@ -178,6 +179,7 @@ class RolloutReport(Record):
     advantage: Number = None
     parts: dict[str, Number] = {}
     left_out: str = ""
+    extra: dict[str, JsonValue] = {}
 
 
 class CostReport(Record):

@@ -279,11 +279,12 @@ def test_an_asynchronous_function_is_run(file: Path) -> None:
 
 def test_what_trls_trainer_alone_gives_is_named(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     file.write_text(
-        "def may(completions, log_metric=None):\n    return [1.0 + (log_metric is not None)] * len(completions)\n\n"
+        "def may(completions, trainer_state=None, log_metric=None):\n"
+        "    return [float((trainer_state, log_metric is None) == (None, False))] * len(completions)\n\n"
         "def must(completions, trainer_state):\n    return [0.0] * len(completions)\n"
     )
     assert Python(f"{file}:may").build(run_with(None))(SAMPLES).reward.tolist() == [1, 1]
-    assert f"reward: {file}:may is called without log_metric, which TRL's trainer alone gives" in caplog.text
+    assert f"reward: {file}:may is called without trainer_state, which TRL's trainer alone gives" in caplog.text
     assert not Python(f"{file}:may").missing()
     needs = f"{file}:must needs trainer_state, which TRL's trainer alone gives: give a default, and do without"
     assert Python(f"{file}:must").missing() == {"path": needs}

@@ -87,6 +87,14 @@ def test_a_reward_that_is_not_finite_is_refused(tokenizer: PreTrainedTokenizerFa
         score_pairs(lambda samples: silent, GROUPS, tokenizer)
 
 
+def test_dicts_are_measured_by_their_scores(tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [{"score": float(place), "part": 9.0} for place in range(3)]
+    plain, parts = (score_pairs(lambda _, given=given: given, GROUPS, tokenizer) for given in ([0.0, 1.0, 2.0], rows))
+    assert parts.chosen.tolist() == plain.chosen.tolist()
+    with pytest.raises(RunError, match="the reward gave a dict with the keys 'part' for the response '', without"):
+        score_pairs(lambda _: [{"part": 1.0}] * 3, GROUPS, tokenizer)
+
+
 def test_a_reward_that_abstains_is_not_measured_on_made_up_numbers(tokenizer: PreTrainedTokenizerFast) -> None:
     silent = Prediction(torch.tensor([1.0, 0.0, 2.0]), abstained=torch.tensor([False, True, False]))
     with pytest.raises(RunError, match="the reward gave no number to 1 of 3 held-out responses"):

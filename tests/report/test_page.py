@@ -209,6 +209,16 @@ def test_a_response_in_training_has_the_parts_of_its_reward_and_what_became_of_i
     ]
 
 
+def test_a_response_in_training_has_what_functions_logged_of_it(fields: dict[str, Any]) -> None:
+    said = {"step": 3, "prompt": "p", "response": "r", "reward": 1.5}
+    rollouts = [said | {"extra": {"parsed": "<b>4"}}, said | {"extra": {"count": 2}}]
+    html = _page(fields, stages=[{"name": "ppo", "stage": "online", "rollouts": rollouts}])
+    assert '<th scope="col">advantage</th><th scope="col">parsed</th><th scope="col">count</th></tr>' in html
+    rows = re.findall(r"<tr>(<td>3</td>.*?)</tr>", html)
+    cells = [re.findall(r'<td class="wrap" dir="auto">(.*?)</td>', row)[2:] for row in rows]
+    assert cells == [["&lt;b&gt;4", "-"], ["-", "2"]]
+
+
 def test_a_curve_with_gaps_and_one_point_are_drawn(fields: dict[str, Any]) -> None:
     loss = [(1, 0.5), (2, float("nan")), (3, 0.25)]
     curves = {"loss": {"points": loss}, "kl": {"points": [(1, 0.1)]}, "train_loss": {"points": [(9, 0.4)]}}

@@ -276,6 +276,7 @@ def test_the_guide_says_how_to_read_every_curve(bases: Bases, tmp_path: Path) ->
         r"^\| (`.*?) \|", guide.partition("## How to read the curves")[2].partition("\n## ")[0], re.MULTILINE
     )
     sometimes = {"abstained", "too_few_siblings", "without_baseline", "update_share", "constrained_kl"}
+    sometimes |= {"reward/NAME", "reward_missing/NAME"}  # of a reward with parts
     filtered = {"equal_siblings", "truncated", "resampled", "unfilled"}  # with `equal_groups` and `truncated`
     explained = {name for row in rows for name in re.findall(r"`([^`]+)`", row)} - sometimes - filtered
     assert explained == curves.values.keys() - {"train_loss"}

@@ -101,6 +101,20 @@ def spread(each: Tensor, names: Sequence[str], total: Tensor, group: Sequence[in
     return found | {"reward_std": nanstd(total).item(), "frac_reward_zero_std": same.item()}
 
 
+def spread_of_parts(dimensions: Mapping[str, Tensor], functions: Sequence[str]) -> dict[str, float]:
+    """The mean and deviation of each part of a function's dicts over the responses that have it.
+
+    Args:
+        dimensions: (B,) by name, NaN where a response has none; a part that no response has is left out.
+        functions: the names that are no parts.
+    """
+    found: dict[str, float] = {}
+    for name, values in dimensions.items():
+        if name not in functions and not values.isnan().all():
+            found |= {f"rewards/{name}/mean": values.nanmean().item(), f"rewards/{name}/std": nanstd(values).item()}
+    return found
+
+
 def of_conversations(talks: Conversations, rewards: ResponseRewards) -> dict[str, float]:
     """Numbers of conversations: the mean turns and return of one, and how many were cut."""
     whole = [row for row, place in enumerate(rewards.places) if talks.turn[place] == 0]
@@ -108,25 +122,19 @@ def of_conversations(talks: Conversations, rewards: ResponseRewards) -> dict[str
     return numbers | ({"return": rewards.scores[whole].mean().item()} if whole else {})
 
 
-def note_completions(trainer: Any, rollout: Experience, each: Tensor, names: Sequence[str]) -> None:
-    """Keeps a rollout for the table that `log_completions` writes, with what reward functions logged themselves.
+def note_completions(trainer: Any, rollout: Experience, each: Tensor, extra: Mapping[str, Sequence[Any]]) -> None:
+    """Keeps a rollout for the table that `log_completions` writes.
 
     Args:
-        each: (B, F) rewards of its responses by each function, NaN where it did not answer.
+        each: (S, F) rewards of all sampled responses by each function, NaN where it did not answer.
+        extra: what functions logged of each of these by `log_extra`, by column.
     """
     logs: Mapping[str, Any] = trainer._logs
+    places = list(rollout.rewards.places)
     logs["prompt"].extend(rollout.samples.prompts)
     logs["completion"].extend(completions(rollout.samples))
-    for name, rewards in zip(names, each.unbind(1), strict=True):
+    for name, rewards in zip(trainer.reward_func_names, each[places].unbind(1), strict=True):
         logs["rewards"][name].extend(rewards.tolist())
+    for name, values in extra.items():
+        logs["extra"][name].extend(values[place] for place in places)
     logs["advantages"].extend((rollout.advantages.sum(1) / rollout.mask.sum(1)).tolist())
-
-
-def take_logged(trainer: Any) -> dict[str, float]:
-    """What reward functions logged themselves: the means of their numbers; their columns go to the table."""
-    found = {name: sum(values) / len(values) for name, values in trainer._pending_metrics.items()}
-    for name, values in trainer._pending_extra_logs.items():
-        trainer._logs["extra"][name].extend(values)
-    trainer._pending_metrics.clear()
-    trainer._pending_extra_logs.clear()
-    return found

@@ -15,6 +15,7 @@ from rlhf_plugins.data.batches.groups import COLUMNS, batch_columns
 from rlhf_plugins.data.turns import as_response
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import RewardHandle, rewards
+from rlhf_plugins.trainers.online.reward_functions import dimensions_of
 
 logger = logging.getLogger(__name__)
 SILENT = 10  # rollouts in a row without any reward, beyond which a training ends, as `equal_rewards` ends a recipe's
@@ -35,6 +36,10 @@ class OneReward:
         self.each = torch.tensor(numbers).unsqueeze(1)
         return found
 
+    def take_extra(self) -> dict[str, list[Any]]:
+        """None: what functions log of responses is heard elsewhere."""
+        return {}
+
 
 class RewardFunctions:
     """TRL's reward functions and models as a reward: the sum with `reward_weights` of those that answer.
@@ -50,6 +55,8 @@ class RewardFunctions:
         self._trainer, self.reward = trainer, None
         self.each = torch.zeros(0, 0)  # (B, F) what each answered last, NaN where it did not
         self._silent, self._warned = 0, False  # rollouts in a row without any reward
+        self._extra: dict[str, list[Any]] = {}  # what was logged of each response since it was last taken, by column
+        self._rows = 0  # how many responses these are
 
     def __call__(self, samples: Samples) -> Prediction:
         """It abstains where none of them answers."""
@@ -60,10 +67,28 @@ class RewardFunctions:
         ids = [list(response) for response in samples.response_ids]
         found = self._trainer._calculate_rewards(rows, list(samples.prompts), completions(samples), ids)
         self.each = found.float().cpu()
+        self._keep_extra(len(ids))
         self._refuse_infinite(samples)
         self._watch(self.each.isnan().all(1).tolist())
         reward = (self.each * self._trainer.reward_weights.cpu()).nansum(1)
-        return Prediction(reward, abstained=self.each.isnan().all(1))
+        parts = dimensions_of(self._trainer.reward_funcs, self._trainer.reward_func_names, self.each)
+        return Prediction(reward, dimensions=parts, abstained=self.each.isnan().all(1))
+
+    def take_extra(self) -> dict[str, list[Any]]:
+        """What functions logged of each response since this was last asked, by column, None where they did not."""
+        found, self._extra, self._rows = self._extra, {}, 0
+        return found
+
+    def _keep_extra(self, count: int) -> None:
+        """Takes the columns that functions logged of so many responses."""
+        pending: dict[str, list[Any]] = self._trainer._pending_extra_logs
+        for name in {**self._extra, **pending}:
+            values = pending.pop(name, [None] * count)
+            if len(values) != count:
+                shown = f"{len(values)} value{'s' * (len(values) != 1)}"
+                raise RunError(f"reward_funcs: log_extra: {name!r} has {shown} for {count} responses")
+            self._extra.setdefault(name, [None] * self._rows).extend(values)
+        self._rows += count
 
     def _refuse_infinite(self, samples: Samples) -> None:
         for row, which in self.each.isinf().nonzero().tolist()[:1]:

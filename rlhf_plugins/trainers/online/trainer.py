@@ -18,6 +18,7 @@ import trl
 from torch import Tensor
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.function_logs import listening
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.run import Step
 from rlhf_plugins.data.batches.chat import rendering
@@ -36,7 +37,8 @@ from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.given_rows import Rows
 from rlhf_plugins.trainers.online.engine_or_trl import OnlineOptions, check, ends_asked, objective_of, obstacle_of
 from rlhf_plugins.trainers.online.learning import LearnsInParts, recovering
-from rlhf_plugins.trainers.online.metrics import Updates, note_completions, of_conversations, spread, take_logged
+from rlhf_plugins.trainers.online.metrics import Updates, note_completions, of_conversations, spread, spread_of_parts
+from rlhf_plugins.trainers.online.reward_functions import HearsFunctions, parted
 from rlhf_plugins.trainers.online.rewards import ForTRL, OneReward, RewardFunctions, columns_of, name_of
 from rlhf_plugins.trainers.online.state import KeepsRollout
 from rlhf_plugins.trainers.ppo import importance, oversight, sampling, step
@@ -59,7 +61,7 @@ logger = logging.getLogger(__name__)
 SCALES = ("scale_lr", "scale_kl")  # what an alarm may scale
 
 
-class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl.GRPOTrainer):
+class OnlineTrainer(LearnsInParts, KeepsRollout, HearsFunctions, SharesBatches, HidesLaunch, trl.GRPOTrainer):
     """TRL's GRPOTrainer, with the fields of `OnlineOptions` as keywords besides its own arguments.
 
     It trains for any objective, with a critic where its estimator needs one; without our keywords, for GRPO as the
@@ -82,6 +84,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
 
     __signature__ = with_own(trl.GRPOTrainer, OnlineOptions)
     eos_token_ids: list[int]
+    reward_funcs: list[Any]
     records = RECORDS
     cuts_batches = False  # each process gets the prompts of all, and generates for its share
 
@@ -94,7 +97,10 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
             theirs["reward_funcs"] = asked
         self._prompt_ids: list[list[int]] = []  # of what was generated last
         self.sampler_log_probs: list[Sequence[float | None]] = []  # of a rollout's responses, under what sampled them
+        self._of_functions = set()
         super().__init__(**theirs)
+        if asked is None:
+            self.reward_funcs = parted(self.reward_funcs, self.reward_func_names)
         self._policy_tokens = RowEncoder(self._tokenizer, None)  # a reward model that has others reads texts
         self.prompt_tokens = RowEncoder(rendering(self._tokenizer, self.chat_template_kwargs), None)
         if asked is not None:
@@ -295,11 +301,11 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
             RunError: a monitor stops the training.
         """
         self.sampler_log_probs.clear()
-        with gathered(self.model):
+        with gathered(self.model), listening() as self._heard:
             drawn, more = self._draw(rows), dict[str, float]()
             if self._refill:
                 drawn, more["unfilled"] = self._refill(drawn, self._draw)
-        talks, scored = drawn.talks, drawn.scored
+        talks, scored, extra = drawn.talks, drawn.scored, self._asked.take_extra()
         numbers = {name: float(n) for name, n in scored.left_out.items() if n}
         numbers |= more | {name: float(left.sum()) for name, left in scored.unlearned.items()}
         for name, number in numbers.items():
@@ -310,6 +316,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
             numbers |= of_conversations(talks, scored.rewards)
         if self._objective.kl is not None:
             numbers["kl_coef"] = self._kl_coef
+        self._note_logged()
         self._note(**self._rewards_of(drawn))
         if not scored.samples.responses:
             self._note(**numbers)
@@ -318,10 +325,10 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         rollout = self._rollouts.experience(scored, self._kl_coef)
         if self._critic:
             take_over_weights(self)  # of its head, which learned the unit of the returns
-        numbers |= self._log.add(rollout, self.state.global_step, scored.unlearned)
+        numbers |= self._log.add(rollout, self.state.global_step, scored.unlearned, self._heard)
         numbers |= importance.compared(self.sampler_log_probs, rollout, self._objective)
-        self._note(**(self._theirs.without_these(numbers) if self._theirs else numbers))
-        note_completions(self, rollout, drawn.each[list(rollout.rewards.places)], self.reward_func_names)
+        self._note(**self._own_numbers(numbers))
+        note_completions(self, rollout, drawn.each, extra)
         if self._objective.kl is not None and not self.warms_up:  # a policy that is held cannot answer it
             self._kl_coef = adapted(self._objective.kl, self._kl_coef, numbers["kl"], len(rollout.mask))
         self._show(oversight.step_of(rollout, self._updates, numbers))
@@ -342,11 +349,12 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         return self._most_tokens is None or tokens <= self._most_tokens
 
     def _rewards_of(self, drawn: Drawn) -> dict[str, float]:
-        """TRL's numbers of the rewards of a rollout, and what reward functions logged."""
+        """TRL's numbers of the rewards of a rollout."""
         talks, each = drawn.talks, drawn.each
         total = (each * self.reward_weights).nansum(1).masked_fill(each.isnan().all(1), torch.nan)
         names = self.reward_func_names if isinstance(self._asked, RewardFunctions) else []
-        return spread(each, names, total, talks.groups(self.num_generations)) | take_logged(self)
+        parts = drawn.scored.rewards.prediction.dimensions if names else {}
+        return spread(each, names, total, talks.groups(self.num_generations)) | spread_of_parts(parts, names)
 
     def _end_step(self) -> None:
         """Logs the numbers of an optimizer step, and skips the rest of a rollout once the policy moved too far."""
@@ -373,10 +381,6 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         self._note(**numbers)
         for name, value in numbers.items():
             self._updates[name].append(value)
-
-    def _note(self, **numbers: float) -> None:
-        for name, value in numbers.items():
-            self._metrics["train"][name].append(float(value))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs; a loss is the mean over the optimizer steps that trained, and left out where there was none."""

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.function_logs import listening
+from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import GoldReward, Samples, Text
 from rlhf_plugins.contract.sampling import changed, options_of
 from rlhf_plugins.data.batches.branches import BranchBatch, by_prompt
@@ -24,8 +27,10 @@ from rlhf_plugins.engine.token_budget import tokens_at_once
 from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import rewards
+from rlhf_plugins.trainers.online.reward_functions import refuse_taken
 from rlhf_plugins.trainers.ppo.models import Models
 from rlhf_plugins.trainers.ppo.options import Objective
+from rlhf_plugins.trainers.ppo.oversight import parts_of
 
 
 class HeldOut:
@@ -37,15 +42,17 @@ class HeldOut:
     def evaluate(self: Any, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Logs the numbers, and returns them. Raises RunError where the reward abstains on every response."""
         rows = list(self.eval_dataset)
-        with evaluating(self.model), torch.no_grad(), gathered(self.model):  # TRL logs the training's numbers apart
+        with evaluating(self.model), torch.no_grad(), gathered(self.model), listening() as heard:
             talks = _talked(self, batch_prompts(rows), batch_columns(rows))
             judge = self._asked.reward
             alone = judge is None or not judge.compares  # else one response to a prompt has no reward
             own = not changed(options_of(self))  # else they are not of the policy's own distribution, whose KL it is
             kl = _kl(talks.samples, self._models) if self._objective.kl and own else {}
             found = {**_scored(talks, self._objective, self.gold, alone), **kl, **self.task_shares()}
-            named = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-            self.log(named)
+            logged = processes.from_main(heard.means())
+            refuse_taken(logged.keys() & found.keys())
+            named = {f"{metric_key_prefix}_{name}": value for name, value in {**found, **logged}.items()}
+            self.log(named)  # TRL logs the training's numbers apart
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         return named
 
@@ -64,11 +71,13 @@ def _talked(trainer: Any, prompts: Sequence[Text], columns: Mapping[str, list[An
 
 
 def _scored(talks: Conversations, aim: Objective, gold: GoldReward | None, alone: bool) -> Mapping[str, float]:
-    samples, found_rewards = talks.samples, rewards(aim.score(talks.samples)) if alone else []
+    samples, prediction = talks.samples, aim.score(talks.samples) if alone else None
+    found_rewards = [] if prediction is None else rewards(prediction)
     known = [reward for reward in found_rewards if reward is not None]
     if alone and not known:
         raise RunError("eval_strategy: the reward abstained on every held-out response")
     found = {"reward": float(np.mean(known))} if alone else {}
+    found |= {} if prediction is None else _parts(prediction)
     found["length"] = float(np.mean([len(ids) for ids in samples.response_ids]))
     if aim.turns is not None:
         returns = discounted_returns(found_rewards, talks.following(), aim.turns.discount)
@@ -78,6 +87,12 @@ def _scored(talks: Conversations, aim: Objective, gold: GoldReward | None, alone
         both = zip(samples.prompts, samples.responses, strict=True)
         found["gold_reward"] = float(np.mean([gold(str(prompt), response)["total"] for prompt, response in both]))
     return found
+
+
+def _parts(prediction: Prediction) -> Mapping[str, float]:
+    """The parts of the reward, over the responses that have one."""
+    heard = slice(None) if prediction.abstained is None else ~prediction.abstained
+    return parts_of({name: values[heard] for name, values in prediction.dimensions.items()})
 
 
 def _kl(samples: Samples, models: Models) -> Mapping[str, float]:

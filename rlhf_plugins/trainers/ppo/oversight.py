@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from rlhf_plugins.arithmetic import masked, objectives
 from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.function_logs import Heard
 from rlhf_plugins.contract.metrics import PERCENTILES, percentile
 from rlhf_plugins.contract.rows import GoldReward, Samples, Text
 from rlhf_plugins.contract.run import Step
@@ -68,18 +70,22 @@ class RolloutLog:
         """The first and the newest entries of the table, each row with its step."""
         return self._first + (self._newest if self._newest is not self._first else [])
 
-    def add(self, rollout: Experience, step: int, unlearned: Mapping[str, Tensor]) -> dict[str, float]:
+    def add(
+        self, rollout: Experience, step: int, unlearned: Mapping[str, Tensor], heard: Heard | None = None
+    ) -> dict[str, float]:
         """The numbers of a rollout; of every so many rollouts, some responses are written to the table.
 
         Args:
             rollout: of B responses.
             step: of the training.
             unlearned: (B,) True at those that are left out of the loss, by reason.
+            heard: what reward functions logged of the responses.
         """
         gold = self._golden(rollout.samples)
         if self._table.rows and self._rollouts % self._table.every == 0:
             places = _of_different_prompts(rollout.samples.prompts)[: self._table.rows]
-            self._newest = [{"step": step, **row} for row in _entries(rollout, places, gold, unlearned)]
+            found = _entries(rollout, places, gold, unlearned)
+            self._newest = [{"step": step, **row} for row in _with_extra(found, rollout.samples, places, heard)]
             self._first = self._first or self._newest
             if processes.is_main():
                 write(self._file, self._newest)
@@ -120,8 +126,31 @@ def _entries(
     found = rows(rollout.samples, places, **columns)
     parts = rollout.rewards.prediction.dimensions
     for entry, place in zip(found, places, strict=True):
-        entry["parts"] = {name: each[place].item() for name, each in parts.items()}
+        own = {name: each[place].item() for name, each in parts.items()}
+        entry["parts"] = {name: value for name, value in own.items() if not isnan(value)}
         entry["left_out"] = next((name for name, left in unlearned.items() if left[place]), "")
+    return found
+
+
+def _with_extra(entries: Sequence[Row], samples: Samples, places: Sequence[int], heard: Heard | None) -> Iterator[Row]:
+    """The entries with what reward functions logged of them, where they logged anything."""
+    for entry, place in zip(entries, places, strict=True):
+        extra = heard.extra(samples.prompts[place], samples.responses[place]) if heard else {}
+        yield {**entry, "extra": dict(extra)} if extra else entry
+
+
+def parts_of(dimensions: Mapping[str, Tensor]) -> dict[str, float]:
+    """The mean of each part of a reward over the responses that have it, and how many lack it, where any does.
+
+    A part that no response has is left out.
+    """
+    found: dict[str, float] = {}
+    for name, values in dimensions.items():
+        lacking = int(values.isnan().sum())
+        if lacking < len(values):
+            found[f"reward/{name}"] = values.nanmean().item()
+        if lacking:
+            found[f"reward_missing/{name}"] = float(lacking)
     return found
 
 
@@ -169,8 +198,8 @@ def _numbers(rollout: Experience, gold: Tensor | None) -> dict[str, float]:
         "length": mask.sum(1).float().mean(),
         "explained_variance": None if values is None else explained_variance(values, rollout.returns, mask),
     }
-    parts = {f"reward/{name}": each.mean() for name, each in rollout.rewards.prediction.dimensions.items()}
-    numbers = {name: value.item() for name, value in {**found, **parts}.items() if value is not None}
+    numbers = {name: value.item() for name, value in found.items() if value is not None}
+    numbers |= parts_of(rollout.rewards.prediction.dimensions)
     return {**numbers, **percentiles("reward", rollout.rewards.rewards), **percentiles("length", mask.sum(1))}
 
 

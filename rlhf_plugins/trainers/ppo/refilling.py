@@ -23,6 +23,7 @@ from rlhf_plugins.trainers.ppo.options import ROUNDS
 from rlhf_plugins.trainers.ppo.scoring import ResponseRewards
 
 if TYPE_CHECKING:
+    from rlhf_plugins.contract.records import Prediction
     from rlhf_plugins.trainers.ppo.rollout import Scored
 
 
@@ -147,5 +148,14 @@ def _rewards(parts: Sequence[tuple[Scored, int]]) -> ResponseRewards:
         scores=torch.cat([each.scores for each in every]),
         token_rewards=torch.cat(padded),
         by_token=every[-1].by_token,
-        prediction=concatenated([each.prediction for each in every]),
+        prediction=concatenated(_with_all_parts([each.prediction for each in every])),
     )
+
+
+def _with_all_parts(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Each with the parts that any has, NaN where it has none: a function may name other parts at each call."""
+    names = dict.fromkeys(name for each in predictions for name in each.dimensions)
+    return [
+        replace(each, dimensions={n: each.dimensions.get(n, torch.full_like(each.reward, torch.nan)) for n in names})
+        for each in predictions
+    ]

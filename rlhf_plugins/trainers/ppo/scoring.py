@@ -168,20 +168,21 @@ def _answered(prediction: Prediction) -> list[int]:
 
 
 def _filled(found: Prediction, other: Prediction, rows: Sequence[int], samples: Samples) -> Prediction:
-    """The rewards and the rewards of tokens of `found`, with those of `other` in these rows."""
+    """The rewards and the rewards of tokens of `found`, with those of `other` in these rows, which have no parts."""
     assert found.abstained is not None
     reward, abstained = found.reward.masked_fill(found.abstained, 0.0), found.abstained.clone()
     kept = other.reward if other.abstained is None else other.reward.masked_fill(other.abstained, 0.0)
     abstained[rows] = torch.zeros(len(rows), dtype=torch.bool) if other.abstained is None else other.abstained
+    parts = {name: values.index_fill(0, torch.tensor(rows), torch.nan) for name, values in found.dimensions.items()}
     if found.tokens is None and other.tokens is None:
         reward[rows] = kept
-        return Prediction(reward, abstained=abstained)
+        return Prediction(reward, dimensions=parts, abstained=abstained)
     _, mask = objectives.lengths_and_mask(samples.response_ids)
     tokens = objectives.at_the_end(reward, mask) if found.tokens is None else found.tokens.clone()
     given = objectives.at_the_end(kept, mask[rows]) if other.tokens is None else other.tokens
     reward[rows], tokens[rows] = kept, 0.0
     tokens[rows, : given.shape[1]] = given
-    return Prediction(reward, tokens=tokens, abstained=abstained)
+    return Prediction(reward, dimensions=parts, tokens=tokens, abstained=abstained)
 
 
 def _taken(prediction: Prediction, rows: Sequence[int]) -> Prediction:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -74,7 +74,7 @@ class RewardGap(Watched):
         return [int(i) for i in np.random.default_rng([seed, step.step]).permutation(scored)[:count]]
 
 
-def _numbers(answer: Prediction | Sequence[float | None]) -> list[float]:
+def _numbers(answer: Prediction | Sequence[Any]) -> list[float]:
     """Worths, NaN where the judge abstained."""
     if isinstance(answer, Prediction):
         worths = answer.reward.float().clone()
