@@ -114,7 +114,7 @@ def students_half(tops: np.ndarray, bottoms: np.ndarray) -> float:
 
 
 def share_interval(values: np.ndarray, least: float = 0.0) -> Interval:
-    """As `mean_interval`, of shares from `least` to 1 and within them; where all are equal, Wilson's (1927).
+    """`mean_interval` of shares, kept between `least` and 1; the interval of Wilson (1927) where all are equal.
 
     Args:
         values: (n,) one share for each independent unit, such as whether a prompt is won; n >= 1.

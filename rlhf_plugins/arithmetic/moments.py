@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of all numbers so far; each counts alike (Welford's update by batches, Chan et al. 1979)."""
+    """The moments of all numbers so far, each with the same weight (Welford's update by batches, Chan et al. 1979)."""
 
     count: int = 0
     mean: float = 0.0

@@ -111,7 +111,7 @@ def concatenated(predictions: list[Prediction]) -> Prediction:
 
 
 def _heard(prediction: Prediction) -> Prediction:
-    """With `abstained` filled in: False where it was None."""
+    """The prediction with `abstained` filled in: False where it was None."""
     if prediction.abstained is not None:
         return prediction
     return replace(prediction, abstained=torch.zeros_like(prediction.reward, dtype=torch.bool))

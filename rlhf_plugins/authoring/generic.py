@@ -83,7 +83,7 @@ def _is_open(function: Callable[..., Any]) -> bool:
 
 
 def _signature(function: Callable[..., Any]) -> str:
-    """As the base class writes it, annotations that need an import left out."""
+    """The signature as the base class writes it, without annotations that need an import."""
     given = inspect.signature(function)
     plain = [parameter.replace(annotation=_plain(parameter.annotation)) for parameter in given.parameters.values()]
     return str(given.replace(parameters=plain, return_annotation=_plain(given.return_annotation))).replace("'", "")

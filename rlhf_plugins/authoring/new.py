@@ -102,7 +102,7 @@ def _refuse_clash(package: str, kind: str, template: str, taken: Collection[str]
 
 
 def _names(package: str) -> tuple[str, str]:
-    """Of the module and of the component."""
+    """The names of the module and of the component in it."""
     return package.replace("-", "_"), package.removeprefix("rlhf-").replace("-", "_")
 
 

@@ -72,13 +72,13 @@ class _File(DataFormat, Sources):
         return False
 
     def known_columns(self) -> frozenset[str] | None:
-        """Those of a local file that is not large."""
+        """See `DataFormat`; only small local files are read for it."""
         from rlhf_plugins.data.local_file import columns_of_file
 
         return columns_of_file(self, self._read())
 
     def known_rows(self) -> int | None:
-        """Those of a local file that is not large."""
+        """See `DataFormat`; only small local files are read for it."""
         from rlhf_plugins.data.local_file import rows_of_file
 
         return rows_of_file(self, self._read())
@@ -229,7 +229,7 @@ class Mix(DataFormat):
         return self._mixed([part.load(base, seed) for part in self.parts], seed)
 
     def load_in(self, run: Run) -> Data:
-        """As `load`, with parts that earlier stages made."""
+        """See `DataFormat`; earlier stages may have made parts of the rows."""
         return self._mixed([part.load_in(run) for part in self.parts], run.seed)
 
     def at_hand(self) -> bool:
@@ -242,7 +242,7 @@ class Mix(DataFormat):
         return False if False in known else None if None in known else True
 
     def known_columns(self) -> frozenset[str] | None:
-        """Those that any part has."""
+        """The columns that any part has."""
         known = [part.known_columns() for part in self.parts]
         return None if None in known else frozenset().union(*filter(None, known))
 
@@ -297,7 +297,7 @@ class StageOfRun(_OfStage):
         return load_data(stage_folder(self.run, self.stage))
 
     def known_columns(self) -> frozenset[str] | None:
-        """Those of the rows, where the run has made them already."""
+        """The columns of the rows, where the run has made them already."""
         from rlhf_plugins.data.columns import columns_of
         from rlhf_plugins.data.file_names import STAGE_ROWS
         from rlhf_plugins.data.partial_reads import MAX_BYTES

@@ -37,18 +37,18 @@ class Prepared(DataFormat, like=("rows", "steps")):
         return prepared(self.rows.load(base, seed), self.steps, seed)
 
     def load_in(self, run: Run) -> Data:
-        """As `load`, with rows that an earlier stage made."""
+        """See `DataFormat`; an earlier stage may have made the rows."""
         from rlhf_plugins.data.changes.steps import prepared
 
         steps = [step.acting(run) if step.builds else step for step in self.steps]
         return prepared(self.rows.load_in(run), steps, run.seed)
 
     def known_gold(self) -> bool | None:
-        """As of the rows."""
+        """Whether the rows that are prepared have a gold reward."""
         return self.rows.known_gold()
 
     def known_columns(self) -> frozenset[str] | None:
-        """Those of the rows, and those that the steps fill in; unknown where a step writes new responses."""
+        """The columns of the rows and those that the steps fill in; unknown where a step writes new responses."""
         known = None if any(step.answered for step in self.steps) else self.rows.known_columns()
         return None if known is None else known.union(*(step.writes for step in self.steps))
 

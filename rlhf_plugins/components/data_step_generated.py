@@ -116,7 +116,7 @@ class _Writer:
         return self.generator.build(self.run)
 
     def responses(self, prompts: Sequence[Text], seed: int) -> list[list[Written]]:
-        """To each prompt n."""
+        """`n` responses to each prompt."""
         found = list[Written]()
         for start in range(0, len(prompts), AT_ONCE):
             part = prompts[start : start + AT_ONCE]
@@ -137,7 +137,7 @@ class _Writer:
 def _best(
     run: Run, reward: Reward, prompts: Sequence[Text], written: Sequence[Sequence[Written]]
 ) -> list[list[Written]]:
-    """Of what was written to each prompt the whole response with the highest reward, or why there is none."""
+    """For each prompt the complete response with the highest reward, or why there is none."""
     built, found = cache(lambda: reward.build(run)), list[list[Written]]()
     for start in range(0, len(prompts), AT_ONCE):
         both = list(zip(prompts, written, strict=True))[start : start + AT_ONCE]

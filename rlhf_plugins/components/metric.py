@@ -317,7 +317,7 @@ def _both_ways(gap: np.ndarray, likely: np.ndarray | None = None) -> tuple[np.nd
 
 
 def _rating_errors(pairs: ScoredPairs) -> tuple[np.ndarray, np.ndarray]:
-    """Of each rated response: whether its reward is farther from its rating than the median, and its variance."""
+    """For each rated response: whether its reward is farther from its rating than the median, and its variance."""
     if pairs.chosen_rating is None or pairs.rejected_rating is None:
         return np.zeros(0, dtype=bool), np.zeros(0)
     reward, rating = np.r_[pairs.chosen, pairs.rejected], np.r_[pairs.chosen_rating, pairs.rejected_rating]

@@ -33,7 +33,7 @@ class Clip(PolicyLoss):
     ] = None
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)
-        """With the sign of a loss."""
+        """The loss of each token; see the class."""
         return _clipped(log_ratio.exp(), advantages, self.epsilon, self.epsilon_high)
 
 
@@ -78,7 +78,7 @@ class DualClip(PolicyLoss):
     limit: Annotated[float, Field(gt=1, description="of the ratio where the advantage is negative")] = 3.0
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)
-        """With the sign of a loss."""
+        """The loss of each token; see the class."""
         loss = Clip(self.epsilon)(log_ratio, advantages)
         return loss.where(advantages >= 0, loss.minimum(-self.limit * advantages))
 
@@ -120,7 +120,7 @@ class PolicyGradient(PolicyLoss):
     """-A r, without a clip: at r = 1 its gradient is the policy gradient -A grad log pi (Williams 1992)."""
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)
-        """With the sign of a loss."""
+        """The loss of each token; see the class."""
         return -advantages * log_ratio.exp()
 
 
@@ -136,7 +136,7 @@ class AdvantageWeighted(PolicyLoss, off_policy=True):
     limit: Annotated[float, Field(gt=1, description="of the weight, so that no row outweighs all others")] = 20.0
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)
-        """With the sign of a loss."""
+        """The loss of each token; see the class."""
         return -(advantages / self.beta).exp().clamp(max=self.limit) * log_ratio
 
 

@@ -61,7 +61,7 @@ class Saved(Reward):
         return missing_rewards(self.path)
 
     def saved_aggregation(self) -> Mapping[str, Any] | None:
-        """That of the ensemble in the folder, as its description has it."""
+        """See `Reward`; it is read from the description of the ensemble in the folder."""
         from rlhf_plugins.data.file_names import ENSEMBLE
         from rlhf_plugins.data.files import read_json
         from rlhf_plugins.data.other_run import saved_folder

@@ -168,7 +168,7 @@ class PlackettLuce(RewardLoss, whole_groups=True, needs={"ranks"}, under_shift="
         return self._judged_pairs(scores, placed) - plackett_luce(scores.scores, scores.ranks, running)
 
     def learns_from(self, group: Group) -> bool:
-        """From a ranking, or a pair of which one response is better."""
+        """Whether the group is a ranking, or a pair of which one response is better."""
         return super().learns_from(group) or any(not c.tied for c in group.comparisons)
 
     def _judged_pairs(self, scores: RankedScores, placed: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class Rules(Selector):
                 yield Point("dpo", 0, f"{few}: too few to call them clean or noisy")
 
     def _of_writer(self, features: Features) -> Iterator[Point]:
-        """By whose responses the rows hold, where the whole interval says so."""
+        """Points for whose responses the rows hold, where the whole interval says so."""
         if features.off_policy is None:
             return
         low = features.off_policy if features.off_policy_low is None else features.off_policy_low
@@ -121,7 +121,7 @@ class Rules(Selector):
             yield from _each(OFFLINE, 1, f"{often}, which one short training can do")
 
     def _of_memory(self, situation: Situation) -> Iterator[Point]:
-        """By the forecast, or where there is none by what online training usually takes."""
+        """Points for memory, by the forecast, or where there is none by what online training usually takes."""
         if (vram := situation.resources.vram) is None:
             return
         for name in situation.algorithms:

@@ -137,7 +137,7 @@ def _predicted_rewards(answer: Prediction, samples: Samples) -> Prediction:
 
 
 def _plain(part: Tensor) -> Tensor:
-    """On the CPU, without gradient; numbers in float32."""
+    """The tensor on the CPU, without gradient; numbers in float32."""
     moved = part.detach().cpu()
     return moved if not moved.is_floating_point() else moved.float()
 

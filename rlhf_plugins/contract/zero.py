@@ -102,7 +102,7 @@ def _of_file(file: Path, given: Mapping[str, Any]) -> Zero:
 
 
 def _stage(options: Mapping[str, Any], where: str) -> str:
-    """Of ZeRO. Raises RunError for another, and where weights or optimizers wait elsewhere than was tried."""
+    """The stage of ZeRO. Raises RunError for another one, and for offloading that was not tried."""
     stage = str(options.get(STAGE, 2))
     if stage not in STAGES:
         raise RunError(f"{where}the launch asks for {STAGE}: {stage}, with which no recipe was tried: write 1, 2 or 3")

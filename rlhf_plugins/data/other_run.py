@@ -86,7 +86,7 @@ def of_every(root: Path) -> list[Path]:
 
 
 def _result(file: Path, part: Part) -> StageResult:
-    """As far as it is needed here."""
+    """The result of a stage, read as far as it is needed here."""
     try:
         result = json.loads(file.read_bytes())
         own: dict[str, Any] = {part: {**result[part]}}

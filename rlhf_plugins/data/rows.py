@@ -296,7 +296,7 @@ def _parquet(path: Path, _: Dropped) -> Iterator[Row]:
 
 
 def _arrow(path: Path, _: Dropped) -> Iterator[Row]:
-    """Of a file in Arrow's format for files or for streams, which `datasets` writes."""
+    """The rows of a file in Arrow's format for files or for streams, which `datasets` writes."""
     import pyarrow
 
     try:

@@ -27,7 +27,7 @@ class HandedOn:
 
     @property
     def lineage(self) -> str:
-        """As `StageResult.opened` names it, `dpo.policies.dpo`."""
+        """Its name in `StageResult.opened`, such as `dpo.policies.dpo`."""
         return f"{self.stage}.{self.part}.{self.name}"
 
     @property

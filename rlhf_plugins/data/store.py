@@ -44,7 +44,7 @@ def lines(data: Data) -> Iterator[str]:
 
 
 def digest(data: Data) -> str:
-    """Of its lines, with the names of files, which may have been moved; the gold reward is not in it."""
+    """A digest of its lines, with the names of files without their folders; the gold reward is not in it."""
     found = blake2b(digest_size=16)
     for row in _rows(data):
         found.update(f"{json.dumps(row, ensure_ascii=False, default=_anywhere)}\n".encode())
@@ -121,7 +121,7 @@ def _plain(value: Any) -> Any:
 
 
 def _anywhere(value: Any) -> Any:
-    """As `_plain`, without the folders of files."""
+    """`_plain`, without the folders of files."""
     fields = _plain(value)
     if isinstance(value, Origin):
         fields["source"] = os.path.basename(value.source)

@@ -167,7 +167,7 @@ def packed_attention(
 
 @torch.compiler.disable  # each row has other groups
 def _packed_attention(query: Tensor, key: Tensor, value: Tensor, packed: PackedRow, **options: Any) -> Tensor:
-    """As `packed_attention`."""
+    """See `packed_attention`."""
     dropout, scale = options.pop("dropout", 0.0), options.pop("scaling", None)
     packed.unknown_options |= {name for name, option in options.items() if option is not None} - KNOWN_OPTIONS
     window, cap = options.get("sliding_window"), options.get("softcap")

@@ -209,7 +209,7 @@ def _takes_context(function: Any) -> bool:
 
 
 def _contexts(module: nn.Module, adapter: str | None) -> tuple[AbstractContextManager[None], _Again]:
-    """Those in which a module computes and recomputes: in the second, the adapter of the first is active again."""
+    """The contexts in which a module computes and recomputes: the second activates the adapter of the first."""
     return nullcontext(), _Again(module, adapter)
 
 
@@ -327,6 +327,6 @@ def _tuned(model: nn.Module) -> list[Any]:
 
 
 def _activate(layer: Any, adapters: str | list[str], disabled: bool) -> None:
-    """As PEFT's `set_adapter` and `enable_adapters`, which would also change gradient flags."""
+    """Does what PEFT's `set_adapter` and `enable_adapters` do, but changes no gradient flags."""
     layer._active_adapter = adapters
     layer._disable_adapters = disabled

@@ -41,7 +41,7 @@ class CompiledLayer(nn.Module):
     """A decoder layer whose training passes are compiled, if its trial agreed."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the layer's own."""
+        """The layer's own forward pass, or the compiled one."""
         own = super().forward
         weights = next(self.parameters())
         asked = torch.is_grad_enabled() and COMPILED.active(weights) and not _has_hooks(self)

@@ -319,5 +319,5 @@ def _linear(trunk: Any, learns: bool) -> _Linear:
 
 
 def _experts(trunk: Any) -> int:
-    """Of a layer, that a token goes through."""
+    """The experts of a layer that a token goes through."""
     return getattr(trunk.config.get_text_config(), "num_experts_per_tok", None) or 1

@@ -61,7 +61,7 @@ def taken(states: Tensor, places: Tensor) -> Tensor:
 
 
 def trimmed_states_at(trunk: Any, batch: BranchBatch, places: Tensor) -> Tensor:
-    """As `states_at`, with the last layer's feed-forward block at these places alone; the trunk must have one."""
+    """`states_at`, with the last layer's feed-forward block computed at these places alone; the trunk must have one."""
     inputs = model_inputs(trunk, batch)  # runs the trunk, the first time
     with _trimmed_last_layer(trunk, places):
         states = trunk(**inputs).last_hidden_state

@@ -37,7 +37,7 @@ class TokenLogps(NamedTuple):
 
 @dataclass(frozen=True)
 class Scaling:
-    """From a head's output z to logits: cap tanh(scale z / cap) / temperature, or scale z / temperature."""
+    """How a head's output z becomes logits: cap tanh(scale z / cap) / temperature, or scale z / temperature."""
 
     scale: float = 1.0
     cap: float | None = None

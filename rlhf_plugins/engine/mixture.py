@@ -73,16 +73,16 @@ class MixedLogits(Handle):
 
     @property
     def models(self) -> Sequence[Any]:
-        """Those of its parts, each once."""
+        """The models of its parts, each once."""
         return tuple({id(model): model for part in self.parts for model in part.models}.values())
 
     @property
     def ends(self) -> list[int]:
-        """Those of all its parts."""
+        """The end tokens of all its parts."""
         return sorted({end for part in self.parts for end in part.ends})
 
     def next_logits(self, ids: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
-        """As of any policy; the cache is a list of the parts' own."""
+        """See `Policy`; the cache is a list with the caches of the parts."""
         caches = cache or [None] * len(self.parts)
         found = [part.next_logits(ids, own) for part, own in zip(self.parts, caches, strict=True)]
         return self._summed([logits for logits, _ in found]), [own for _, own in found]

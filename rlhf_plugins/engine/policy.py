@@ -98,7 +98,7 @@ class Handle(ABC):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """That of its base."""
+        """The tokenizer of its base."""
         return self.encoder.tokenizer
 
     @property
@@ -153,7 +153,7 @@ class Handle(ABC):
         return reduce(Samples.__add__, [part for part in processes.gathered(found) if part is not None])
 
     def _log_probs_in_shares(self, samples: Samples, temperature: float) -> Tensor:
-        """As `log_probs`, of which each process computes its share of the rows."""
+        """`log_probs`, of which each process computes its share of the rows."""
         rows = range(len(samples.responses))[processes.share(len(samples.responses))]
         own, longest = samples.take(rows), max(map(len, samples.response_ids))
         with processes.alone():

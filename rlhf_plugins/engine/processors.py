@@ -19,7 +19,7 @@ from rlhf_plugins.contract.sampling import SamplingOptions
 
 
 class RepetitionPenalty(LogitsProcessor):
-    """Of each token of the text so far a positive logit is divided by the penalty, a negative one multiplied.
+    """Divides positive logits of the tokens in the text so far by the penalty, and multiplies negative ones.
 
     The prompt counts, as with transformers (Keskar et al. 2019, "CTRL", section 4.1, counts what was generated, and
     divides every logit). The padding before it does not, so that a response does not depend on its batch.
@@ -41,7 +41,7 @@ class RepetitionPenalty(LogitsProcessor):
 
 
 def penalties(options: SamplingOptions, pad: int | None = None) -> LogitsProcessorList:
-    """Those that hold for greedy decoding too."""
+    """The processors that apply to greedy decoding too."""
     penalty = options.get("repetition_penalty", 1.0)
     return LogitsProcessorList([RepetitionPenalty(penalty, pad)] if penalty != 1 else [])
 

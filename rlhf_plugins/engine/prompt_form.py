@@ -35,7 +35,7 @@ class Prompted:
 
     @property
     def forms(self) -> tuple[Form, ...]:
-        """Of the last training that had rows; empty where none is known."""
+        """The forms in the last training that had rows; empty where none is known."""
         return self.trained or self.start
 
     @property

@@ -61,7 +61,7 @@ class SentenceEnds(nn.Module):
 
 
 def _mark(written: str, read: str, spaced: bool) -> int:
-    """Of a token as the vocabulary and as a reader has it; `spaced` is whether the vocabulary writes spaces."""
+    """The mark of a token, given as the vocabulary writes it and as it reads; `spaced`: the vocabulary has spaces."""
     mark = ENDS if SURE.search(read) else MAY_END if STOP.search(read) else 0
     if spaced:
         attached = not written.startswith(SPACES) and GOES_ON.match(read) is not None

@@ -28,7 +28,7 @@ from rlhf_plugins.engine.attention import in_autocast
 
 
 class Heads(NamedTuple):
-    """Of a layer: what its tensors are like, on which it depends whether a kernel takes them."""
+    """The properties of a layer's heads on which it depends whether a kernel can compute them."""
 
     device: torch.device
     dtype: torch.dtype

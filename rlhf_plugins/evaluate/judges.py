@@ -55,7 +55,7 @@ class ScoreJudge:
         return "gold reward" if self.gold else "reward model score" if self.is_model else "function score"
 
     def described(self) -> dict[str, str]:
-        """As `report.schema.JudgeReport` has it."""
+        """The judge as a `report.schema.JudgeReport`."""
         kind = "gold" if self.gold else "reward model" if self.is_model else "function"
         return {"kind": kind, "name": self.called, "stage": self.stage}
 
@@ -101,7 +101,7 @@ class PairJudge:
         return f"P(better than {self.reference})"
 
     def described(self) -> dict[str, Any]:
-        """As `report.schema.JudgeReport` has it."""
+        """The judge as a `report.schema.JudgeReport`."""
         silent = sum(one.probability is None for one in self.verdicts)
         share = silent / len(self.verdicts) if self.verdicts else None
         return {"kind": "pairs", "name": self.called, "stage": self.stage, "failed": share}
@@ -155,7 +155,7 @@ class PairJudge:
 
 
 def _rows(verdicts: Sequence[Verdict]) -> list[list[Any]]:
-    """As they are kept. Raises RunError where all failed, so that nothing is kept and a later run asks again."""
+    """The verdicts as they are saved. Raises RunError where all failed, so that a later run asks again."""
     if all(one.status == "failed" for one in verdicts):
         reason = verdicts[0].reason or "it gave no reason"
         raise RunError(f"evaluate: the judge answered no comparison: {reason}")

@@ -34,7 +34,7 @@ class Mean(NamedTuple):
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one algorithm.
+    """The costs of one algorithm.
 
     Args:
         known: steps of the optimizers; `sequences`, prompts with a response that are trained on or sampled; their
@@ -49,7 +49,7 @@ class Costs:
 
 
 def costs(stages: Sequence[Stage], base: Base, data: Data, card: Card | None, mean: Mean | None = None) -> Costs:
-    """Of the stages of an algorithm, in order.
+    """The costs of an algorithm whose stages are given in order.
 
     Args:
         stages: that train.
@@ -75,7 +75,7 @@ def costs(stages: Sequence[Stage], base: Base, data: Data, card: Card | None, me
 
 
 def mean_tokens(data: Data, encoder: RowEncoder) -> Mean | None:
-    """Of a prompt and one of its responses, over the training rows of `LOOKED_AT` prompts at most, evenly spaced.
+    """Mean tokens of a prompt and of a response, over the training rows of at most `LOOKED_AT` evenly spaced prompts.
 
     Rows that a training would leave out do not count. None where all are.
     """
@@ -91,7 +91,7 @@ def mean_tokens(data: Data, encoder: RowEncoder) -> Mean | None:
 def _flops(
     stages: Sequence[Stage], courses: Mapping[str, Course | None], base: Base, card: Card | None, mean: Mean
 ) -> tuple[float, list[str]]:
-    """Of all stages, and of which nobody knows; 0 where one is unknown."""
+    """The number for all stages, 0 where that of one is unknown; and the stages where it is."""
     lengths, found = (max(1, round(mean.prompt)), max(1, round(mean.response))), dict[str, float | None]()
     for stage in stages:
         course = courses[stage.name]

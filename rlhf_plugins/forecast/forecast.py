@@ -99,7 +99,7 @@ class StageForecast:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """Whether a card holds it, in words."""
         if self.fits is None:
             return self.unknown or "no card given"
         return "uncertain" if self.uncertain else "fits" if self.fits else "does not fit"
@@ -278,7 +278,7 @@ def _setting(workload: Workload, base: Base, card: Card | None) -> Setting:
 
 
 def dtype_of(base: Base, card: Card | None) -> torch.dtype:
-    """In which weights that are not quantized are held: in half precision where they are frozen."""
+    """The precision of weights that are not quantized: half precision where they are frozen."""
     return (base.adapter is not None and PRECISIONS[_half(card)]) or torch.float32
 
 

@@ -104,6 +104,6 @@ def _fill(layer: Any, length: int) -> None:
 
 
 def _drawn(logits: Tensor) -> None:
-    """As generation draws a token."""
+    """Draws a token as generation does."""
     scaled = logits.float() / 1.0
     torch.multinomial(scaled.softmax(-1), 1)

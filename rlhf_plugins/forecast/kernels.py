@@ -34,7 +34,7 @@ class _RmsNorm(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        """Of x alone: a norm that is trained is in float32, and transformers' own."""
+        """The gradient of x alone: a norm that is trained is in float32, and computed by transformers."""
         read = ctx.saved_tensors[0].contiguous(), grad.contiguous()
         return torch.empty_like(read[0]), None, None, None
 

@@ -85,7 +85,7 @@ class Meter(TorchDispatchMode):
             self._peaks[self._part] = self._as_now()
 
     def begin(self, part: str) -> None:
-        """From here on, peaks are those of this part; one that has begun before goes on."""
+        """Counts the peaks from here on for this part; a part that has begun before is continued."""
         self._part = part
         self._peaks.setdefault(part, self._as_now())
 
@@ -97,7 +97,7 @@ class Meter(TorchDispatchMode):
 
     @property
     def peaks(self) -> dict[str, dict[str, int]]:
-        """By parts, bytes at the peak by purpose, the largest first."""
+        """For each part the bytes at its peak by purpose, the largest first."""
         return {part: _by_consumer(peak.live) for part, peak in self._peaks.items()}
 
     def _as_now(self) -> _Peak:

@@ -91,7 +91,7 @@ Bytes = dict[str, int]  # by consumer
 
 
 class Found(NamedTuple):
-    """Of a work.
+    """What was measured of a `Work`.
 
     Args:
         peaks: bytes by consumer at the peak of each of its parts.
@@ -151,7 +151,7 @@ _KNOWN: dict[str, Found] = {}  # traces of this process
 
 
 def _traced(config: Any, layers: int, work: Work, setting: Setting) -> Found:
-    """Of a model with so many layers."""
+    """Traces a work on a model with this many layers."""
     how = current_engine(), sorted(trials.failed(ON))
     key = repr((with_layers(config, layers).to_json_string(), work, setting, how))
     if key not in _KNOWN:
@@ -223,7 +223,7 @@ def _resident(model: Any, meter: Meter, setting: Setting) -> list[Tensor]:
 
 
 def state_bytes(optimizer: str) -> int:
-    """Of an optimizer's state, for each trained weight, by its name in transformers; of an unknown one AdamW's."""
+    """Bytes of an optimizer's state for each trained weight, by transformers' name; an unknown one counts as AdamW."""
     return STATES.get(optimizer.removesuffix("_torch"), ADAMW)
 
 

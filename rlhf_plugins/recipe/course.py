@@ -20,7 +20,7 @@ NOTHING: Mapping[str, Kept] = {}
 def courses(
     assembled: Assembled, data: Data | None = None, kept: Mapping[str, Kept] | None = None
 ) -> dict[str, Course | None]:
-    """By the names of the stages, in order; None where nobody knows.
+    """How long each stage is, by name and in order; None is unknown.
 
     Args:
         assembled: the recipe.
@@ -37,7 +37,7 @@ def of_stages(
     source: DataFormat | None = None,
     kept: Mapping[str, Kept] = NOTHING,
 ) -> dict[str, Course | None]:
-    """By the names of the stages; arguments as of `courses`, and the format of the rows where they are not loaded."""
+    """How long each stage is, by name. It takes the arguments of `courses`, and the format of rows not yet loaded."""
     formats: dict[int, DataFormat | None] = {}
 
     @cache

@@ -98,7 +98,7 @@ def _unmet(made: Made, registry: Registry) -> list[tuple[Keys, str]]:
 
 
 def _known_columns(source: DataFormat | None, writers: Mapping[str, frozenset[str]]) -> frozenset[str] | None:
-    """Those of the data, or of the stage that will write them; None where they are unknown."""
+    """The columns of the data, or of what a stage will write; None is unknown."""
     if source is None:
         return None
     return next(

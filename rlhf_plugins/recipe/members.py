@@ -45,7 +45,7 @@ class Member:
 
     @property
     def overrides(self) -> list[str]:
-        """As the command line writes them; `seeds` and `sweep` are taken out."""
+        """Its values as overrides of the command line, without `seeds` and `sweep`."""
         seed = [] if self.seed is None else [f"seed={self.seed}"]
         swept = ((path, f"{path}={_written(value)}") for path, value in self.setting.items())
         return [*(text if path in self.typed else Written(text) for path, text in swept), *seed]

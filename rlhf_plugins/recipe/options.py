@@ -187,7 +187,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _shown_type(annotation: Any) -> str:
-    """As a recipe's writer would say it: `int or null`, `list[float]`."""
+    """A type in the words of recipes: `int or null`, `list[float]`."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _shown_type(inner[0])

@@ -40,7 +40,7 @@ def record(folder: Path, stage: object, registry: Registry) -> None:
 
 
 def opener(folder: Path, registry: Registry | None = None) -> Opener:
-    """As `assemble.component`, for what a saved model names: also says which plugin is missing or has changed."""
+    """`assemble.component` for what a saved model names; it also says which plugin is missing or has changed."""
     from rlhf_plugins.recipe.assemble import component
 
     known, recorded = registry or installed(), _recorded(folder)
@@ -91,7 +91,7 @@ def _here(plugin: Plugin, registry: Registry, who: str) -> Plugin:
 
 
 def _recorded(folder: Path) -> dict[str, Plugin]:
-    """By `kind name`; a member of an ensemble has its record in the folder above. Nothing in one that is older."""
+    """The recorded plugins by `kind name`; those of an ensemble's member are in the folder above."""
     for file in (folder / RECORD, folder.parent / RECORD):
         if file.exists():
             try:

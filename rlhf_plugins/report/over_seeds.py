@@ -36,7 +36,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """As a sentence calls it."""
+        """Its name in a sentence."""
         return f"{self.policy} at {self.setting}" if self.setting else self.policy
 
 
@@ -149,7 +149,7 @@ def _take(found: Sequence[Row]) -> list[str]:
 
 
 def _scales(groups: Groups) -> list[str]:
-    """That settings have no scale in common, where each was judged by what its own runs trained, and these differ."""
+    """A sentence where settings have no common scale, since each was judged by a reward that its own runs trained."""
     own = [any(report.judge and report.judge.stage for report in reports) for reports in groups.values()]
     if len(own) < 2 or not any(own) or _one_judge(groups):
         return []

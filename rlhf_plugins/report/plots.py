@@ -17,7 +17,7 @@ _DASHED = (0, (4, 3))
 
 
 def policy_plots(report: Report) -> list[Plot]:
-    """Those of the three plots of policies for which the report holds numbers."""
+    """The plots of policies, of three, for which the report has numbers."""
     plots = {_scores: _measured(report), _frontier: _placed(report), _dimensions: _graded(report)}
     return [plot(report, names) for plot, names in plots.items() if names]
 
@@ -150,7 +150,7 @@ def arms(gold: Interval) -> list[list[float]] | None:
 
 
 def _bars(policy: PolicyReport) -> list[Bar]:
-    """Those of a policy's score and KL."""
+    """The error bars of a policy's score and KL."""
     x, y = policy.kl or 0.0, policy.gold.mean or 0.0
     ends = {"up": policy.gold, "across": policy.kl_interval}
     found = {way: (one.low, one.high) for way, one in ends.items() if one is not None}

@@ -49,7 +49,7 @@ def taken(report: Report) -> str | None:
 
 
 def _better(report: Report, found: Mapping[str, Verdict]) -> list[str]:
-    """Those better than their start whose responses are not nearly the reference's."""
+    """The policies that are better than their start and whose responses differ from the reference's."""
     return [name for name, verdict in found.items() if verdict.word == "better" and not near(report.policies[name])]
 
 

@@ -81,7 +81,7 @@ def _sections(models: Models, where: str) -> tuple[Section, ...]:
 
 
 def _agreement(model: RewardModelReport, who: str) -> str:
-    """With an annotator's labels, and their share of all: `71.2% of 520 labels (40.0%)`."""
+    """The agreement with an annotator's labels, and their share of all labels: `71.2% of 520 labels (40.0%)`."""
     labels = model.metrics.get(LABELS + who)
     if not labels:
         return words.NONE

@@ -114,7 +114,7 @@ def _curves(groups: Groups, stage: str, key: str) -> Plot | None:
 
 
 def _drawn(curves: Mapping[str, CurveReport]) -> dict[str, CurveReport]:
-    """Those that have a panel: neither the percentiles of a run's own page nor what another curve shows."""
+    """The curves that get a panel: no percentiles, and nothing that another curve shows."""
     inside = {percentile(name, rank) for name in curves for rank in PERCENTILES}
     beside = {name for name in curves if name.startswith(HELD_OUT) and name.removeprefix(HELD_OUT) in curves}
     left_out = inside | beside | ({MEAN_LOSS} if "loss" in curves else set())

@@ -29,7 +29,7 @@ class Cell:
 
     @property
     def unspaced(self) -> str:
-        """With its interval as one word, which no narrow terminal breaks in two."""
+        """The cell with its interval as one word, which a narrow terminal does not break."""
         return f"{self.main} {self.interval.replace(' ', '')}".rstrip()
 
 
@@ -42,7 +42,7 @@ def headers(report: Report | EvaluationReport) -> list[str]:
 
 
 def columns(report: Report | EvaluationReport) -> Columns:
-    """Those after the score: the normalised one only where it is known, which needs a gold reward."""
+    """The columns after the score; the normalised score only where a gold reward is known."""
     known = any(policy.normalised is not None for policy in report.policies.values())
     return {name: column for name, column in COLUMNS.items() if known or name != NORMALISED}
 

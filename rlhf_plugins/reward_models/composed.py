@@ -27,16 +27,16 @@ class Composed:
     parts: Sequence[RewardHandle]
 
     def __call__(self, samples: Samples) -> Prediction:
-        """As the function."""
+        """Calls the function."""
         return self.function(samples)
 
     @property
     def compares(self) -> str:
-        """As of a `RewardHandle`: that of the first part that has one."""
+        """See `RewardHandle`: the answer of the first part that has one."""
         return next((part.compares for part in self.parts if part.compares), "")
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the parts that have a state, by number."""
+        """The states of the parts that have one, by number."""
         return {str(place): part.state_dict() for place, part in enumerate(self.parts) if has_state(part)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ class Ensemble:
 
     @property
     def compares(self) -> str:
-        """As of a `RewardHandle`."""
+        """See `RewardHandle`."""
         return self.called if self.aggregation.compares_siblings else ""
 
     def __call__(self, samples: Samples) -> Prediction:

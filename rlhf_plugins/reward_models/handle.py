@@ -100,7 +100,7 @@ class RewardHandle:
         return self._in_shares(function, samples)
 
     def by_token(self, samples: Samples) -> Prediction:
-        """As `predict`, with `tokens`: what each token adds to the reward of the response so far.
+        """`predict`, with `tokens` filled in: what each token adds to the reward of the response so far.
 
         In several processes the main one predicts for all.
 

@@ -81,7 +81,7 @@ class Accuracies(NamedTuple):
 
 
 def pair_accuracies(predict: Predict, groups: Sequence[Group], encoder: RowEncoder) -> Accuracies:
-    """As `pair_accuracy`, of all groups and of those of each topic, without responses that the model cannot read."""
+    """The pair accuracy on all groups and on those of each topic, without responses that the model cannot read."""
     kept, _ = encodable(groups, encoder)
     whole = pair_accuracy(predict, kept, encoder) if kept else None
     if whole is None:

@@ -131,7 +131,7 @@ class RewardModel(nn.Module):
         return self.pooling(states, mask) if numbers is None else self.pooling(states, mask, numbers)
 
     def _numbers(self, batch: BranchBatch) -> Tensor | None:
-        """Of the sentences of each branch, (B, L), where the pooling reads them."""
+        """The sentence number of each token, (B, L), where the pooling reads it."""
         if self.sentences is None:
             return None
         numbers: Tensor = self.sentences(batch.input_ids.flatten()[batch.index], batch.mask)
@@ -154,7 +154,7 @@ class RewardModel(nn.Module):
         return concatenated(self._batched(predicted, samples, pad_id, grad))
 
     def by_token(self, samples: Samples, pad_id: int) -> Prediction:
-        """As `predict`, and what each token adds to the reward of the response so far, which starts from 0: `tokens`.
+        """`predict`, with `tokens`: what each token adds to the reward of the response so far, which starts at 0.
 
         Raises:
             RunError: the trunk reads both ways, so that a token changes what precedes it.

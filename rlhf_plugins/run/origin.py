@@ -135,7 +135,7 @@ def _code(used: list[Plugin], registry: Registry, recipe: Mapping[str, Any]) -> 
 
 
 def _changed_files(read: Mapping[str, str], recipe: Mapping[str, Any]) -> list[str]:
-    """Those with another digest, where the recipe has them now."""
+    """The files with another digest than recorded, by their place in the recipe."""
     here, found = list(_files(recipe)), list[str]()
     for name, was in read.items():
         moved = [place for place in here if os.path.basename(place) == os.path.basename(name)]

@@ -40,7 +40,7 @@ CHAT = ("chat_template", "system", "chat_template_kwargs")
 
 
 class _Unread:
-    """In the place of rows that are not looked at; it refuses to be read.
+    """A placeholder for rows that are not looked at, which refuses to be read.
 
     Args:
         what: the rows, in words.
@@ -177,7 +177,7 @@ class Preflight:
 
 
 def _unfit_base(assembled: Assembled) -> Iterator[Fault]:
-    """That the adapter which a run starts from is damaged, or none of its base."""
+    """The fault that the adapter which a run starts from is damaged, or of another base."""
     from rlhf_plugins.engine.weights.starting import refuse_unfit
 
     try:
@@ -187,7 +187,7 @@ def _unfit_base(assembled: Assembled) -> Iterator[Fault]:
 
 
 def _unwritable(folder: Path) -> Iterator[Fault]:
-    """That a run could not write its folder, or make it in the nearest one that is there."""
+    """The fault that a run could not write its folder, or create it in the nearest existing one."""
     there = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
     if not there.is_dir():
         yield ("output_dir",), f"{folder} cannot be written: {there} is no folder"
@@ -196,7 +196,7 @@ def _unwritable(folder: Path) -> Iterator[Fault]:
 
 
 def _unkept(assembled: Assembled, index: int) -> Iterator[Fault]:
-    """That a stage goes on with the optimizer of a base that none was kept for."""
+    """The fault that a stage goes on with the optimizer of a base for which none was kept."""
     stage, earlier = assembled.stages[index], assembled.stages[:index]
     made = frozenset[str]().union(*(each.makes for each in earlier))
     at_base = stage.from_ == BASE or (stage.from_ == PREVIOUS and "policy" not in made)

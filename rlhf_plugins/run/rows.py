@@ -36,7 +36,7 @@ def read(assembled: Assembled, source: DataFormat) -> Data:
 
 
 def loaded(assembled: Assembled, source: DataFormat) -> Data:
-    """As `read`. Raises DataError also for text where the recipe says how conversations are rendered."""
+    """`read`; it raises DataError also for text where the recipe says how conversations are rendered."""
     rows = read(assembled, source)
     refuse_text(rows, assembled.base.chat)
     return rows

@@ -64,7 +64,7 @@ class Annotator:
         return worth.total + self.length_bias * sum(word.isalnum() for word in words(response))
 
     def probability(self, utility: float, other: float) -> float:
-        """That the first of two responses is preferred, with no tie (Rao and Kupper 1967)."""
+        """The probability that the first of two responses is preferred, with no tie (Rao and Kupper 1967)."""
         logit = self.ability * (utility - other) / self.temperature - self.tie_margin
         return 0.5 * (1 + math.tanh(logit / 2))
 

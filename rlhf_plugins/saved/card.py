@@ -111,7 +111,7 @@ def write_card(found: Made, out: Path, form: Form, notes: Sequence[str] = ()) ->
 
 
 def _rendering(prompted: Prompted) -> list[str]:
-    """Of a model with a chat template: a sentence where that did not render its training, or may not have."""
+    """A sentence for a model with a chat template that did not render its training, or may not have."""
     if not prompted.forms:
         return ["No note says whether it was trained on text or messages; the code below assumes messages."]
     if not prompted.as_text:

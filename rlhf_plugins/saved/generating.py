@@ -237,7 +237,7 @@ def _of_format(source: str) -> Iterator[Asked]:
 
 
 def _identity(found: Made) -> str:
-    """Of a saved policy its files, of any other its words."""
+    """What identifies a policy: the files of a saved one, the spec of any other."""
     from rlhf_plugins.reward_models.score_cache import identity
 
     if found.folder:

@@ -38,7 +38,7 @@ def place(source: str, out: Path | None, ending: str, what: str) -> Path:
 
 
 def digest(parts: Iterable[Any]) -> str:
-    """Of values of JSON, in their order."""
+    """A digest of JSON values, in their order."""
     found = blake2b(digest_size=16)
     for part in parts:
         found.update(json.dumps(part).encode())

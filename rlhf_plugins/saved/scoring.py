@@ -251,7 +251,7 @@ def _encoder(base: Base) -> Ids:
 
 
 def _tokens(source: str, items: Sequence[Item], encode: Ids) -> list[Any]:
-    """Of each response of each row. Raises DataError with all rows that have none, or more than the model takes."""
+    """The tokens of each response. Raises DataError with all rows that have none, or more than the model takes."""
     dropped, found = Dropped(gathers=True), list[Any]()
     for item in items:
         with dropped.row(item.where):

@@ -32,7 +32,7 @@ class Tasks:
             self._found[name] = {task: np.array(share(policy)) for task, share in self._built.items()}
 
     def metrics(self) -> dict[str, Any]:
-        """By task and policy the share with its interval, and the number of rows; nothing without a task."""
+        """For each task and policy the share with its interval, and the number of rows."""
         found = {
             task: {policy: {**_interval(of[task])._asdict(), "n": len(of[task])} for policy, of in self._found.items()}
             for task in self._built
@@ -51,7 +51,7 @@ class Tasks:
         return [Section(TASKS, text, rows)]
 
     def _few(self, task: str, n: int) -> str:
-        """That there are fewer rows than asked for, and why; and that the interval is wide."""
+        """A sentence where there are fewer rows than asked for, with the reason, or where the interval is wide."""
         spec = self._specs[task]
         asked = spec.get("rows")
         whose = "the run holds out" if spec.get("data") is None else "its data has"

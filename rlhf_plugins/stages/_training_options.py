@@ -170,7 +170,7 @@ class PolicyTraining(Training, carries={"optimizer"}):
 
 
 def _precision(trainer: Mapping[str, Any]) -> Literal["fp16", "bf16", "fp32"] | None:
-    """That a `trainer` block asks for; None where it leaves it to the machine."""
+    """The precision that a `trainer` block asks for; None where it leaves it to the machine."""
     if trainer.get("fp16"):
         return "fp16"
     asked = trainer.get("bf16")

@@ -95,7 +95,7 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, pr
         return Workload(works, adapters=2, models=2 * (adapter is None))
 
     def course(self, known: Known) -> Course:
-        """Of its samples."""
+        """Its length, by the samples that it draws."""
         chooses = known.rewards and self.best_of > 1 and self.temperature > 0
         return of_evaluation(self, known, self.best_of if chooses else 0)
 

@@ -231,7 +231,7 @@ class Online(
         return work_of_rollouts(self, adapter)
 
     def course(self, known: Known) -> Course:
-        """Of its rollouts."""
+        """Its length, by its rollouts."""
         return of_rollouts(self, known, self.turns, ROUNDS if self.equal_groups == "resample" else 0)
 
     def own_numbers(self, gold: bool) -> frozenset[str]:

@@ -110,7 +110,7 @@ class Preference(
         return self.learning([train, reference, *sampling(self.tasks)], models=int(adapter is None and not shared))
 
     def course(self, known: Known) -> Course:
-        """Of its rows, which a reference that the loss reads computes once, or where it is asked to in each step."""
+        """Its length, by its rows; the reference computes them too, once or in each step, where the loss reads it."""
         found = of_rows(self, known, self._unit, 1 if self.loss.unpaired else 2)
         if not found.passes or not self.loss.reads_reference:
             return found
@@ -120,7 +120,7 @@ class Preference(
 
     @property
     def _unit(self) -> str:
-        """What it learns from, in a word."""
+        """The word for what it learns from."""
         return "labelled responses" if self.loss.unpaired else "pairs"
 
     def own_numbers(self, gold: bool) -> frozenset[str]:
@@ -218,7 +218,7 @@ class _Models(NamedTuple):
 
 
 def _identity(reference: Weights, args: Any) -> str | None:
-    """Of the reference's files, and of what its log-probabilities depend on besides; None where they are not here."""
+    """What identifies the reference: its files, and what else changes its log-probabilities; None without the files."""
     from rlhf_plugins.reward_models.score_cache import files_identity
 
     folders = [reference.base.path, *([str(reference.folder)] if reference.folder else [])]

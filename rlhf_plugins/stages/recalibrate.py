@@ -35,7 +35,7 @@ class Measured(NamedTuple):
 
     @property
     def prompts(self) -> int:
-        """Those with a pair that it read."""
+        """The number of prompts with a pair that it read."""
         return len({prompt for prompt, _, _ in self.orders})
 
 

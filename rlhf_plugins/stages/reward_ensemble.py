@@ -99,7 +99,7 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         return len(self.models) or self.members or MEMBERS
 
     def workload(self, adapter: Adapter | None) -> Workload | None:
-        """As of one reward model; unknown where the members differ."""
+        """The workload of one reward model; unknown where the members differ."""
         return None if self.models else super().workload(adapter)
 
     def _check_models(self) -> None:
@@ -141,14 +141,14 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         return replace(model, **{**given, **shared, **own})
 
     def rehearse(self, run: Run) -> Kept | None:
-        """Of each of `models`, or of one of members that are alike, whose rows are what is known."""
+        """Rehearses each of `models`, or one member where all are alike, and returns what that one takes."""
         found = [
             RewardModelStage.rehearse(self._of_member(run, member), run) for member in range(len(self.models) or 1)
         ]
         return None if self.models else found[0]
 
     def course(self, known: Known) -> Course | None:
-        """That of each member; unknown where they differ."""
+        """The length of all members; unknown where they differ."""
         if self.models:
             return None
         one = super().course(known) or Course(None, None, "")

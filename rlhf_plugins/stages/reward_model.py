@@ -143,12 +143,12 @@ class RewardModelStage(
         )
 
     def course(self, known: Known) -> Course | None:
-        """Of its groups, which are pairs where the loss reads pairs."""
+        """Its length, by its groups, or by its pairs where the loss reads pairs."""
         return of_rows(self, known, self._unit, None if self.loss.whole_groups else 2)
 
     @property
     def _unit(self) -> str:
-        """What it learns from, in a word."""
+        """The word for what it learns from."""
         return "groups" if self.loss.whole_groups else "pairs"
 
     def run(self, run: Run) -> StageResult:
@@ -374,7 +374,7 @@ def _refuse_teacher(stage: RewardModelStage, run: Run) -> None:
 
 
 def row_features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:
-    """Of every response in the rows' order, (responses, width)."""
+    """The features of every response in the order of the rows, (responses, width)."""
     from rlhf_plugins.contract.rows import Samples
 
     rows = [(row["prompt_ids"], ids) for row in train.dataset for ids in row["branch_ids"]]

@@ -80,7 +80,7 @@ class SFT(
         return self.learning([train, *sampling(self.tasks)])
 
     def course(self, known: Known) -> Course:
-        """Of its rows."""
+        """Its length, by its rows."""
         return of_rows(self, known, "rows", 1)
 
     def own_numbers(self, gold: bool) -> frozenset[str]:

@@ -118,7 +118,7 @@ def examine(subject: Subject, one: Property) -> Finding | None:
 
 
 def outcome(subject: Subject, one: Property) -> Finding | Untried | None:
-    """As `examine`, and why a property could not be tried on a component that refuses the kit's run."""
+    """`examine`, or why a property could not be tried on a component that refuses the kit's run."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         try:

@@ -61,7 +61,7 @@ print("\\n" + json.dumps(found))
 
 
 def imported(modules: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """By module: processor `seconds`, the global state that is `changed` after it, and the `fault` where it failed.
+    """For each module the processor `seconds`, the global state that it `changed`, and the `fault` where it failed.
 
     What took a little too long is tried once more, since a busy machine is slow at times.
     """
@@ -89,7 +89,7 @@ def _run(modules: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 
 def _printed(words: list[str], environment: dict[str, str]) -> str:
-    """By a new process."""
+    """What a new process prints."""
     command = [sys.executable, *words]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 

@@ -217,7 +217,7 @@ def load_rest(trainer: Any, state: State) -> None:
 
 
 def random_state() -> State:
-    """Of Python, numpy and torch."""
+    """The random states of Python, numpy and torch."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),  # noqa: NPY002 (what transformers seeds)
@@ -227,7 +227,7 @@ def random_state() -> State:
 
 
 def own_random_state(state: State) -> State:
-    """That of this process; of one that was not there when the checkpoint was made, the main one's."""
+    """The state of this process; that of the main one for a process that the checkpoint does not know."""
     every: list[State] = [state["random"], *state.get("others", [])]
     return every[processes.index()] if processes.index() < len(every) else every[0]
 

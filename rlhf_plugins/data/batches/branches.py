@@ -75,7 +75,7 @@ class Sizes:
         return torch.from_numpy(np.array([start + length - 1 for _, start, length in self._branches(width)]))
 
     def _branches(self, width: int) -> Iterator[tuple[int, int, int]]:
-        """Of each branch: where its prompt ends, where it starts, and its tokens."""
+        """For each branch: where its prompt ends, where the branch starts, and its number of tokens."""
         for number, row in enumerate(self.rows):
             start = number * width
             for prompt, *branches in row:

@@ -98,7 +98,7 @@ class RowEncoder:
             return encode_prompt(self.tokenizer, prompt)
 
     def encode_within_limit(self, prompt: Text, response: Text) -> Ids:
-        """As `encode`, cut where the recipe says so. Raises DataError also for what has no token or is too long."""
+        """`encode`, cut where the recipe says so. Raises DataError also for what has no token or is too long."""
         ids = self.encode(prompt, response)
         if not all(ids):
             raise DataError(f"its {'response' if ids[0] else 'prompt'} has no token")
@@ -317,13 +317,13 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase, template: str, eos: str) -> in
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Of a text; one that begins with BOS, as rendered text does, gets no second one."""
+    """The ids of a text; one that begins with BOS, as rendered text does, gets no second one."""
     ids, bos = list(tokenizer(text)["input_ids"]), tokenizer.bos_token_id
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Any, **options: Any) -> list[int]:
-    """Of messages and the tools that the first one carries. Raises DataError where the template leaves one out."""
+    """The ids of messages and of the tools that the first one carries. Raises DataError if the template drops one."""
     if not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template; give a `chat_template`, or take a chat model")
     tools = messages[0].get(TOOLS) if messages else None
@@ -344,7 +344,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Any, **options: Any)
 
 
 def _ended_once(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """Of a text that ends with an end, without the EOS that some tokenizers add."""
+    """The ids of a text that ends with an end token, without a further EOS that some tokenizers add."""
     ends = response_ends(tokenizer)
     return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] and ids[-2:-1] and ids[-2] in ends else ids
 

@@ -50,7 +50,7 @@ def truncated(text: str, others: Others, rng: np.random.Generator) -> Made:
 
 
 def wrong_number(text: str, others: Others, rng: np.random.Generator) -> Made:
-    """With one number changed, by at most half of it or 3, with as many decimals; it stays at 0 or above."""
+    """The text with one number changed, by at most half of it or 3, with as many decimals; it stays at 0 or above."""
     found = list(NUMBER.finditer(text))
     if not found:
         return None
@@ -64,7 +64,7 @@ def wrong_number(text: str, others: Others, rng: np.random.Generator) -> Made:
 
 
 def wrong_name(text: str, others: Others, rng: np.random.Generator) -> Made:
-    """With one name replaced by another of the data, wherever it is in the text."""
+    """The text with one name replaced by another of the data, wherever it is in the text."""
     own = sorted(set(names(text)))
     new = [name for name in others.names if name not in text]
     if not own or not new:
@@ -74,7 +74,7 @@ def wrong_name(text: str, others: Others, rng: np.random.Generator) -> Made:
 
 
 def shuffled_sentences(text: str, others: Others, rng: np.random.Generator) -> Made:
-    """With its sentences in another order."""
+    """The text with its sentences in another order."""
     found = sentences(text)
     if len(set(found)) < 2:
         return None

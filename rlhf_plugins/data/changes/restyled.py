@@ -69,7 +69,7 @@ def _is_independent(sentence: str) -> bool:
 
 
 def _replaced(text: str, table: dict[str, str]) -> str | None:
-    """With the words of a table replaced; the first letter keeps its case."""
+    """The text with the words of a table replaced; the first letter keeps its case."""
 
     def other(found: re.Match[str]) -> str:
         new = table[found.group().lower().replace(APOSTROPHE, "'")]

@@ -26,7 +26,7 @@ def full_stop(text: str, rng: np.random.Generator) -> str:
 
 
 def first_letter(text: str, rng: np.random.Generator) -> str:
-    """With the first letter's case turned."""
+    """The text with the other case of its first letter."""
     return text[:1].swapcase() + text[1:]
 
 
@@ -37,7 +37,7 @@ def dropped(text: str, rng: np.random.Generator, rate: float) -> str:
 
 
 def swapped(text: str, rng: np.random.Generator, rate: float) -> str:
-    """With some words moved behind the next, each with probability `rate`."""
+    """The text with some words moved behind the next, each with probability `rate`."""
     words = text.split()
     for i in range(len(words) - 1):
         if rng.random() < rate:
@@ -46,7 +46,7 @@ def swapped(text: str, rng: np.random.Generator, rate: float) -> str:
 
 
 def doubled(text: str, rng: np.random.Generator, rate: float) -> str:
-    """With some words repeated, each with probability `rate`."""
+    """The text with some words repeated, each with probability `rate`."""
     words = text.split()
     hits = rng.random(len(words)) < rate
     return " ".join(f"{word} {word}" if hit else word for word, hit in zip(words, hits, strict=True))

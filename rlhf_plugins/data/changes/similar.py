@@ -28,7 +28,7 @@ def similarity(one: frozenset[str], other: frozenset[str]) -> float:
 
 
 def repeats(texts: Sequence[str], threshold: float, width: int) -> list[int | None]:
-    """Of each text: the place of the first earlier text that is no repeat and as similar; None where there is none.
+    """For each text the place of the first earlier text that is no repeat and as similar; None where there is none.
 
     Args:
         texts: in order; the first of several alike is kept.

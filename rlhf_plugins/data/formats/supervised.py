@@ -167,7 +167,7 @@ def _answered(where: str, fields: dict[str, Any], columns: SupervisedColumns) ->
 
 
 def _several(column: str, count: int) -> str:
-    """That a column holds a list of texts, and how two of them are read as a pair."""
+    """The message that a column holds a list of texts, and how two of them are read as a pair."""
     pair = f'`columns: {{chosen: "{column}[0]", rejected: "{column}[1]"}}` with the format preference'
     better = f"; where the first is the better one, read pairs by {pair}" if count == 2 else ""
     return f"{column} is a list of {count} texts, and one answer is imitated{better}"

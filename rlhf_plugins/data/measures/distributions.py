@@ -24,7 +24,7 @@ class Distribution:
 
 
 def distributions(groups: Sequence[Group]) -> list[Distribution]:
-    """Of every quantity that the groups have; what they lack is left out."""
+    """The distribution of every quantity that the groups have."""
     return [_distribution(name, values) for name, values in _quantities(groups) if values]
 
 

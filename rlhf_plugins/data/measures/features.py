@@ -20,7 +20,7 @@ VOTES = "votes"  # a column with the number of votes for either response, `{a: 2
 
 
 def features(data: Data) -> Features:
-    """Of all judged groups, and of the rows that were left out since they contradict others.
+    """The features of all judged groups, and of the rows that were left out since they contradict others.
 
     Where some rows contradict others, rows that repeat a judgement are further judgements of a pair; else they may be
     copies, and do not count.
@@ -58,7 +58,7 @@ def error_rate(disagreement: float) -> float:
 
 
 def _noise(agreed: Sequence[float]) -> dict[str, Any]:
-    """By how often judgements of one pair agree, a number of each pair that was judged again; nothing without any."""
+    """The noise, from how often judgements of a pair agree, one number for each pair that was judged again."""
     if not agreed:
         return {}
     agreement = fmean(agreed)

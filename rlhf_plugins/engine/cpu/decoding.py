@@ -24,7 +24,7 @@ def decode(
     generation_config: GenerationConfig,
     **inputs: Any,
 ) -> Tensor:
-    """As transformers' own loop, (B, prompt + response) ids, but with other random numbers.
+    """Returns ids (B, prompt + response) as transformers' own loop does, but draws other random numbers.
 
     `generate(custom_generate=decode)` calls it, and prepares all its arguments.
     """

@@ -29,7 +29,7 @@ Rotate = Callable[..., tuple[Tensor, Tensor]]
 
 
 class Kind(NamedTuple):
-    """Of tensors that are rotated here.
+    """The kind of tensors that are rotated here.
 
     Args:
         name: of our function in a model's module; no name in its source can be the same.

@@ -58,7 +58,7 @@ class Linear(casts.Linear):  # PEFT reads this name, as that of `casts`
 
 
 class Kind(NamedTuple):
-    """Of the layer below an adapter.
+    """The kind of the layer below an adapter.
 
     Args:
         computes: whether W x + b of a layer under autocast is computed in this half precision, and nothing else.
@@ -101,7 +101,7 @@ def adapted(layer: Any, x: Tensor, kind: Kind = DENSE) -> Tensor | None:
 
 
 def _computed(x: Tensor, weights: Pair, cast: Pair, scaling: float, below: tuple[Any, Kind]) -> Tensor:
-    """Of x, (rows, inputs), and A and B, as they are and in half precision."""
+    """The layer's output for x, (rows, inputs); A and B are given as they are and in half precision."""
     if torch.is_grad_enabled():
         output: Tensor = _Adapted.apply(x, *weights, cast, scaling, below)
         return output

@@ -67,7 +67,7 @@ class ServedPolicy(Handle):
         raise RunError(f"generator server: {self.server.model} answers in text; its log-probabilities are not known")
 
     def _sample(self, prompts: Sequence[Text], n: int, decoding: Decoding) -> Samples:
-        """As the server answers. Raises RunError where it answers none, or is asked for what its protocol has not."""
+        """The server's answers. Raises RunError where it answers none, or its protocol lacks what is asked for."""
         if others := sorted(changed(decoding.options).keys() - {"top_p"}):
             raise RunError(f"generator server: the protocol of its server has no {others[0]}: leave it out")
         rows = [prompt for prompt in prompts for _ in range(n)]

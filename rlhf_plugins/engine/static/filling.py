@@ -26,7 +26,7 @@ Prompt = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Responses:
-    """Of B rows, padded to the longest.
+    """The responses of B rows, padded to the longest.
 
     Args:
         ids: (B, T); undefined behind a response's end.

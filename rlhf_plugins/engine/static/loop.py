@@ -43,7 +43,7 @@ class StaticLoop:
         generation_config: GenerationConfig,
         **inputs: Any,
     ) -> Tensor:
-        """As transformers' own loop, (B, prompt + response) ids, but with other random numbers.
+        """Returns ids (B, prompt + response) as transformers' own loop does, but draws other random numbers.
 
         `generate(custom_generate=loop.generate)` calls it, and prepares all its arguments. Where it cannot help it
         calls transformers' loop, and one line of the log says so.

@@ -88,7 +88,7 @@ class Slots:
         return running, broken
 
     def responses(self, slots: Sequence[int], most: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of some slots the ids and log-probabilities of their responses, (n, most) each, and the lengths, (n,)."""
+        """The ids and log-probabilities of the responses in n slots, (n, most) each, and the lengths, (n,)."""
         at = torch.tensor(slots, dtype=torch.long, device=self._token.device)
         return self._ids[at, :most], self._nats[at, :most], self._drawn[at]
 

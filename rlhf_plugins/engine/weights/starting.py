@@ -55,7 +55,7 @@ def load_start(weights: Weights) -> Any:
 
 
 def load_trunk_start(weights: Weights) -> Any:
-    """As `load_start`, without the head of the language model. Raises RunError as it does."""
+    """`load_start` without the head of the language model. Raises RunError as it does."""
     base = weights.base
     if weights.folder is None:
         return with_adapter(load_trunk(base), base.adapter, TRUNK)

@@ -42,7 +42,7 @@ def unmatched(model: PreTrainedModel, adapter: Adapter) -> Iterator[Unmatched]:
 def _unmatched(
     targets: str | list[str], model: PreTrainedModel, names: Sequence[str], without_head: bool
 ) -> Iterator[tuple[int | None, str]]:
-    """Those that match none of the names of a model's modules; `lm_head` may, where the head is elsewhere."""
+    """The targets that match no name of a module; `lm_head` may be missing where the head is elsewhere."""
     ends = {name.rpartition(".")[2] for name, module in model.named_modules() if not list(module.children())}
     named = {end for end in ends if not end.isdecimal()}
     if isinstance(targets, str):

@@ -12,7 +12,7 @@ LONGEST = 100  # characters of a list or a mapping that are shown
 def difference(
     old: Any, new: Any, may_differ: Collection[str] = (), path: str = "", digested: Collection[str] = ()
 ) -> str:
-    """As `stages.0.loss was 1 and is now 2`; empty where they are equal, but for the top keys that may differ.
+    """The first difference, `loss was 1 and is now 2`; empty where all but the top keys that may differ is equal.
 
     Old paths that are `digested` are compared by their last names: their files may have been moved, and the caller
     compares digests.

@@ -97,7 +97,7 @@ def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageRes
 
 
 def _digest(folder: RunFolder, results: list[StageResult], stage: str) -> str:
-    """That of the reward models of a finished stage."""
+    """The digest of the reward models of a finished stage."""
     places = {result.name: place for place, result in enumerate(results)}
     return of_reward_models(folder.stage(places[stage], stage)) if stage in places else ""
 

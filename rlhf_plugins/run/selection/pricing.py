@@ -30,7 +30,7 @@ class Priced:
 
 
 def priced(recipes: Mapping[str, Recipe], data: Data, card: Card | None, reads_base: bool) -> dict[str, Priced]:
-    """By algorithm; a line on standard error says which is at work.
+    """The price of each algorithm; a line on standard error says which is being computed.
 
     Args:
         recipes: of the algorithms, on one base.
@@ -80,7 +80,7 @@ def _mean(assembled: Assembled, data: Data) -> tuple[Mean | None, list[str]]:
 
 
 def _smaller(recipe: Recipe, assembled: Assembled, data: Data, card: Card | None, mean: Mean | None) -> Priced:
-    """As it is where a card surely holds it, else with fewer tokens or rows at once in the same training."""
+    """The recipe itself where a card surely holds it, else with fewer tokens or rows at once in the same training."""
     from rlhf_plugins.forecast.advice import fitted
     from rlhf_plugins.recipe.check import load_recipe
     from rlhf_plugins.recipe.mapping import of_mapping

@@ -60,7 +60,7 @@ class Timed:
 
 
 def rate(ticks: Sequence[Tick]) -> Rate | None:
-    """From the first step, which also warms up, to the last; None of fewer than `FEWEST` steps.
+    """The rate from the first step, a warm-up, to the last; None for fewer than `FEWEST` steps.
 
     FLOPs of the first step beyond those of the others are of what is computed once, at the same seconds a FLOP.
     """
@@ -74,7 +74,7 @@ def rate(ticks: Sequence[Tick]) -> Rate | None:
 
 
 def timed(recipes: Mapping[str, Recipe], rows: Data, seconds: float) -> dict[str, Timed]:
-    """By algorithm; one of whose trainings all were timed for others is not trained again. A line says what is timed.
+    """The time of each algorithm. A training that another one shares is timed once; a line says what is timed.
 
     Args:
         recipes: on one base.
@@ -93,7 +93,7 @@ def timed(recipes: Mapping[str, Recipe], rows: Data, seconds: float) -> dict[str
 
 
 def _of_recipe(recipe: Recipe, rows: Data, folder: Path, known: dict[str, Rate | None], seconds: float) -> Timed:
-    """Of one algorithm; `known` is what other ones took, by the words of a training."""
+    """The time of one algorithm; `known` has the rates of trainings that were timed before, by their specs."""
     from rlhf_plugins.recipe.check import load_recipe
     from rlhf_plugins.run.stage.stage_run import Services, StageRun
 

@@ -116,7 +116,7 @@ class StageRun:
 
     @property
     def policies(self) -> Policies:
-        """Those of earlier stages and parts, as weights."""
+        """The policies of earlier stages and parts, as weights."""
         return Policies(self.finished, self.services.registry, self.places.base)
 
     def beginning(self, places: Places) -> StageRun:

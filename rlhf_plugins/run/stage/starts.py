@@ -42,7 +42,7 @@ class Policies:
     base: Weights
 
     def named(self, name: str) -> tuple[Weights, str]:
-        """With the lineage. Raises RunError where there is none of that name, or it is no saved model."""
+        """A policy's weights and lineage. Raises RunError where there is none of that name, or it is no saved model."""
         from rlhf_plugins.data.stage_outputs import find
 
         one = find(self.earlier, "policies", name)
@@ -112,7 +112,7 @@ def names(stage: Stage, places: Places) -> dict[str, str]:
 
 
 def in_words(stage: Stage, places: Places) -> str:
-    """As `from dpo, reference base`; empty for a stage without these options."""
+    """Both options in words, `from dpo, reference base`; empty for a stage without them."""
     words = {"start": "from", "reference": "reference"}
     return ", ".join(f"{words[key]} {name}" for key, name in names(stage, places).items())
 

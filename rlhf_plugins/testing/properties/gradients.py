@@ -18,7 +18,7 @@ LEARNERS = ("pooling", "reward_head", "reward_loss", "preference_loss", "aggrega
 
 
 def gradients(subject: Subject, acts: Any, case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
-    """Of a random sum of the answer: by input and by weight, 0 where there is none; None where the case is refused."""
+    """Gradients of a random sum of the answer, by input and by weight; None where the case is refused."""
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensor_trials.learned(subject, case[1]).items()}
     weights = dict(acts.named_parameters()) if isinstance(acts, nn.Module) else {}
     said = tensor_trials.answer(subject, acts, (case[0], tensor_trials.filled(case[1], leaves)))

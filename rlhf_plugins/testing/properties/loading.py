@@ -10,7 +10,7 @@ from rlhf_plugins.testing.subject import Subject, expect
 
 
 def _report(subject: Subject) -> dict[str, Any]:
-    """Of its module, imported together with the others of its distribution."""
+    """The report on its module, imported together with the others of its distribution."""
     own = subject.registry.find(subject.cls).plugin.distribution
     siblings = {each.cls.__module__ for each in subject.registry.describe() if each.plugin.distribution == own}
     return imported(tuple(sorted(siblings)))[subject.cls.__module__]

@@ -73,7 +73,7 @@ def _unmoved(subject: Subject, words: str, change: Callable[[Any], Any]) -> None
 
 
 def _marked(part: Tensor, record: Any) -> Tensor:
-    """Of an answer for each token the tokens that are there."""
+    """The part of an answer with a number for each token that is at tokens, not at padding."""
     return part[record.mask] if part.dim() == 2 and part.shape == getattr(record, "mask", part[:0]).shape else part
 
 

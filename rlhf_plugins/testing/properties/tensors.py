@@ -27,7 +27,7 @@ def answered(subject: Subject, acts: Any, extreme: bool = False) -> Iterator[tup
 
 
 def answered_by_row(subject: Subject, acts: Any) -> Iterator[tuple[Case, Answer]]:
-    """Those of `answered` that have a row for each example; `shape` finds the others."""
+    """The answers of `answered` with a row for each example; the property `shape` finds the others."""
     for case, said in answered(subject, acts):
         size = tensor_trials.bench(subject.kind).size(case[1])
         if all(part.dim() and len(part) == size for part in said.values()):

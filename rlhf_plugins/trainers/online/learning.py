@@ -84,7 +84,7 @@ class LearnsInParts:
                     weights.grad = None
 
     def _clip_grad_norm(self: Any, model: Any) -> Any:
-        """Of the weights that this step trains."""
+        """Clips the gradients of the weights that this step trains."""
         self._hold_policy()
         return super()._clip_grad_norm(model)  # type: ignore[misc]
 

@@ -36,7 +36,7 @@ class KeepsRollout:
     _updates: Any
 
     def create_optimizer(self: Any, *given: Any) -> Any:
-        """As the trainer's, with the critic's weights at a rate of their own where `value` says so."""
+        """The trainer's optimizer; the critic's weights get their own learning rate where `value` has one."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*given)  # type: ignore[misc]
         critic = None if self.obstacle is not None else self._critic

@@ -49,7 +49,7 @@ class Constraint(TrainerCallback):
         self._measured: float | None = None
 
     def use(self, batches: Sequence[BranchBatch] | None) -> None:
-        """From now on the KL is measured at the response tokens of these batches, of one rollout; of None it is not."""
+        """Measures the KL from now on at the response tokens of these batches, of one rollout; None: no longer."""
         self._batches, self._measured = batches, None
 
     def state_dict(self) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class Critic:
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """Those that it trains, but for what it shares with the policy; no adapter beside its own changes a name."""
+        """The weights that it trains and does not share with the policy; other adapters change no name."""
         own = {name: p for name, p in self._model.named_parameters() if name.startswith(OWN)}
         return {**own, **self._adapter_weights()}
 
@@ -218,7 +218,7 @@ class Critic:
         return {**self.head.state_dict(keep_vars=processes.shards()), **self._adapter_weights()}
 
     def _adapter_weights(self) -> dict[str, Any]:
-        """Those of its adapter, under PEFT's names; none where it has no adapter on the policy."""
+        """The weights of its adapter, under PEFT's names; none where it has no adapter on the policy."""
         return {} if self._adapter is None else adapter_weights(self._model, self._adapter)
 
 

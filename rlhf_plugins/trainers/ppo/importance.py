@@ -51,7 +51,7 @@ class Correction:
         return found
 
     def weights(self, log_ratio: Tensor) -> Tensor:
-        """Of each token, (B, T), or of each response, (B, 1).
+        """The weight of each token, (B, T), or of each response, (B, 1).
 
         Args:
             log_ratio: (B, T) log p/q; NaN where it is not known, which counts as 0.

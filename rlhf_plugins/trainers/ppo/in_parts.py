@@ -118,7 +118,7 @@ def computed(
 
 
 def _outputs(rollouts: Rollouts, batches: Sequence[MicroBatch], learned: int) -> list[Computed]:
-    """With the graph of the only one that is learned from, which is the first."""
+    """Computes all, keeping the graph of the first if no other is learned from."""
     keep = learned == 1
     return [rollouts.compute(each.batch, keep=keep and not place) for place, each in enumerate(batches)]
 

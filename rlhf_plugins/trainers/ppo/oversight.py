@@ -204,7 +204,7 @@ def _numbers(rollout: Experience, gold: Tensor | None) -> dict[str, float]:
 
 
 def percentiles(name: str, values: Tensor) -> dict[str, float]:
-    """Of a number of each response (B,), between the two nearest ones linearly, under the names that they have."""
+    """Percentiles of a number of each response (B,), linearly interpolated, by their names in the log."""
     ranks = torch.tensor(PERCENTILES, dtype=torch.float32, device=values.device) / 100
     return {
         percentile(name, rank): value

@@ -86,7 +86,7 @@ class MicroBatch:
 
     @property
     def tokens(self) -> int:
-        """That are laid out, padding included."""
+        """Tokens that are laid out, padding included."""
         return self.batch.input_ids.numel()
 
 

@@ -43,7 +43,7 @@ class Losses:
         return torch.stack([first, *others]).mean(0) if others else first
 
     def stateful(self) -> dict[str, Any]:
-        """Those whose state is not in the model, by name."""
+        """The losses whose state is not in the model, by name."""
         named = zip(self.names, self.acts, strict=True)
         return {name: made for name, made in named if not isinstance(made, nn.Module)}
 

@@ -186,7 +186,7 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         return mean_loss(losses, self._reward_losses.acts[0], scores, self.state.global_step), scores
 
     def create_optimizer(self, *given: Any) -> Any:
-        """As the trainer's, with head and pooling at a rate of their own where the options say so."""
+        """The trainer's optimizer; head and pooling get their own learning rate where the options have one."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*given)
         if fresh and self._scorer is not None and self._head_learning_rate is not None:

@@ -83,7 +83,7 @@ def stepping(args: TrainingArguments) -> str:
 
 
 def optimizer_name(args: TrainingArguments) -> str:
-    """As a user writes it: TrainingArguments hold a member of an enumeration, whose `str` is another name."""
+    """The optimizer's name as users write it; TrainingArguments hold a member of an enumeration with another `str`."""
     return str(getattr(args.optim, "value", args.optim))
 
 
