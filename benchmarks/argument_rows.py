@@ -1,4 +1,4 @@
-"""What reward models may learn from the votes on arguments, and how stock TRL and we train on it. It knows no table."""
+"""What reward models may learn from the votes on arguments, and how stock TRL and we train on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs measurements one after another under deadlines, and keeps each result in a file at once. It knows no model."""
+"""Runs measurements one after another under deadlines, and keeps each result in a file at once."""
 
 from __future__ import annotations
 

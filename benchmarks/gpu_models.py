@@ -1,4 +1,4 @@
-"""Random models in the shapes that people train, rows for them, and a watch on every training. It knows no section."""
+"""Random models in the shapes that people train, rows for them, and a watch on every training."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 
 It trains stages in the sandbox with every guard under a clock: a guarded call takes what its component takes, and the
 rest is the guard's. That is set against the time from one logged step to the next. The first steps do not count, stages
-take turns, and the table has medians over the turns. It knows the guards and no trainer.
+take turns, and the table has medians over the turns.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accuracy over topics or prompts, and how much more often one model is right than another. It knows arrays only."""
+"""Accuracy over topics or prompts, and how much more often one model is right than another."""
 
 from __future__ import annotations
 

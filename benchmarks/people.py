@@ -3,9 +3,8 @@
     python benchmarks/people.py NAME=FILE [NAME=FILE ...] [--runs runs/people]
 
 Each FILE holds pairs with the columns prompt, chosen, rejected. The model is a Qwen3 of a few million parameters made
-from its configuration, with a tokenizer trained on the training pairs' own text: nothing is downloaded. It knows no
-language but what one short supervised stage teaches it, so the numbers say that the path works on real rows (several
-turns, ragged, hundreds of tokens), not how good a real model would be. A run whose report exists is not run again.
+from its configuration, with a tokenizer trained on the training pairs' own text: nothing is downloaded. A run whose
+report exists is not run again.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/ppo_speed_trl.py FOLDER '{"adapter": false, "batches": 5, ...}'
 
-It knows TRL alone and nothing of rlhf_plugins. The last line that it prints is what it measured, as JSON.
+The last line that it prints is what it measured, as JSON.
 """
 
 from __future__ import annotations

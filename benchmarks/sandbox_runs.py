@@ -1,4 +1,4 @@
-"""Runs recipes for the benchmarks of policies; a training that stops is left out and reported. It knows no table."""
+"""Runs recipes for the benchmarks of policies; a training that stops is left out and reported."""
 
 from __future__ import annotations
 

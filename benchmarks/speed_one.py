@@ -1,6 +1,6 @@
 """One timed training, ours or stock TRL's, in a process of its own: `benchmarks/speed.py` starts it and reads its JSON.
 
-It knows trainers, models and clocks; the caller chooses the cases and reports them.
+The caller chooses the cases and reports them.
 """
 
 from __future__ import annotations

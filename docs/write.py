@@ -1,6 +1,6 @@
 """Writes the pages that are made of the code: docs/components/, one a kind, and docs/api.md. `make docs` runs it.
 
-It knows how a page looks; the text comes from the docstrings and fields of the objects.
+The text comes from the docstrings and fields of the objects.
 """
 
 from __future__ import annotations

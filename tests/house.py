@@ -1,4 +1,4 @@
-"""The rules of the house as functions of a source file; it knows no test and imports nothing that it reads.
+"""The rules of the house as functions of a source file.
 
 A rule takes a `Source` and yields what breaks it, each as `file:line: what`.
 """

@@ -1,4 +1,4 @@
-"""A lower bound on a mean that holds for any distribution on [0, 1]. Arithmetic on arrays; it knows no model."""
+"""A lower bound on a mean that holds for any distribution on [0, 1]. Arithmetic on arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Means, shares and ratios of independent numbers with their 95% intervals. It knows numbers, not what was measured."""
+"""Means, shares and ratios of independent numbers with their 95% intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mean, variance and whitening over the True positions of a mask: the only copy. It knows nothing of losses."""
+"""Mean, variance and whitening over the True positions of a mask: the only copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mean and deviation of numbers that come in batches, without keeping them. It knows neither rewards nor values."""
+"""Mean and deviation of numbers that come in batches, without keeping them."""
 
 from __future__ import annotations
 

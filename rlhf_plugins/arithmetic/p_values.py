@@ -1,4 +1,4 @@
-"""P-values of counts, and several of them corrected for their number. It knows numbers, not what was measured."""
+"""P-values of counts, and several of them corrected for their number."""
 
 from __future__ import annotations
 

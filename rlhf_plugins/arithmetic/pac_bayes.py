@@ -1,4 +1,4 @@
-"""PAC-Bayes bounds on the error of a linear correction of a score. Arithmetic on arrays; it knows no reward model."""
+"""PAC-Bayes bounds on the error of a linear correction of a score. Arithmetic on arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From groups to the pairs that people compared and back: the only copy. It knows records of tensors, no loss."""
+"""From groups to the pairs that people compared and back: the only copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What measures of scored pairs share: gaps, ties, prompts and distinct responses. It knows arrays, no measure."""
+"""What measures of scored pairs share: gaps, ties, prompts and distinct responses."""
 
 from __future__ import annotations
 

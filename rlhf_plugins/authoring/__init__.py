@@ -1,1 +1,1 @@
-"""Writes packages of plugins to start from. Its templates are whole, working modules; it knows no component."""
+"""Writes packages of plugins to start from. Its templates are whole, working modules."""

@@ -1,4 +1,4 @@
-"""Advantage estimators: arithmetic on one rollout. They know rewards, values and groups, not what made them.
+"""Advantage estimators: arithmetic on one rollout.
 
 G_t = sum_{k >= t} r_k is the reward to go, R = G_1 the reward of a whole response, and i runs over the n responses to
 one prompt. Those that compare whole responses give every token of a response the same advantage.

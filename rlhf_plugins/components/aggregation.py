@@ -1,4 +1,4 @@
-"""Aggregations: from the rewards of an ensemble's members to one reward. They know numbers, not models.
+"""Aggregations: from the rewards of an ensemble's members to one reward.
 
 None but `fixed` depends on the order of the members, with one member the reward is that member's, and all but `vote`
 have a gradient.

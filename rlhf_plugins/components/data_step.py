@@ -1,4 +1,4 @@
-"""Steps that leave rows out: prompts without a question, near duplicates. They know rows, not where these come from."""
+"""Steps that leave rows out: prompts without a question, near duplicates."""
 
 from __future__ import annotations
 

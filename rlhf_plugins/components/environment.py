@@ -1,4 +1,4 @@
-"""What writes the other turns of a conversation. It knows what was said, no reward."""
+"""What writes the other turns of a conversation."""
 
 from __future__ import annotations
 

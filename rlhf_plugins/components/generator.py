@@ -1,4 +1,4 @@
-"""What answers prompts: a saved policy, the base, a mixture. It knows the run's base, not what is done with answers."""
+"""What answers prompts: a saved policy, the base, a mixture."""
 
 from __future__ import annotations
 

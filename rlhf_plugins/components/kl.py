@@ -1,4 +1,4 @@
-"""The KL towards the reference: a term in the reward or in the loss, or a hard limit. It knows no model."""
+"""The KL towards the reference: a term in the reward or in the loss, or a hard limit."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Estimators of KL(pi || pi_ref) from tokens that pi sampled (Schulman 2020, "Approximating KL divergence").
 
-x is log pi - log pi_ref of a sampled token, in nats. They know neither where the estimate acts nor how strongly.
+x is log pi - log pi_ref of a sampled token, in nats.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Losses of sampled tokens. They know ratios and advantages, not how losses are summed.
+"""Losses of sampled tokens.
 
 r is the policy's probability of a token over that of what sampled it, A the token's advantage.
 """

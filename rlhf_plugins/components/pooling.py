@@ -1,4 +1,4 @@
-"""Poolings: how hidden states become one feature vector. They know a mask, not what it marks.
+"""Poolings: how hidden states become one feature vector.
 
 Positions outside the mask count for nothing and get no gradient, and a sequence of which the mask marks nothing
 pools to 0. Sums are taken in float32 at least, also under autocast: half precision would round them, and overflow.

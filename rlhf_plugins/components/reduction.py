@@ -1,4 +1,4 @@
-"""How the losses of a minibatch's tokens become one number. They know masks, not what the losses are."""
+"""How the losses of a minibatch's tokens become one number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scores a rollout. It knows the run's reward models and the data's gold reward, not what is done with scores."""
+"""What scores a rollout."""
 
 from __future__ import annotations
 

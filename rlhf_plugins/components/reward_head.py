@@ -1,4 +1,4 @@
-"""Reward heads: what is predicted from a feature vector. They know a width, not where features come from.
+"""Reward heads: what is predicted from a feature vector.
 
 A head is asked outside autocast, with features of its weights' own precision, which is float32. Outputs that are only
 ever compared have no bias, for it would cancel; outputs that may be fitted to ratings have one.

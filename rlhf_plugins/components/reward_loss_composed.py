@@ -1,4 +1,4 @@
-"""Losses of reward models that are made of other losses; they know their parts by the contract alone, never by name."""
+"""Losses of reward models that are made of other losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewards that a rule decides, from the response and a column of its prompt. They know texts and token counts alone."""
+"""Rewards that a rule decides, from the response and a column of its prompt."""
 
 from __future__ import annotations
 

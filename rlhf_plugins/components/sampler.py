@@ -1,4 +1,4 @@
-"""Samplers: which examples a reward model sees next. They know one `SamplerState`, not how its losses came about.
+"""Samplers: which examples a reward model sees next.
 
 A batch never holds an example twice. `Shuffled`, `LengthGrouped` and `Curriculum` draw from what remains of the epoch,
 so that it shows every example once; `HardMining` and `Dynamic` draw what is hard again, and an epoch may leave out what

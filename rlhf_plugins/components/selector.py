@@ -1,4 +1,4 @@
-"""The bundled selector: rules that name what speaks for and against an algorithm. It knows features, no trainer."""
+"""The bundled selector: rules that name what speaks for and against an algorithm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to rewards before a policy learns from them. They know numbers and lengths, not texts.
+"""What is done to rewards before a policy learns from them.
 
 A recipe lists them in the order in which they act; s is the reward of one response.
 """

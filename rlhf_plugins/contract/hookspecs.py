@@ -1,4 +1,4 @@
-"""The hooks that a plugin may implement; it knows no implementation, and docs/plugins.md shows them at work.
+"""The hooks that a plugin may implement.
 
 `register_...` takes nothing and returns `{lower_case_name: component class}`, or commands. A hook of a run's life may
 leave out arguments, and `@hookimpl(tryfirst=True)` or `trylast` puts it in order.

@@ -1,4 +1,4 @@
-"""The options by which tokens are drawn from another distribution than a policy's own. It knows numbers, no library."""
+"""The options by which tokens are drawn from another distribution than a policy's own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def options_of(given: Any) -> SamplingOptions:
 
 
 def changed(options: Mapping[str, Any]) -> dict[str, float]:
-    """Those of the options that are given and not where they do nothing."""
+    """The options that are given and have an effect."""
     return {name: options[name] for name, plain in PLAIN.items() if options.get(name) not in (None, plain)}
 
 

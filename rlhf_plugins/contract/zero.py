@@ -1,7 +1,4 @@
-"""What a launch asks of DeepSpeed, in the environment or a configuration, and what of it no recipe was tried with.
-
-It knows options and files, and neither DeepSpeed nor processes.
-"""
+"""What a launch asks of DeepSpeed, in the environment or a configuration, and what of it no recipe was tried with."""
 
 from __future__ import annotations
 

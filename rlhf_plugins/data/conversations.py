@@ -1,4 +1,4 @@
-"""Conversations: a policy answers, an environment writes what follows, and so on. It knows texts, no model.
+"""Conversations: a policy answers, an environment writes what follows, and so on.
 
 Each turn of the policy is a response of its own, to the conversation so far: what is learned of it is the tokens that
 were sampled, whatever the chat template makes of them in later turns.

@@ -1,4 +1,4 @@
-"""Digests of files: of those that a run reads, and of those that a stage saved. It knows files, not their content."""
+"""Digests of files: of those that a run reads, and of those that a stage saved."""
 
 from __future__ import annotations
 

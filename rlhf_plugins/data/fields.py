@@ -1,4 +1,4 @@
-"""One row's fields, checked: texts, numbers and the columns that any format may have. It knows no format."""
+"""One row's fields, checked: texts, numbers and the columns that any format may have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the files of runs, of their stages and of saved models. It knows no content."""
+"""Names of the files of runs, of their stages and of saved models."""
 
 RECIPE, STATUS = "recipe.yaml", "status.json"  # a folder with both is a run's
 RESULT, FILES = "result.json", "files"  # a finished stage's file, and its entry of the digests

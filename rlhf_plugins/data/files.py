@@ -1,4 +1,4 @@
-"""Files that are never half written. It knows bytes, not what they mean."""
+"""Files that are never half written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations of a data set become messages of `role` and `content`. It knows no format and no chat template."""
+"""Conversations of a data set become messages of `role` and `content`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a file or of the hub, each with the place to name when it is wrong. It knows formats, not preferences."""
+"""Rows of a file or of the hub, each with the place to name when it is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a format's rows to groups to train and test on: what is useless, and what is held out. It knows no format."""
+"""From a format's rows to groups to train and test on: what is useless, and what is held out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of the columns of rows, of any type. It knows no column."""
+"""Values of the columns of rows, of any type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention over groups packed into one row, computed span by span. It knows queries, keys and values, no model.
+"""Attention over groups packed into one row, computed span by span.
 
 It is registered with transformers under `NAME`, and computes the attention if the attention mask was made by
 `packed_mask`; a mask that brings an attention of its own is attended by that, and every other call goes to

@@ -1,4 +1,4 @@
-"""One base in memory with several adapters, of which one at a time is active. It knows adapters, not their purpose.
+"""One base in memory with several adapters, of which one at a time is active.
 
 A trained policy is the adapter that the model came with, the reference is the base alone. Further policies, a reward
 model, each member of an ensemble and a value model add their adapters, so that the weights of the base are held once.

@@ -1,4 +1,4 @@
-"""LoRA layers of PEFT without a cast that autocast undoes. It knows layers, no models.
+"""LoRA layers of PEFT without a cast that autocast undoes.
 
 PEFT converts an adapter's input to float32, the precision of the adapter's weights, and under autocast the adapter's
 product converts it back: two passes over the input, and two over its gradient, for the same bits.

@@ -1,4 +1,4 @@
-"""Runs a text classifier of transformers over texts. It knows labels and probabilities, not what they mean."""
+"""Runs a text classifier of transformers over texts."""
 
 from __future__ import annotations
 

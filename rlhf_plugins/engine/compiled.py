@@ -1,4 +1,4 @@
-"""Decoder layers compiled by `torch.compile`, for passes that are trained. It knows layers, no purpose of a model.
+"""Decoder layers compiled by `torch.compile`, for passes that are trained.
 
 With `engine: compiled` each layer is tried at its first training pass, against its own computation of the same inputs,
 outputs and gradients. It computes plainly for ever if they differ, or if it does not compile. Passes without gradients,

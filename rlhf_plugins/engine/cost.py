@@ -1,4 +1,4 @@
-"""What a piece of work costs: floating-point operations, tokens, calls of a reward. It knows shapes, no purpose.
+"""What a piece of work costs: floating-point operations, tokens, calls of a reward.
 
 FLOPs are counted from the shapes of each forward pass, 2 for a multiply-accumulate:
 

@@ -1,4 +1,4 @@
-"""Which loop generates: ours over a static cache, ours for CPUs, or transformers'. It knows no prompts."""
+"""Which loop generates: ours over a static cache, ours for CPUs, or transformers'."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The forward pass over a branch batch: hidden states of every sequence, or of some tokens alone.
 
-It runs a decoder over rows that hold several branches; `probing` finds out whether a decoder allows that. It knows no
-language-model head.
+It runs a decoder over rows that hold several branches; `probing` finds out whether a decoder allows that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Log-probabilities from hidden states, a chunk of tokens at a time. It knows language-model heads, no trunk.
+"""Log-probabilities from hidden states, a chunk of tokens at a time.
 
 No tensor of (tokens, vocabulary) is kept beyond its chunk: the backward pass computes a chunk's logits again. For a
 frozen head, the forward pass keeps the gradient of each log-probability instead, and nothing is computed again.

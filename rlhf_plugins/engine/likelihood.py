@@ -1,4 +1,4 @@
-"""How likely a policy finds given responses. It knows handles of policies, not what the numbers are for."""
+"""How likely a policy finds given responses."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Log-probabilities of response tokens: a decoder's forward pass, and its head where a token is predicted.
-
-It knows policies and branch batches, no loss.
-"""
+"""Log-probabilities of response tokens: a decoder's forward pass, and its head where a token is predicted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixtures of policies: of their logits token by token, or of their weights. It knows policies, no training."""
+"""Mixtures of policies: of their logits token by token, or of their weights."""
 
 from __future__ import annotations
 

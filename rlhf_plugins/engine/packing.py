@@ -1,4 +1,4 @@
-"""State as JSON and tensors, and back: what a checkpoint holds instead of pickles. It knows values, not their use."""
+"""State as JSON and tensors, and back: what a checkpoint holds instead of pickles."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Passes over many responses: as many tokens at once as there is room for, and fewer where memory runs out.
-
-It knows branches and their order, not what is computed of them.
-"""
+"""Passes over many responses: as many tokens at once as there is room for, and fewer where memory runs out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy as a handle: it samples, gives log-probabilities, and chooses. It knows a base and an adapter, no training.
+"""A policy as a handle: it samples, gives log-probabilities, and chooses.
 
 The reference is the base with its adapters off, a trained policy an adapter on the same base. A policy of which all
 weights were trained is a base of its own.

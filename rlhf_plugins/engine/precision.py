@@ -1,4 +1,4 @@
-"""What the GPU computes in, and how many of several it is. It knows devices, no model."""
+"""What the GPU computes in, and how many of several it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the layout for a model by a trial: a small batch in that layout against separate rows. It knows no loss."""
+"""Finds the layout for a model by a trial: a small batch in that layout against separate rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log-probabilities of tokens under what samples them, noted as they are drawn. It knows no prompts."""
+"""The log-probabilities of tokens under what samples them, noted as they are drawn."""
 
 from __future__ import annotations
 

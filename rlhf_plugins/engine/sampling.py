@@ -1,4 +1,4 @@
-"""Sampling from a causal language model, many prompts at once. It knows tokens and prompts, not their purpose."""
+"""Sampling from a causal language model, many prompts at once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Decoding:
 
     @property
     def options(self) -> SamplingOptions:
-        """Those beside the temperature."""
+        """The options beside the temperature."""
         return options_of(self)
 
 

@@ -1,4 +1,4 @@
-"""Which sentence each token of a sequence is in, by the marks that end one. It knows token ids and a tokenizer."""
+"""Which sentence each token of a sequence is in, by the marks that end one."""
 
 from __future__ import annotations
 

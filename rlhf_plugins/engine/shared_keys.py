@@ -1,4 +1,4 @@
-"""transformers' attention by SDPA as it suits a GPU's fused kernels. It knows layers, no models.
+"""transformers' attention by SDPA as it suits a GPU's fused kernels.
 
 Where no mask is given, transformers has torch's SDPA share keys and values among heads. Of torch's kernels for CUDA
 FlashAttention and cuDNN's alone can do that, in half precision on Ampere and newer. On Turing, and in float32 on every

@@ -1,4 +1,4 @@
-"""One response, token by token as it is sampled. It knows a policy and its tokens, not who reads along."""
+"""One response, token by token as it is sampled."""
 
 from __future__ import annotations
 

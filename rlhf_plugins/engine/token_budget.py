@@ -1,7 +1,7 @@
 """How many tokens are in memory at once where nothing is trained: in passes that score, and in generation.
 
 A stage says so for its block, with its own options; elsewhere the defaults hold. The switch is of the process. Where
-memory runs out all the same, generation goes on for fewer prompts at a time. It knows lengths, not what is generated.
+memory runs out all the same, generation goes on for fewer prompts at a time.
 """
 
 from __future__ import annotations

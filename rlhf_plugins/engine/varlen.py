@@ -1,4 +1,4 @@
-"""Attention over a packed row by a kernel that takes sequences of any lengths, in two calls or one. It knows no model.
+"""Attention over a packed row by a kernel that takes sequences of any lengths, in two calls or one.
 
 The first call is causal, over sequences that follow one another in the row: the prompt and the first branch of a group,
 and each other branch alone. The second is over all other branches of a group and their prompt. The results are merged

@@ -1,4 +1,4 @@
-"""A reward model on held-out responses that have a label each, with no other to compare with. It knows no training."""
+"""A reward model on held-out responses that have a label each, with no other to compare with."""
 
 from __future__ import annotations
 

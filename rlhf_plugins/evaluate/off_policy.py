@@ -1,4 +1,4 @@
-"""How far the responses of rows are from what a policy itself would write. It knows a policy, and no algorithm."""
+"""How far the responses of rows are from what a policy itself would write."""
 
 from __future__ import annotations
 

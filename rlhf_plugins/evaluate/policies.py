@@ -1,4 +1,4 @@
-"""What policies write to held-out prompts and what it is worth. It knows no folder of a run."""
+"""What policies write to held-out prompts and what it is worth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reward model on held-out pairs: its scores, its metrics and its reliability. It knows no training."""
+"""A reward model on held-out pairs: its scores, its metrics and its reliability."""
 
 from __future__ import annotations
 

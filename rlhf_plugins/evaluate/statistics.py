@@ -1,4 +1,4 @@
-"""How scores compare on the same prompts, and shares of a report. It knows numbers, not what was measured."""
+"""How scores compare on the same prompts, and shares of a report."""
 
 from __future__ import annotations
 

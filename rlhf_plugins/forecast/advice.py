@@ -1,4 +1,4 @@
-"""The smallest change of a recipe that a card would hold, as overrides. It knows options of stages by their names."""
+"""The smallest change of a recipe that a card would hold, as overrides."""
 
 from __future__ import annotations
 

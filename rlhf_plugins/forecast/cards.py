@@ -1,4 +1,4 @@
-"""Graphics cards that people train on: their memory, and whether they compute in bfloat16. It knows no model."""
+"""Graphics cards that people train on: their memory, and whether they compute in bfloat16."""
 
 from __future__ import annotations
 

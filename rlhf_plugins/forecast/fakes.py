@@ -1,4 +1,4 @@
-"""The product's own models and batches as fake tensors: they have sizes and no memory. It knows no phase of a stage."""
+"""The product's own models and batches as fake tensors: they have sizes and no memory."""
 
 from __future__ import annotations
 

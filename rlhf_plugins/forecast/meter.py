@@ -1,4 +1,4 @@
-"""Counts the bytes of live tensors by what they are for, and keeps the state at each peak. It knows no model."""
+"""Counts the bytes of live tensors by what they are for, and keeps the state at each peak."""
 
 from __future__ import annotations
 

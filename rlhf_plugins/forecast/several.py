@@ -10,7 +10,7 @@ Models beside the trained one are whole, and so is all that a stage computes out
 weights for that (docs/scaling.md).
 
 What a card sends (section 7), with N cards and rings: an all-gather or a reduce-scatter of S bytes is (N - 1) / N S,
-and an all-reduce both. Weights count in the type that they are held in. It knows bytes by consumer, no model.
+and an all-reduce both. Weights count in the type that they are held in.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""`report.json` and `report.html` of a run, however it ended, and the page while it goes on.
-
-It knows when they are written, not their content.
-"""
+"""`report.json` and `report.html` of a run, however it ended, and the page while it goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The algorithms that a selector chooses among, in a recipe's words. It knows no data and no selector."""
+"""The algorithms that a selector chooses among, in a recipe's words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe given as a mapping: plain values and their paths. It knows Python's values and no word of a recipe."""
+"""A recipe given as a mapping: plain values and their paths."""
 
 from __future__ import annotations
 

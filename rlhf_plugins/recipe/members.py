@@ -1,4 +1,4 @@
-"""`seeds` and `sweep` of a recipe: the members that they mean, each as overrides. It knows no option of a recipe."""
+"""`seeds` and `sweep` of a recipe: the members that they mean, each as overrides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to write for an option that other tools have, or that belongs to the top of a recipe. It knows words alone."""
+"""What to write for an option that other tools have, or that belongs to the top of a recipe."""
 
 from __future__ import annotations
 

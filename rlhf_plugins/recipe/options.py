@@ -1,4 +1,4 @@
-"""The options of a component: its dataclass fields, read once; it knows types and defaults, no registry.
+"""The options of a component: its dataclass fields, read once.
 
 An option holds one of four things: a component (a field made by `contract.component.uses`), a block of more options
 (its type is a dataclass), the options of a TRL config class, or a plain value, which pydantic checks.

@@ -1,7 +1,5 @@
 """Command-line overrides, `a.b=c`, over the values of a recipe or of a file of a package's own.
 
-It knows where a value goes and no more.
-
 Whether the path and the value make sense is for the check, which then points at the override.
 """
 

@@ -1,4 +1,4 @@
-"""Paths that a recipe names: relative to its folder, and absolute once they are found. It knows no option."""
+"""Paths that a recipe names: relative to its folder, and absolute once they are found."""
 
 from __future__ import annotations
 

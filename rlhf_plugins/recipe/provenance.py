@@ -1,4 +1,4 @@
-"""Which plugins a run and a saved model were made with, and whether these are here again; it knows no component's work.
+"""Which plugins a run and a saved model were made with, and whether these are here again.
 
 A saved reward model has `plugins.json` beside it, one entry a component: what opening it elsewhere needs.
 """

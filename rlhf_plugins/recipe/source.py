@@ -1,4 +1,4 @@
-"""YAML text -> plain values and the place of each; it knows YAML and no word of a recipe.
+"""YAML text -> plain values and the place of each.
 
 Scalars resolve as `yaml.safe_load` resolves them. What could hide a mistake is refused: duplicate keys, merge
 keys, tags, several documents, aliases that recurse or explode, and numbers that YAML reads to base 8 or 60.

@@ -1,4 +1,4 @@
-"""Finds plugins, where each comes from and whether it may load; it knows no component.
+"""Finds plugins, where each comes from and whether it may load.
 
 A plugin is a module. Ours are in packages of this distribution; third parties name theirs with an entry point; a
 file is loaded only where a recipe names it. What is disabled is never imported.

@@ -1,4 +1,4 @@
-"""A run's report: numbers in, files and tables out; it knows nothing of torch, trainers or the registry."""
+"""A run's report: numbers in, files and tables out."""
 
 from __future__ import annotations
 

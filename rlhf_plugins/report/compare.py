@@ -1,4 +1,4 @@
-"""Several reports in one table, and what keeps their numbers from being compared; it knows reports, not runs."""
+"""Several reports in one table, and what keeps their numbers from being compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two files of a report in a run's folder; it knows their names, and that neither is half written."""
+"""The two files of a report in a run's folder."""
 
 from __future__ import annotations
 

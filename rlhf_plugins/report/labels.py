@@ -1,4 +1,4 @@
-"""Where the names of points go in a plot, so that none covers another or a point; it knows boxes, and no data."""
+"""Where the names of points go in a plot, so that none covers another or a point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of a run's trained policies to take, in one sentence, or why the run cannot say; it knows verdicts."""
+"""Which of a run's trained policies to take, in one sentence, or why the run cannot say."""
 
 from __future__ import annotations
 

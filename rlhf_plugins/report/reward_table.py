@@ -1,4 +1,4 @@
-"""The tables of reward models, for terminal and page; it knows their rows, and leaves policies to `table`."""
+"""The tables of reward models, for terminal and page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How policies were sampled in training, and how they are measured, as a recipe writes both; it knows no numbers."""
+"""How policies were sampled in training, and how they are measured, as a recipe writes both."""
 
 from __future__ import annotations
 

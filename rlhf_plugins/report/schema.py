@@ -1,4 +1,4 @@
-"""The shape of `report.json`; it knows what a run measured, and nothing of how it was measured or is shown.
+"""The shape of `report.json`.
 
 A number that could not be measured (NaN, infinity) is stored as null, so that the file is standard JSON.
 """

@@ -1,4 +1,4 @@
-"""A matplotlib figure as inline SVG in the page's own colours and font; it knows themes, and no data.
+"""A matplotlib figure as inline SVG in the page's own colours and font.
 
 Figures are drawn in placeholder colours, which become CSS variables: the page, light or dark, sets them.
 """

@@ -1,4 +1,4 @@
-"""The table of policies, for terminal and page; it knows columns and cells, not plots."""
+"""The table of policies, for terminal and page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a trained policy is better than its start, in one sentence with what limits it; it knows numbers alone."""
+"""Whether a trained policy is better than its start, in one sentence with what limits it."""
 
 from __future__ import annotations
 

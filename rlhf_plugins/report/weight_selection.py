@@ -1,4 +1,4 @@
-"""Whether held-out rows that measure a policy chose its weights before, in a recipe's words; it knows no numbers."""
+"""Whether held-out rows that measure a policy chose its weights before, in a recipe's words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measured numbers in the words of tables and pages; it knows units, and no report."""
+"""Measured numbers in the words of tables and pages."""
 
 from __future__ import annotations
 

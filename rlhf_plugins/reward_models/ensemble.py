@@ -1,4 +1,4 @@
-"""Several reward models that score as one. It knows how members are called and aggregated, not how they were trained.
+"""Several reward models that score as one.
 
 On disk an ensemble is a folder with `reward_ensemble.json` and one folder per member, each a reward model of its own.
 Members that are adapters of one base share one copy of it in memory.

@@ -1,4 +1,4 @@
-"""A reward as a handle: what scores responses, whatever it is made of. It knows functions, not how they were opened."""
+"""A reward as a handle: what scores responses, whatever it is made of."""
 
 from __future__ import annotations
 

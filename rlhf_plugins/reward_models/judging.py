@@ -1,4 +1,4 @@
-"""A reward as what compares two responses: both are scored in one call, each pair by itself. It knows no recipe."""
+"""A reward as what compares two responses: both are scored in one call, each pair by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens what a reward stage saved, a reward model or an ensemble. It knows folders, not what scores are used for."""
+"""Opens what a reward stage saved, a reward model or an ensemble."""
 
 from __future__ import annotations
 

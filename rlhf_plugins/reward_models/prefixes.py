@@ -1,4 +1,4 @@
-"""Features of a response as it grows, of one forward pass. It knows hidden states and poolings, no head."""
+"""Features of a response as it grows, of one forward pass."""
 
 from __future__ import annotations
 

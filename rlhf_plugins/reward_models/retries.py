@@ -1,4 +1,4 @@
-"""Retries a reward that is temporarily unavailable. It knows no reward."""
+"""Retries a reward that is temporarily unavailable."""
 
 from __future__ import annotations
 

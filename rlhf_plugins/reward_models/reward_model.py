@@ -1,4 +1,4 @@
-"""A reward model: a trunk, a pooling and a head. It knows how to score and how it is saved, not how it is trained.
+"""A reward model: a trunk, a pooling and a head.
 
 On disk it is a folder: `reward_model.json` (its base, and the specs of pooling and head), `head.safetensors` (the
 weights of head and pooling), and a PEFT adapter or the whole trunk, unless the trunk was frozen.

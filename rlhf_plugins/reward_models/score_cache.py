@@ -1,7 +1,4 @@
-"""A cache of rewards or log-probabilities, by model and token ids, in memory or in a file.
-
-It knows token ids and weights as bytes, not what a model computes.
-"""
+"""A cache of rewards or log-probabilities, by model and token ids, in memory or in a file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A run in several processes: what is refused before anything loads, and whether all of them are about to do the same.
-
-It knows stages by their traits, and no launcher.
-"""
+"""A run in several processes: what is refused before anything loads, and whether all are about to do the same."""
 
 from __future__ import annotations
 

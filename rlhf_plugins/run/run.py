@@ -1,4 +1,4 @@
-"""Runs the stages of an assembled recipe in order and saves their results; it knows no stage by name."""
+"""Runs the stages of an assembled recipe in order and saves their results."""
 
 from __future__ import annotations
 

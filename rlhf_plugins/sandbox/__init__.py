@@ -1,9 +1,8 @@
 """The sandbox: a small world in which the true reward of every response is known. No download, no GPU.
 
-It knows nothing of recipes and training. `python -m rlhf_plugins.sandbox show` prints what its policy writes;
-`python -m rlhf_plugins.sandbox build` makes the tokenizer and the weights in `policy/` again from nothing. Beside it,
-`arithmetic` has word problems with answers, and `policy_arithmetic/` a policy that works half of them out.
-Importing it imports no torch.
+`python -m rlhf_plugins.sandbox show` prints what its policy writes; `python -m rlhf_plugins.sandbox build` makes the
+tokenizer and the weights in `policy/` again from nothing. Beside it, `arithmetic` has word problems with answers, and
+`policy_arithmetic/` a policy that works half of them out. Importing it imports no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What transformers' `AutoConfig` reads of an exported reward model. It knows words and settings, no weights."""
+"""What transformers' `AutoConfig` reads of an exported reward model."""
 
 from __future__ import annotations
 

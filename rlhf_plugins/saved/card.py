@@ -1,7 +1,4 @@
-"""The card of an exported model, filled in from its run: recipe, data, scores, versions, and code that runs.
-
-It knows what a run wrote, and nothing of weights.
-"""
+"""The card of an exported model, filled in from its run: recipe, data, scores, versions, and code that runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A conversation with one policy or two: what was said, what each answers, and which answer was better.
-
-It knows policies and a reward model, not who types.
-"""
+"""A conversation with one policy or two: what was said, what each answers, and which answer was better."""
 
 from __future__ import annotations
 

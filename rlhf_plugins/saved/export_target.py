@@ -1,4 +1,4 @@
-"""Where an exported model is written, and in which precision. It knows folders and names, no model."""
+"""Where an exported model is written, and in which precision."""
 
 from __future__ import annotations
 

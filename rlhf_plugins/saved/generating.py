@@ -1,4 +1,4 @@
-"""Writes a policy's responses to the prompts of a file. It knows rows and responses, not how lines are kept."""
+"""Writes a policy's responses to the prompts of a file."""
 
 from __future__ import annotations
 

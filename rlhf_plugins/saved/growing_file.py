@@ -1,4 +1,4 @@
-"""A file of JSON lines that grows by whole chunks and can be gone on with. It knows lines, not what they say."""
+"""A file of JSON lines that grows by whole chunks and can be gone on with."""
 
 from __future__ import annotations
 

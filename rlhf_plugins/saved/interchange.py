@@ -1,4 +1,4 @@
-"""Reward models in the forms that the ecosystem opens. It knows what each form can hold, not who opens it."""
+"""Reward models in the forms that the ecosystem opens."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Merges a LoRA adapter into its base on the CPU, a layer at a time, and measures what rounding changed.
-
-It knows weights and logits, not where models are written.
-"""
+"""Merges a LoRA adapter into its base on the CPU, a layer at a time, and measures what rounding changed."""
 
 from __future__ import annotations
 

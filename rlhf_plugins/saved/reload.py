@@ -1,4 +1,4 @@
-"""Opens what a run saved, names and all. It knows the registry, not how models are stored."""
+"""Opens what a run saved, names and all."""
 
 from __future__ import annotations
 

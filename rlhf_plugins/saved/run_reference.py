@@ -1,4 +1,4 @@
-"""What a run made, by a reference: `RUN`, `RUN#STAGE`, or the folder of a saved model. It knows folders, no weights."""
+"""What a run made, by a reference: `RUN`, `RUN#STAGE`, or the folder of a saved model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores the rows of a file with a saved reward model. It knows rows and scores, not how lines are kept."""
+"""Scores the rows of a file with a saved reward model."""
 
 from __future__ import annotations
 

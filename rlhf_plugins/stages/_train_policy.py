@@ -1,4 +1,4 @@
-"""The end of a stage that trains a policy on rows: within its budget, then saved and reported. It knows no loss."""
+"""The end of a stage that trains a policy on rows: within its budget, then saved and reported."""
 
 from __future__ import annotations
 

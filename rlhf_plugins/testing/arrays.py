@@ -1,4 +1,4 @@
-"""How a sampler and a metric are tried: the draws and the scored pairs that they are given. It knows no property."""
+"""How a sampler and a metric are tried: the draws and the scored pairs that they are given."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The inputs that components are tried with: small, mixed on purpose, and the same every time.
 
-It knows the records of the contract. "Mixed" is the point: rows with and without a margin, a weight, a rating, a tie,
-an absent response are in one batch, as in real data.
+"Mixed" is the point: rows with and without a margin, a weight, a rating, a tie, an absent response are in one batch, as
+in real data.
 """
 
 from __future__ import annotations

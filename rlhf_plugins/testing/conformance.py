@@ -1,6 +1,6 @@
 """The conformance kit: properties that every component of a kind must have, and findings where it lacks one.
 
-It knows what a property and a finding are; the properties are in `properties`, one function each.
+The properties are in `properties`, one function each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Records of tensors: reading, changing and comparing every tensor in one. It knows no component and no property."""
+"""Records of tensors: reading, changing and comparing every tensor in one."""
 
 from __future__ import annotations
 

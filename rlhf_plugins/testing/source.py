@@ -1,4 +1,4 @@
-"""What the source of a component's package reads; it knows syntax, nothing of what is computed."""
+"""What the source of a component's package reads."""
 
 from __future__ import annotations
 

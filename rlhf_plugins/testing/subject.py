@@ -1,4 +1,4 @@
-"""One component under test: how it is made and asked. It knows the contract of a component, no property."""
+"""One component under test: how it is made and asked."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """How a component that works on tensors is tried: with which inputs, how it is asked, what its answer should look like.
 
-It knows the records of the contract and one bench for each such kind; no property. Inputs are few, small and the same
-every time; extreme ones are legal all the same.
+Inputs are few, small and the same every time; extreme ones are legal all the same.
 """
 
 from __future__ import annotations

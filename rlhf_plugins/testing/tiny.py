@@ -1,7 +1,4 @@
-"""A causal language model of some ten thousand random weights, preferences in its words, and a run over both.
-
-It knows architectures and words, no component and no trainer.
-"""
+"""A causal language model of some ten thousand random weights, preferences in its words, and a run over both."""
 
 from __future__ import annotations
 

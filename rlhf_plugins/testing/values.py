@@ -1,7 +1,4 @@
-"""Values for the options of a component: one where a recipe must say something, others to try, and wrong ones.
-
-It knows types and bounds, not what an option means.
-"""
+"""Values for the options of a component: one where a recipe must say something, others to try, and wrong ones."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Our defaults for TRL's configurations, checks of a built trainer, and the progress and curves of a training.
-
-It knows TrainingArguments, no model and no loss.
-"""
+"""Our defaults for TRL's configurations, checks of a built trainer, and the progress and curves of a training."""
 
 from __future__ import annotations
 

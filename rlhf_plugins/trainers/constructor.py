@@ -1,4 +1,4 @@
-"""A trainer's constructor with TRL's arguments in TRL's order, and ours by keyword. It knows signatures, no trainer."""
+"""A trainer's constructor with TRL's arguments in TRL's order, and ours by keyword."""
 
 from __future__ import annotations
 

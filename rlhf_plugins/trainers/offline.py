@@ -1,4 +1,4 @@
-"""Trains a policy on responses with fixed advantages. It knows token ids, not where rewards are from."""
+"""Trains a policy on responses with fixed advantages."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The whole state of a training between two steps, and a Trainer that goes on from it bit for bit.
 
-It knows transformers' training loop, no files. What a Trainer of ours knows besides comes from its `own_state`, and
-from the parts that it names in `stateful`.
+What a Trainer of ours knows besides comes from its `own_state`, and from the parts that it names in `stateful`.
 """
 
 from __future__ import annotations

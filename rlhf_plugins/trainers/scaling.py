@@ -1,4 +1,4 @@
-"""Scaled losses, as float16 needs them, of a training that skips some optimizer steps. It knows gradients, no loss."""
+"""Scaled losses, as float16 needs them, of a training that skips some optimizer steps."""
 
 from __future__ import annotations
 

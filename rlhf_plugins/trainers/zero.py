@@ -1,7 +1,4 @@
-"""A training under DeepSpeed's ZeRO, of whose optimizer each process holds a part, under ZeRO-3 also of the weights.
-
-It knows transformers' Trainer and DeepSpeed's engine, no loss.
-"""
+"""A training under DeepSpeed's ZeRO, of whose optimizer each process holds a part, under ZeRO-3 also of the weights."""
 
 from __future__ import annotations
 

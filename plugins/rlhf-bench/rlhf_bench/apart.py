@@ -1,4 +1,4 @@
-"""Data formats that keep a judge's rows from those that policies learn from. They know prompts, no stage."""
+"""Data formats that keep a judge's rows from those that policies learn from."""
 
 from __future__ import annotations
 

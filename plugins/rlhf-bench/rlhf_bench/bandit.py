@@ -1,6 +1,4 @@
-"""The selector `bandit`: short trainings, of which the better half goes on, or those that may be best. It knows stages
-as words, no algorithm.
-"""
+"""The selector `bandit`: short trainings, of which the better half goes on, or those that may be best."""
 
 from __future__ import annotations
 

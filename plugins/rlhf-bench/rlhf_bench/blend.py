@@ -1,4 +1,4 @@
-"""The stage `blend`: one policy of several, with weights tuned on a reward. It knows policies, not who trained them."""
+"""The stage `blend`: one policy of several, with weights tuned on a reward."""
 
 from __future__ import annotations
 

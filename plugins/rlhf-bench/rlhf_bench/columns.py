@@ -1,4 +1,4 @@
-"""The columns of a suite's tables: what its algorithms reach, and what they cost. It knows lines, no run."""
+"""The columns of a suite's tables: what its algorithms reach, and what they cost."""
 
 from __future__ import annotations
 

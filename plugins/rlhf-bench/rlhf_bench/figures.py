@@ -1,4 +1,4 @@
-"""Plots of the page of facts: bandits, over-optimisation, gold over KL, dots by seed. They know numbers, no run."""
+"""Plots of the page of facts: bandits, over-optimisation, gold over KL, dots by seed."""
 
 from __future__ import annotations
 

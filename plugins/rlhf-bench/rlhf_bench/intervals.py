@@ -1,4 +1,4 @@
-"""Means over seeds and prompts with their uncertainty, and what may be called a difference. It knows numbers only."""
+"""Means over seeds and prompts with their uncertainty, and what may be called a difference."""
 
 from __future__ import annotations
 

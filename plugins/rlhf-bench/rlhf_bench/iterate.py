@@ -1,4 +1,4 @@
-"""The stages `iterate` and `switch`: trainings in turn, each from where the last one ended. They know no algorithm."""
+"""The stages `iterate` and `switch`: trainings in turn, each from where the last one ended."""
 
 from __future__ import annotations
 

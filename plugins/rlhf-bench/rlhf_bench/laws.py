@@ -1,4 +1,4 @@
-"""Gao, Schulman and Hilton's forms of over-optimisation (2022), fitted to (KL, gain) points. It knows numbers only.
+"""Gao, Schulman and Hilton's forms of over-optimisation (2022), fitted to (KL, gain) points.
 
 With d = sqrt(KL) the gain in gold over the start is d (a - b d) for best-of-n, with its top at d = a / (2 b), and
 d (a - b log d) for reinforcement learning, with its top at d = exp(a / b - 1). Both are linear in a and b.

@@ -1,4 +1,4 @@
-"""The selector `learned`: what algorithms scored on tasks with such features. It knows a history, not how it was made.
+"""The selector `learned`: what algorithms scored on tasks with such features.
 
 A history is a JSON list of `{task, algorithm, score, features}`. It is fitted again when it is opened: nothing is
 pickled.

@@ -1,4 +1,4 @@
-"""A table, as Markdown and as HTML, and how its numbers are written. It knows no suite."""
+"""A table, as Markdown and as HTML, and how its numbers are written."""
 
 from __future__ import annotations
 

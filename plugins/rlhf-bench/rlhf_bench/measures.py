@@ -1,4 +1,4 @@
-"""The numbers of a finished run as one row. It knows runs, not how rows are compared."""
+"""The numbers of a finished run as one row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tasks `bleu` and `rouge_l`: how many words of a given answer a policy's own answer has. They know no judge."""
+"""The tasks `bleu` and `rouge_l`: how many words of a given answer a policy's own answer has."""
 
 from __future__ import annotations
 

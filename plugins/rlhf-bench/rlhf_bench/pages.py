@@ -1,4 +1,4 @@
-"""A suite's tables as JSON, Markdown and one HTML page. It knows lines and sentences, not how they were measured.
+"""A suite's tables as JSON, Markdown and one HTML page.
 
     python -m rlhf_bench.pages docs/benchmarks
 

@@ -1,4 +1,4 @@
-"""Two plots for each task as SVG: gold with its interval by algorithm, and gold over KL. They know lines, no run."""
+"""Two plots for each task as SVG: gold with its interval by algorithm, and gold over KL."""
 
 from __future__ import annotations
 

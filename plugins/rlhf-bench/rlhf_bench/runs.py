@@ -1,4 +1,4 @@
-"""Runs the recipes of a suite: a finished one is never run again, an interrupted one goes on. It knows no table."""
+"""Runs the recipes of a suite: a finished one is never run again, an interrupted one goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A suite: tasks x algorithms x seeds as recipes that differ in nothing else. It knows recipes, not what they measure.
+"""A suite: tasks x algorithms x seeds as recipes that differ in nothing else.
 
     base: sandbox
     seeds: [1, 2, 3]

@@ -1,7 +1,7 @@
 """AI feedback as arithmetic: which of k scored responses make a pair, and with which soft label.
 
-It knows scores and gates, no model. A pair (i, j) is kept where s_i > s_j + gap (or i loses fewer gates), and its soft
-label is sigma((s_i - s_j) / temperature), clamped.
+A pair (i, j) is kept where s_i > s_j + gap (or i loses fewer gates), and its soft label is sigma((s_i - s_j) /
+temperature), clamped.
 """
 
 from __future__ import annotations

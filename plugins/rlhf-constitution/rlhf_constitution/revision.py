@@ -1,6 +1,6 @@
 """Revision in rounds: one principle a round, and a proposal is accepted only if P rises and no gate is lost.
 
-It knows drafts, a function that proposes and one that scores; no model, no run.
+No model, no run.
 """
 
 from __future__ import annotations

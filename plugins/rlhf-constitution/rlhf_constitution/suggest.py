@@ -1,7 +1,4 @@
-"""Where people and a constitution disagree: which known principle would settle it, and what such cases share.
-
-It knows pairs that people judged, and scores; no run.
-"""
+"""Where people and a constitution disagree: which known principle would settle it, and what such cases share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs with the answers of a judge, as rows and as a measure of a reward model. It knows no policy and no training."""
+"""Pairs with the answers of a judge, as rows and as a measure of a reward model."""
 
 from __future__ import annotations
 

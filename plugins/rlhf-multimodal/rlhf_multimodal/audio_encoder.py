@@ -1,4 +1,4 @@
-"""The kind `audio_encoder`: what turns a recording into a few vectors. It is frozen: it knows no reward."""
+"""The kind `audio_encoder`: what turns a recording into a few vectors. It is frozen."""
 
 from __future__ import annotations
 

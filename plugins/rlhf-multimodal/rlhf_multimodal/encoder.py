@@ -1,4 +1,4 @@
-"""The kind `image_encoder`: what turns an image into a few vectors. It is frozen: it knows no reward."""
+"""The kind `image_encoder`: what turns an image into a few vectors. It is frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP side of a reward model: `POST /score`, `GET /health`. It knows rows and tokens of access, no model."""
+"""The HTTP side of a reward model: `POST /score`, `GET /health`."""
 
 from __future__ import annotations
 

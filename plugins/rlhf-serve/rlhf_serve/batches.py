@@ -1,4 +1,4 @@
-"""Scores the requests of many clients together, in one thread. It knows a reward model, not HTTP."""
+"""Scores the requests of many clients together, in one thread."""
 
 from __future__ import annotations
 

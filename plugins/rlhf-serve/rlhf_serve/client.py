@@ -1,4 +1,4 @@
-"""Asks a reward server over HTTP, and never makes a number of a failure. It knows rows, no samples of a run."""
+"""Asks a reward server over HTTP, and never makes a number of a failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a quantized reward model saves, and how far its rewards move. It knows models and pairs, no server."""
+"""What a quantized reward model saves, and how far its rewards move."""
 
 from __future__ import annotations
 

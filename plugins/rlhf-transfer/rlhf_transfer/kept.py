@@ -1,4 +1,4 @@
-"""What a student keeps of its teacher, and how much faster it is. It knows policies and scores, no training."""
+"""What a student keeps of its teacher, and how much faster it is."""
 
 from __future__ import annotations
 

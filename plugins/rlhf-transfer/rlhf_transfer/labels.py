@@ -1,4 +1,4 @@
-"""Pairs with another's labels, and which pairs a reward orders rightly. It knows groups and rewards, no training."""
+"""Pairs with another's labels, and which pairs a reward orders rightly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A student with some of its teacher's layers, or from a folder of its own. It knows models, no training."""
+"""A student with some of its teacher's layers, or from a folder of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one batch: prompts and their branches as token tensors. It knows token ids, not models and not losses.
+"""The one batch: prompts and their branches as token tensors.
 
 A row holds a group as `[prompt | branch 1 | ... | branch K]`: a branch sees the prompt and itself, never a sibling,
 and its positions continue the prompt's. `Layout` is how groups become rows. In every layout `index` is the position

@@ -1,4 +1,4 @@
-"""Groups become the columns that TRL's trainers read. It knows records and columns, not where groups come from."""
+"""Groups become the columns that TRL's trainers read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses with logged rewards as rows of tokens with advantages. It knows groups and token ids, no trainer."""
+"""Responses with logged rewards as rows of tokens with advantages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From groups to rows of tokens, and from rows to batches. It knows token ids and comparisons, no model and no loss."""
+"""From groups to rows of tokens, and from rows to batches."""
 
 from __future__ import annotations
 

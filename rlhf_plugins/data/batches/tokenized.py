@@ -1,6 +1,6 @@
 """Pairs and answers as rows of tokens for the trainers of policies, rendered as everything else is.
 
-It knows groups and token ids, no trainer. What a model cannot take is left out and counted by reason.
+What a model cannot take is left out and counted by reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Renders and tokenizes prompts and responses; no other module does. It knows tokenizers, no model."""
+"""Renders and tokenizes prompts and responses; no other module does."""
 
 from __future__ import annotations
 

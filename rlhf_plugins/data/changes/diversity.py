@@ -1,4 +1,4 @@
-"""Which texts are good and unlike each other, chosen one by one. It knows vectors and numbers, no rows."""
+"""Which texts are good and unlike each other, chosen one by one."""
 
 from __future__ import annotations
 

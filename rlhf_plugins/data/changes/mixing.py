@@ -1,4 +1,4 @@
-"""Puts several sets together, each with a weight. It knows groups and splits, not where they come from."""
+"""Puts several sets together, each with a weight."""
 
 from __future__ import annotations
 

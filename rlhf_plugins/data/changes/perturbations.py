@@ -1,7 +1,6 @@
 """Makes worse responses of good ones: cut short, with a wrong number or name, out of order, of two parts.
 
-It knows text and random numbers, not how responses are judged. Each answers the changed text and what was done to it,
-or None where the text has nothing to change.
+Each answers the changed text and what was done to it, or None where the text has nothing to change.
 """
 
 from __future__ import annotations

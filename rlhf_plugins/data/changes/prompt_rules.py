@@ -1,4 +1,4 @@
-"""Numbers of a prompt by which one without a question in it is known. It knows text, no rows and no limits."""
+"""Numbers of a prompt by which one without a question in it is known."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Other forms of a text that say the same: in another style, or with independent sentences in another order.
 
-It knows text and random numbers, not how responses are judged. Each answers None where the text cannot be changed so.
+Each answers None where the text cannot be changed so.
 """
 
 from __future__ import annotations

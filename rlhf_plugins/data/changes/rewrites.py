@@ -1,4 +1,4 @@
-"""Small rewrites of responses. It knows text and random numbers, not how responses are scored."""
+"""Small rewrites of responses."""
 
 from __future__ import annotations
 

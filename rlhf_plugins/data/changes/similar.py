@@ -1,4 +1,4 @@
-"""Finds texts that are nearly the same: exactly, by shared pieces of text. It knows texts, no rows.
+"""Finds texts that are nearly the same: exactly, by shared pieces of text.
 
 Two texts of a similarity of at least t share a piece among their first (1 - t) n + 1 of n, in an order that both have
 (prefix filtering, Chaudhuri et al. 2006): only texts that do are compared, so that the rare pieces, which come first,

@@ -1,4 +1,4 @@
-"""Applies steps to loaded rows: what is left out is counted by reason, and what is held out stays. It knows no step."""
+"""Applies steps to loaded rows: what is left out is counted by reason, and what is held out stays."""
 
 from __future__ import annotations
 

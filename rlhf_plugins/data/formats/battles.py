@@ -1,4 +1,4 @@
-"""Battles in the shapes that people have: two answers or conversations and a judgement. It knows names, no record."""
+"""Battles in the shapes that people have: two answers or conversations and a judgement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of two responses with the votes of annotators become groups of two. It knows the columns of a row."""
+"""Rows of two responses with the votes of annotators become groups of two."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Rows with a list of answers, each with its rank or score, or with the best of them, get the columns of a format.
 
-It knows the names that data sets use, no record. A row is taken where its names leave no doubt, else it stays as it is.
+A row is taken where its names leave no doubt, else it stays as it is.
 """
 
 from __future__ import annotations

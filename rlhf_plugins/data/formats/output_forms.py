@@ -1,4 +1,4 @@
-"""The forms that groups are written in as rows, and what of the groups each form does not hold. It knows no file.
+"""The forms that groups are written in as rows, and what of the groups each form does not hold.
 
 What is lost is found by reading the rows again: a fact of the groups that the rows do not give back is lost.
 """

@@ -1,4 +1,4 @@
-"""Preference rows become groups. It knows TRL's columns and what makes a row useless, not where rows come from."""
+"""Preference rows become groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranked responses become groups: an order, places, or judgements of pairs. It knows the forms of a ranking."""
+"""Ranked responses become groups: an order, places, or judgements of pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rated responses become groups: one response a row, or a list of them. It knows dotted paths to ratings."""
+"""Rated responses become groups: one response a row, or a list of them."""
 
 from __future__ import annotations
 

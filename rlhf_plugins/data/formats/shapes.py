@@ -1,7 +1,7 @@
 """Prompts and pairs in the shapes that people have become texts of one form.
 
-It knows the names that data sets use, no record. A shape is taken where its columns say so alone, and only while the
-recipe renames no column of the same meaning; `Dropped.shapes` counts the rows of each.
+A shape is taken where its columns say so alone, and only while the recipe renames no column of the same meaning;
+`Dropped.shapes` counts the rows of each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Text rows as conversations, which a chat template renders. It knows groups and hh-rlhf's transcripts, no column."""
+"""Text rows as conversations, which a chat template renders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gated feed-forward blocks, W_d (silu(W_g x) * W_u x), as one step of autograd. It knows blocks, no models.
+"""Gated feed-forward blocks, W_d (silu(W_g x) * W_u x), as one step of autograd.
 
 Autograd would keep four tensors of (tokens, inner width), where two suffice to compute the others again, and allocate
 five in the backward pass, where two suffice.

@@ -1,4 +1,4 @@
-"""Adapters folded into the weights of their layers during generation. It knows layers, no tokens."""
+"""Adapters folded into the weights of their layers during generation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear layers, plain and with LoRA, as one product. It knows layers, no models.
+"""Linear layers, plain and with LoRA, as one product.
 
 PEFT's LoRA layer computes W x, B A x, s B A x and their sum as four tensors, and as many gradients. In float32 on a
 CPU that costs as much as the gradients of the weights, which an adapter saves.

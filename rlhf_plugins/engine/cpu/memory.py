@@ -1,4 +1,4 @@
-"""Makes the C library keep the memory that a training step frees. It knows no step."""
+"""Makes the C library keep the memory that a training step frees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Root-mean-square norms in few passes over memory, forward and backward. It knows norms, no models."""
+"""Root-mean-square norms in few passes over memory, forward and backward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The products of linear layers and their gradients, by oneDNN where MKL is slower. It knows no autograd.
+"""The products of linear layers and their gradients, by oneDNN where MKL is slower.
 
 torch multiplies float32 matrices by MKL, which on AMD processors uses half the width of AVX-512; oneDNN, which torch
 also contains, uses all of it. But oneDNN compiles and keeps a kernel for each number of rows: so it gets rows in blocks

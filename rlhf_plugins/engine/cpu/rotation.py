@@ -1,4 +1,4 @@
-"""Rotary position embeddings without copies of halves. It knows how models call them, no model.
+"""Rotary position embeddings without copies of halves.
 
 Attention layers of transformers call a global function of their own module. A layer gets a subclass whose `forward` is
 the same code over the same live globals, in which the call goes to another name of that module, which is ours. So other

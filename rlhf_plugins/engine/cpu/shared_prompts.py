@@ -1,4 +1,4 @@
-"""Prompts that several rows of a generation share, computed once. It knows tokens and caches, no layers."""
+"""Prompts that several rows of a generation share, computed once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gives a module a faster forward pass of the same results, if a trial agrees. It knows no kind of module."""
+"""Gives a module a faster forward pass of the same results, if a trial agrees."""
 
 from __future__ import annotations
 

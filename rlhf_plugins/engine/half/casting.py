@@ -1,4 +1,4 @@
-"""Weights of adapters in half precision, all of a decoder layer in one launch. It knows layers, no models.
+"""Weights of adapters in half precision, all of a decoder layer in one launch.
 
 They live as long as one call of the decoder layer, at whose beginning they are made. So no optimizer, and nothing else
 that writes to weights, can come between, and a layer whose activations are recomputed makes them again.

@@ -1,4 +1,4 @@
-"""LoRA layers on 4-bit linear layers of bitsandbytes, under autocast. It knows layers, no models.
+"""LoRA layers on 4-bit linear layers of bitsandbytes, under autocast.
 
 W is dequantized once in the forward and once in the backward pass, as bitsandbytes does.
 """

@@ -1,4 +1,4 @@
-"""Gated feed-forward blocks in half precision by the kernels of Liger, one launch each way. It knows blocks, no models.
+"""Gated feed-forward blocks in half precision by the kernels of Liger, one launch each way.
 
 torch computes act(gate) * up by two operations, and its gradients by three. Liger's kernels do it by one each way, and
 keep gate and up alone. They compute in float32 what torch rounds in between. Liger is an optional package.

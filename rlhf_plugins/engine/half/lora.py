@@ -1,4 +1,4 @@
-"""LoRA layers under autocast as one step of autograd, and fewer launches on a GPU. It knows layers, no models.
+"""LoRA layers under autocast as one step of autograd, and fewer launches on a GPU.
 
 PEFT's layer on a base in half precision computes W x, A x, B A x, s B A x and their sum as five tensors, each of them
 rounded, and autograd keeps its input for each product. Here the product of the adapter is added to the product of the

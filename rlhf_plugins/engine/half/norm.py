@@ -1,4 +1,4 @@
-"""Root-mean-square norms in half precision by torch's own kernel, forward and backward. It knows norms, no models.
+"""Root-mean-square norms in half precision by torch's own kernel, forward and backward.
 
 transformers computes such a norm by seven operations, of which four pass over float32 copies of its input.
 torch's `rms_norm` would be one, but autocast casts its input to float32 first; the operation below it is not cast.

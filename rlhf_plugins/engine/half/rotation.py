@@ -1,4 +1,4 @@
-"""Rotary position embeddings in half precision: three launches each way, not five and nine. It knows no models.
+"""Rotary position embeddings in half precision: three launches each way, not five and nine.
 
 The computation is that of `engine/cpu`, which rounds twice where the models' own rounds three times.
 """

@@ -1,4 +1,4 @@
-"""Trials of fast paths in half precision, on the device where they are going to compute. It knows no layer."""
+"""Trials of fast paths in half precision, on the device where they are going to compute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and values of a fixed number of rows, in memory that stays where it is. It knows positions, no tokens.
+"""Keys and values of a fixed number of rows, in memory that stays where it is.
 
 A row has a slot. Its tokens begin at place 0 of the slot and need no padding, so that rows of different lengths are
 beside one another, and a slot whose row has ended takes another one.

@@ -1,4 +1,4 @@
-"""Tokens that end a policy's responses beside those of its base, kept as transformers keeps them. It knows files."""
+"""Tokens that end a policy's responses beside those of its base, kept as transformers keeps them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loads models and tokenizers from a folder or the hub. It knows precision, quantization and adapters, no task."""
+"""Loads models and tokenizers from a folder or the hub."""
 
 from __future__ import annotations
 

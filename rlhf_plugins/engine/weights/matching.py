@@ -1,4 +1,4 @@
-"""Whether saved weights are those of a model, name by name and shape by shape. It knows files and names."""
+"""Whether saved weights are those of a model, name by name and shape by shape."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Weights that DeepSpeed's ZeRO-3 cuts into partitions: empty tensors, but where a pass or a block gathers them.
-
-It knows modules and weights, no trainer.
-"""
+"""Weights that DeepSpeed's ZeRO-3 cuts into partitions: empty tensors, but where a pass or a block gathers them."""
 
 from __future__ import annotations
 

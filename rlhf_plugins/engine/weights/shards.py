@@ -1,6 +1,6 @@
 """Weights that several processes hold in shards (FSDP2, ZeRO-3): whole tensors of shards, and shards of whole ones.
 
-It knows tensors and names, no trainer. Without shards everything stays as it is.
+Without shards everything stays as it is.
 """
 
 from __future__ import annotations

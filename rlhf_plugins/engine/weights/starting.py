@@ -1,4 +1,4 @@
-"""The model that a stage trains, at the weights that it starts from. It knows adapters and bases, no trainer."""
+"""The model that a stage trains, at the weights that it starts from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains for a moment by each algorithm, to say how long its recipe takes on this machine. It knows no algorithm."""
+"""Trains for a moment by each algorithm, to say how long its recipe takes on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics that a stage returned, as its result can hold them. It knows values, no stage."""
+"""The metrics that a stage returned, as its result can hold them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How an OnlineTrainer learns from a training step: micro-batch by micro-batch, in smaller ones where memory runs out.
 
-It knows micro-batches and gradients; the loss is in `ppo.step`.
+The loss is in `ppo.step`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rewards in TRL's form as ours, and ours in TRL's form. It knows how rewards are asked for, no training."""
+"""Rewards in TRL's form as ours, and ours in TRL's form."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The policy's KL to the reference: a hard limit that no optimizer step passes, and the next coefficient of the term.
-
-It knows no loss and no reward.
-"""
+"""The KL to the reference: a hard limit that no optimizer step passes, and the next coefficient of the term."""
 
 from __future__ import annotations
 

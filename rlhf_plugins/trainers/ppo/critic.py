@@ -1,7 +1,4 @@
-"""The critic: the value of the state before each sampled token, by a head on the policy, an adapter or its own model.
-
-It knows no reward: values are in the unit of the returns that it is shown, whatever that is.
-"""
+"""The critic: the value of the state before each sampled token, by a head, an adapter or its own model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importance weights of responses that another policy sampled than the one that learns. It knows tokens, no losses."""
+"""Importance weights of responses that another policy sampled than the one that learns."""
 
 from __future__ import annotations
 

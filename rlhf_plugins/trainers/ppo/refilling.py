@@ -1,6 +1,6 @@
 """Further prompts in the place of those whose responses all score alike (DAPO, Yu et al. 2025, section 3.2).
 
-It knows prompts by their rows and responses by their scores; what samples and scores them is given.
+What samples and scores them is given.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Rewards of sampled responses: the reward is called, its answer is shaped and laid out on tokens.
-
-It knows no model and no loss.
-"""
+"""Rewards of sampled responses: the reward is called, its answer is shaped and laid out on tokens."""
 
 from __future__ import annotations
 

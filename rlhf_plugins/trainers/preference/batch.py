@@ -1,4 +1,4 @@
-"""Rows of preference pairs as branch batches, cut as TRL cuts them. It knows token ids, no model and no loss."""
+"""Rows of preference pairs as branch batches, cut as TRL cuts them."""
 
 from __future__ import annotations
 

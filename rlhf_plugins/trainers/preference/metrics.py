@@ -1,4 +1,4 @@
-"""What a training on preferences logs, under TRL's names. It knows log-probabilities, no model and no trainer."""
+"""What a training on preferences logs, under TRL's names."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The reference of a training on preferences: its log-probabilities, at each batch or once before training.
-
-It knows DPOTrainer's reference (a model, an adapter, or the model without its adapter), no loss.
-"""
+"""The reference of a training on preferences: its log-probabilities, at each batch or once before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TRL's reward model, a sequence classifier with one label, as the engine scores with it. It knows no loss and no rows.
+"""TRL's reward model, a sequence classifier with one label, as the engine scores with it.
 
 The classifier stays whole and shares its weights: the engine calls its decoder and its score, which another head takes
 the place of where a script asks for one.

@@ -1,4 +1,4 @@
-"""Writes a classifier that was trained in a script as a stage writes a reward model. It knows files, no training."""
+"""Writes a classifier that was trained in a script as a stage writes a reward model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments of RewardTrainer that TRL's lacks, and which of both are at odds. It knows arguments, no training."""
+"""The arguments of RewardTrainer that TRL's lacks, and which of both are at odds."""
 
 from __future__ import annotations
 

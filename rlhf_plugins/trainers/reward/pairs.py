@@ -1,4 +1,4 @@
-"""TRL's rows, two lists of tokens each, as rows of a reward trainer. It knows token ids, no model and no loss."""
+"""TRL's rows, two lists of tokens each, as rows of a reward trainer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The rows of all processes, for a loss that compares them: each process computes every loss, and keeps its own rows'.
 
-A score's gradient is the sum of those that the losses of all processes have for it. It knows records of tensors whose
-first dimension are rows, and no loss.
+A score's gradient is the sum of those that the losses of all processes have for it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A batch of P processes is P times that of one, and is cut into P nearly equal parts of neighbours. The mean over its N
 rows is the mean over the processes of each one's own mean times P n / N, where n rows are its own: what DDP averages.
-So no row is computed twice or left out, also where the last batch of an epoch does not divide. It knows no loss.
+So no row is computed twice or left out, also where the last batch of an epoch does not divide.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The order of training, drawn batch by batch by a sampler component. It knows examples by number, no model.
+"""The order of training, drawn batch by batch by a sampler component.
 
 The next batch may depend on the losses of earlier ones, so a batch is drawn only when the data loader asks for it. Data
 loaders ask early: accelerate's asks for a batch before it returns the one before, and with gradient accumulation the

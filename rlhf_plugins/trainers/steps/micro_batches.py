@@ -1,7 +1,6 @@
 """A batch cut into micro-batches of at most so many tokens, which are computed one after the other.
 
-It knows groups and shares, no loss: the mean loss of a micro-batch is weighted by its share of the batch's rows, so
-that losses and gradients sum to those of the batch. Memory then depends on the size of a micro-batch.
+Memory then depends on the size of a micro-batch.
 """
 
 from __future__ import annotations

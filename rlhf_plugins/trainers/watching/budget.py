@@ -1,4 +1,4 @@
-"""Ends a training at the step at which its budget is spent. It knows a trainer's steps, not what they compute."""
+"""Ends a training at the step at which its budget is spent."""
 
 from __future__ import annotations
 

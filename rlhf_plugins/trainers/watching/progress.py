@@ -1,4 +1,4 @@
-"""How far a training is, while it goes on: steps, numbers and the time left. It knows no model."""
+"""How far a training is, while it goes on: steps, numbers and the time left."""
 
 from __future__ import annotations
 

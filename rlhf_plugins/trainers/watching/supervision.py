@@ -1,4 +1,4 @@
-"""Adds monitors, regularizers and a clip by value to a built Trainer of any kind; it knows gradients, no batch."""
+"""Adds monitors, regularizers and a clip by value to a built Trainer of any kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures tasks at every evaluation of a policy that is trained. It knows policies, no rows of a task."""
+"""Measures tasks at every evaluation of a policy that is trained."""
 
 from __future__ import annotations
 

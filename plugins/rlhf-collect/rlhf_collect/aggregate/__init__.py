@@ -1,1 +1,1 @@
-"""From the votes on items to a label, how sure it is, and how able each person is. It knows no database."""
+"""From the votes on items to a label, how sure it is, and how able each person is."""

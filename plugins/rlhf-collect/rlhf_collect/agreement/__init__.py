@@ -1,1 +1,1 @@
-"""How far annotators agree beyond chance. Arithmetic on counts; it knows no study."""
+"""How far annotators agree beyond chance. Arithmetic on counts."""

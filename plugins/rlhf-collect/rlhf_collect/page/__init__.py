@@ -1,1 +1,1 @@
-"""What people see in a browser. It knows the desk, not the tables."""
+"""What people see in a browser."""

@@ -1,1 +1,1 @@
-"""Whether a person works with care: tests on what they answered. It knows no database."""
+"""Whether a person works with care: tests on what they answered."""

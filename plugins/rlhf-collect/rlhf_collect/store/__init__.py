@@ -1,1 +1,1 @@
-"""The database of a study: what is in it, and the transactions that change it. It knows no page."""
+"""The database of a study: what is in it, and the transactions that change it."""

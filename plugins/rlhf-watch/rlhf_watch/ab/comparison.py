@@ -1,4 +1,4 @@
-"""Compares policies with a baseline on the prompts that both answered. It knows scores, not how results are worded."""
+"""Compares policies with a baseline on the prompts that both answered."""
 
 from __future__ import annotations
 

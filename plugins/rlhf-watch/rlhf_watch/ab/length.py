@@ -1,4 +1,4 @@
-"""The win rate that two policies would have if their responses were equally long. It knows scores and lengths."""
+"""The win rate that two policies would have if their responses were equally long."""
 
 from __future__ import annotations
 

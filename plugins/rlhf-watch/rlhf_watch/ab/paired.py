@@ -1,4 +1,4 @@
-"""Two policies on the same prompts: win rate, permutation test, effect size. It knows numbers, not what was scored."""
+"""Two policies on the same prompts: win rate, permutation test, effect size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads what is compared: the evaluation of a run, or a file of scored responses. It knows no statistics."""
+"""Reads what is compared: the evaluation of a run, or a file of scored responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A test that is valid at every look: evidence that grows by betting on the next prompt. It knows wins and losses.
+"""A test that is valid at every look: evidence that grows by betting on the next prompt.
 
 A gambler starts with 1 and bets on each prompt at fair odds. Were the policies equal, nobody could expect to win, and
 the chance that the wealth ever reaches 1 / alpha is at most alpha (Ville 1939), however often one looks.

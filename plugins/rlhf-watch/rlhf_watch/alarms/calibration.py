@@ -1,4 +1,4 @@
-"""Fits thresholds to clean runs: reads the curves that monitors left. It knows runs, the arithmetic is elsewhere."""
+"""Fits thresholds to clean runs: reads the curves that monitors left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics that grow while a number departs from its start. They know numbers, neither steps nor thresholds.
+"""Statistics that grow while a number departs from its start.
 
 All state is in plain fields, so that a run which goes on has the same statistic.
 """

@@ -1,4 +1,4 @@
-"""Thresholds of several statistics, any of which clean runs exceed at a known rate. It knows no run and no file.
+"""Thresholds of several statistics, any of which clean runs exceed at a known rate.
 
 A run is clean or not as a whole, so the largest value of each statistic over a run is what counts.
 """

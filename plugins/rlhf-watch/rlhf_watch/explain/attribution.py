@@ -1,4 +1,4 @@
-"""Which tokens made a reward: integrated gradients with their error, and leaving words out. It knows reward models."""
+"""Which tokens made a reward: integrated gradients with their error, and leaving words out."""
 
 from __future__ import annotations
 

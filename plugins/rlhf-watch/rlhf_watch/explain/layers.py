@@ -1,4 +1,4 @@
-"""A reward read at each layer of its network, and where the token that it is read at looks. It knows reward models."""
+"""A reward read at each layer of its network, and where the token that it is read at looks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training responses that a reward model's features place nearest to a response. It knows numbers and rows."""
+"""The training responses that a reward model's features place nearest to a response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worst rows of a reward model, in clusters of alike texts. It knows rows and their rewards."""
+"""The worst rows of a reward model, in clusters of alike texts."""
 
 from __future__ import annotations
 

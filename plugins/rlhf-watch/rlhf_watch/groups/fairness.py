@@ -1,4 +1,4 @@
-"""A number by group, with intervals, and whether the worst group is worse than chance makes one. It knows numbers."""
+"""A number by group, with intervals, and whether the worst group is worse than chance makes one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sends a notice with one more attempt; a failure is a line of the log. It knows no run."""
+"""Sends a notice with one more attempt; a failure is a line of the log."""
 
 from __future__ import annotations
 

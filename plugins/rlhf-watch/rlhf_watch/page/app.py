@@ -1,4 +1,4 @@
-"""The site: on this machine alone, with a token. It knows routes; what is shown comes from the board."""
+"""The site: on this machine alone, with a token. What is shown comes from the board."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runs of a folder log, read while they are written. It knows runs, not how they are shown."""
+"""What the runs of a folder log, read while they are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reward asked about the same responses with one property changed. It knows texts and scores, no model."""
+"""A reward asked about the same responses with one property changed."""
 
 from __future__ import annotations
 

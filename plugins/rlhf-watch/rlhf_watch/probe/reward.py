@@ -1,4 +1,4 @@
-"""A reward of any kind as what a probe asks: text in, numbers out. It knows handles, no intervention."""
+"""A reward of any kind as what a probe asks: text in, numbers out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a feature vector is from those of training, with a threshold that keeps its rate. It knows numbers only."""
+"""How far a feature vector is from those of training, with a threshold that keeps its rate."""
 
 from __future__ import annotations
 

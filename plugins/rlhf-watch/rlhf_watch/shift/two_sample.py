@@ -1,4 +1,4 @@
-"""Are two sets of texts alike? A classifier that tells unseen ones apart says no. It knows texts only."""
+"""Are two sets of texts alike? A classifier that tells unseen ones apart says no."""
 
 from __future__ import annotations
 

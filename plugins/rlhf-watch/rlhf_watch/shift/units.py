@@ -1,4 +1,4 @@
-"""Rows of one prompt, or of one conversation, are not independent: one of each is drawn. It knows rows only."""
+"""Rows of one prompt, or of one conversation, are not independent: one of each is drawn."""
 
 from __future__ import annotations
 
