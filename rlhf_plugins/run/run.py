@@ -34,7 +34,7 @@ from rlhf_plugins.run.files.lock import locked
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.rows import counted, loaded, refuse_rows, text_alone
 from rlhf_plugins.run.stage import starts
-from rlhf_plugins.run.stage.outcome import said
+from rlhf_plugins.run.stage.outcome import outcome
 from rlhf_plugins.run.stage.perform import perform
 from rlhf_plugins.run.stage.stage_run import stage_run
 from rlhf_plugins.run.stop import Ended, Stop
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.report.schema import Report
 
 Say = Callable[[str], None]
-LARGE = 2**31  # bytes of weights that are seen to load
+LARGE = 2**31  # bytes of weights from which on a bar shows that they load
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def run(
 
 
 def _nothing(_: str) -> None:
-    """What the processes beside the main one say."""
+    """Prints nothing: for processes beside the main one."""
 
 
 def _fitted(recipe: AnyRecipe, overrides: Sequence[str], say: Say) -> Sequence[str]:
@@ -171,7 +171,7 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
 
     size = weights_of(assembled.base.path)
     if not sys.stderr.isatty() or (size is not None and size < LARGE):
-        disable_progress_bar()  # of weights that load in a moment; trainings keep theirs
+        disable_progress_bar()  # weights load in a moment; bars of trainings are kept
     folder = RunFolder(assembled.output_dir)
     for warning in processes.on_main(lambda: _allowed(folder, assembled, resume, overwrite)):
         say(f"warning: {warning}")
@@ -207,7 +207,7 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
 
 
 def _allowed(folder: RunFolder, assembled: Assembled, resume: bool, overwrite: bool) -> list[str]:
-    """What is otherwise than when the run was started, and no obstacle. Raises RunError where something is one."""
+    """Warnings about what has changed since the run was started. Raises RunError where a change forbids to go on."""
     from rlhf_plugins.engine.weights.loading import load_tokenizer
 
     _refuse(folder, resume, overwrite)
@@ -289,9 +289,9 @@ class _Staged:
             results.append(self._guarded(index, stage, tuple(results)))
             processes.on_main(lambda: origin.note_base(self.folder, self.assembled.base.path))
             self.folder.note(**forecasts.after_trials(self.assembled, failed))
-            for sentence in said(results[-1]):
+            for sentence in outcome(results[-1]):
                 self.say(f"{self._place(index)}: {sentence}")
-        processes.gathered(None)  # all of them are done
+        processes.gathered(None)  # wait until all processes are done
         over: dict[str, Any] = {"stage": None, "message": "", "steps": None, "left": None}
         self.folder.note(status="finished", finished=reporting.now(), **over)
 

@@ -56,7 +56,7 @@ class Logs(stubs.Talk):
 
 def test_a_finished_call_returns_from_disk(run: Run) -> None:
     first = run.train(TALK, name="a")
-    again = replace(run, memory=type(run.memory)()).train(stubs.Talk(), name="a")  # type: ignore[attr-defined,type-var]
+    again = replace(run, history=type(run.history)()).train(stubs.Talk(), name="a")  # type: ignore[attr-defined,type-var]
     assert again == first
     assert (run.folder / "a" / "result.json").exists()
     assert [result.name for result in run.finished] == ["a"]

@@ -11,7 +11,7 @@ import pytest
 from rlhf_plugins import open_run, run_recipe
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Cost, ReportParts, StageResult
-from rlhf_plugins.run.stage.outcome import said
+from rlhf_plugins.run.stage.outcome import outcome
 from rlhf_plugins.testing import tiny_base
 
 TIED = [True, False, False, True, False, False]
@@ -52,10 +52,10 @@ def test_a_stage_that_left_nothing_out_says_its_time_alone() -> None:
     curves = {"loss": curve("loss", [(1, 0.5), (2, None)])}
     result = StageResult(cost=Cost(seconds=2, peak_bytes=2**30), curves=curves)
     last = "finished in 2.0 s, peak memory 1.00 GiB, loss 0.5"
-    assert list(said(result)) == [last]
+    assert list(outcome(result)) == [last]
     left_out = ReportParts(left_out={"longer": 3, "cut at max_length": 0, "even": 1})
     lost = StageResult(cost=result.cost, curves=curves, report=left_out)
-    assert list(said(lost)) == ["left out or cut: 3 x longer, 1 x even", last]
+    assert list(outcome(lost)) == ["left out or cut: 3 x longer, 1 x even", last]
 
 
 @pytest.mark.parametrize(("loss", "said"), [("dpo_margin", 1), ("dpo", 0)])

@@ -58,9 +58,9 @@ def go_on(run: StageRun, trainer: Any, last: bool) -> None:
     if processes.fsdp():
         _refuse_whole_copies(trainer)
         zero.refuse_in_parts(trainer, run.base.quantization is not None, "with weights in shards (FSDP)")
-    files, stop = Checkpoints(run.folder, run.memory.log.trainings), run.services.stop
-    run.memory.log.trainings += 1
-    run.memory.log.kept_step = 0
+    files, stop = Checkpoints(run.folder, run.history.log.trainings), run.services.stop
+    run.history.log.trainings += 1
+    run.history.log.kept_step = 0
     trainer.add_callback(_Ends(run))
     trainer.__class__ = as_first_base(Resumable, type(trainer))
     trainer.keeper = keeper = Keeper(run, files)
@@ -122,13 +122,13 @@ class Keeper:
 
     def is_due(self, trainer: Any) -> bool:
         """Whether the policy asks for one now."""
-        policy, log = self._policy, self.run.memory.log
+        policy, log = self._policy, self.run.history.log
         since = trainer.state.global_step - log.kept_step if policy.steps else time.monotonic() - log.kept_at
         return since >= (policy.steps or policy.seconds)
 
     def write(self, trainer: Any, finished: bool = False) -> None:
         """Writes one; where that fails, a warning says why and the training goes on."""
-        run, log, step = self.run, self.run.memory.log, trainer.state.global_step
+        run, log, step = self.run, self.run.history.log, trainer.state.global_step
         counter = run.ending.counter
         costs = processes.gathered(counter.state_dict()) if counter else None
         state = {
@@ -176,7 +176,7 @@ class Keeper:
             line(f"{self.run.name or 'the training'} goes on from step {step}")
         if own["costs"] and self.run.ending.counter:
             cost.go_on(self.run.ending.counter, processes.goes_on_from(own["costs"]))
-        log = self.run.memory.log
+        log = self.run.history.log
         for call in own["calls"][len(log.calls) :]:
             self.run.log(*call)
         log.kept_at, log.kept_step = time.monotonic(), step

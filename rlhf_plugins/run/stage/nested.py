@@ -87,14 +87,14 @@ def train(run: StageRun, stage: Stage, given: Given) -> StageResult:
     processes.on_main(lambda: _same_call(folder, call))
     if processes.from_main((folder / RESULT).exists()):
         result = run.services.files(run.folder).result(folder)
-        run.memory.read += [result.cost] * (given.name not in run.memory.names)
+        run.history.read += [result.cost] * (given.name not in run.history.names)
     else:
         with random_state_kept(), before(None):
             result = perform(_inner(run, given, begins), stage)
-    run.memory.opened |= dict.fromkeys(begins.lineage)
-    if given.name not in run.memory.names:
-        run.memory.names.append(given.name)
-        run.memory.parts.append(result)
+    run.history.opened |= dict.fromkeys(begins.lineage)
+    if given.name not in run.history.names:
+        run.history.names.append(given.name)
+        run.history.parts.append(result)
     return result
 
 
@@ -131,7 +131,7 @@ def _inner(run: StageRun, given: Given, begins: Places) -> StageRun:
         earlier=run.finished,
         name=f"{run.name}/{given.name}".lstrip("/"),
         carry=frozenset(given.carry),
-        memory=type(run.memory)(),
+        history=type(run.history)(),
         ending=Ending(given.until, given.budget),
     )
     return inner.beginning(begins)

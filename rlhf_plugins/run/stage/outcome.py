@@ -1,4 +1,4 @@
-"""What the terminal says of a finished stage: its time and memory, and the rows that it left out."""
+"""The lines that the terminal shows for a finished stage: its time and memory, and the rows that it left out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rlhf_plugins.contract.run import StageResult
 
 
-def said(result: StageResult) -> Iterator[str]:
+def outcome(result: StageResult) -> Iterator[str]:
     """What was left out or cut, by reason, where anything was; then the time, the peak memory and the last loss."""
     left_out = ", ".join(f"{count} x {reason}" for reason, count in result.report.left_out.items() if count)
     if left_out:

@@ -88,10 +88,10 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     notes = [*trained_before(run, stage, given), *made_by(given.data.train), *found, *result.report.notes]
     report = replace(result.report, notes=notes, left_out={**lost, **result.report.left_out})
     result = replace(result, report=report)
-    cost = sum(run.memory.read, _filled(result.cost, processes.cost_of_all(counter.cost(memory.bytes))))
+    cost = sum(run.history.read, _filled(result.cost, processes.cost_of_all(counter.cost(memory.bytes))))
     processes.on_main(lambda: _describe(given, stage, result))
     used = _registered_name(stage, registry)
-    curves = {name: curve(name, sorted(points.items())) for name, points in run.memory.log.curves().items()}
+    curves = {name: curve(name, sorted(points.items())) for name, points in run.history.log.curves().items()}
     curves |= result.curves
     result = replace(result, name=run.name, stage=used, cost=cost, opened=run.opened, curves=curves)
     begins: dict[str, Any] = names(stage, run.places)
@@ -206,7 +206,7 @@ def _saved(run: StageRun, specs: Mapping[str, Spec]) -> Iterator[Path]:
     """The folders of specs that are the stage's own, not those of its parts."""
     for spec in specs.values():
         folder = Path(str(spec.get("path", "")))
-        of_part = any(folder.is_relative_to(run.folder / part) for part in run.memory.names)
+        of_part = any(folder.is_relative_to(run.folder / part) for part in run.history.names)
         if folder.is_relative_to(run.folder) and not of_part:
             yield folder
 

@@ -82,19 +82,19 @@ class Services:
 
 
 @dataclass
-class Memory:
-    """A record of the calls that a stage made so far."""
+class History:
+    """What a stage did so far."""
 
     opened: dict[str, None] = field(default_factory=dict)  # lineages, in order
     parts: list[StageResult] = field(default_factory=list)  # of its own `train` calls
-    names: list[str] = field(default_factory=list)  # of the parts
+    names: list[str] = field(default_factory=list)  # names of the parts
     log: Logged = field(default_factory=Logged)
     read: list[Cost] = field(default_factory=list)  # of the parts that were finished before
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """A `contract.run.Run`, whose docstrings hold here too."""
+    """Implements `contract.run.Run`, whose docstrings apply here too."""
 
     base: Base
     data: Data
@@ -104,7 +104,7 @@ class StageRun:
     name: str = ""
     services: Services = field(default_factory=Services)
     backbone: Any = None
-    memory: Memory = field(default_factory=Memory)
+    history: History = field(default_factory=History)
     ending: Ending = field(default_factory=Ending)
     begins: Places | None = None  # None: at the base, which is also the reference
     carry: frozenset[str] = frozenset()
@@ -121,18 +121,18 @@ class StageRun:
 
     def beginning(self, places: Places) -> StageRun:
         """The run of a stage that starts at these places."""
-        self.memory.opened |= dict.fromkeys(places.lineage)
+        self.history.opened |= dict.fromkeys(places.lineage)
         return replace(self, base=places.start.base, begins=places)
 
     @property
     def finished(self) -> tuple[StageResult, ...]:
         """See `Run`."""
-        return (*self.earlier, *self.memory.parts)
+        return (*self.earlier, *self.history.parts)
 
     @property
     def opened(self) -> tuple[str, ...]:
         """The lineage so far."""
-        return tuple(self.memory.opened)
+        return tuple(self.history.opened)
 
     def sharing(self, backbone: Any) -> StageRun:
         """See `Run`."""
@@ -185,7 +185,7 @@ class StageRun:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Run`."""
-        self.memory.log.calls.append((step, dict(values)))
+        self.history.log.calls.append((step, dict(values)))
         self.services.log(self.name, step, values)
         self.ending.see(Step(self.name, step, None, dict(values)))
 
@@ -251,7 +251,7 @@ class StageRun:
         """Adds a spec that an earlier stage handed on to the lineage."""
         parts: Mapping[str, Part] = {"generator": "policies", "reward": "rewards"}
         found: list[HandedOn] = handed_on(self.finished, parts[kind]) if kind in parts else []
-        self.memory.opened |= {one.lineage: None for one in found if one.spec == spec}
+        self.history.opened |= {one.lineage: None for one in found if one.spec == spec}
 
 
 def stage_run(
@@ -262,7 +262,7 @@ def stage_run(
     begins, base = places(stage, Policies(earlier, assembled.registry, root), at(root)), root.base
     run = StageRun(base, data, assembled.seed, folder, earlier, services=Services(assembled.registry, folder.parent))
     if begins.start.name == BASE:
-        run.memory.opened |= {f"{result.name}.base": None for result in earlier if result.base == Path(base.path)}
+        run.history.opened |= {f"{result.name}.base": None for result in earlier if result.base == Path(base.path)}
     return run.beginning(begins)
 
 
