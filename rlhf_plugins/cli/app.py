@@ -59,7 +59,7 @@ class Commands(TyperGroup):
 
 
 def _complain(error: RlhfError) -> None:
-    """Prints an error; of several processes, one that is not the main one prints what is its own alone."""
+    """Prints an error; of several processes, those beside the main one print only errors of their own."""
     place = os.environ.get("RANK", "0") if processes.is_launched() else "0"
     if place == "0":
         echo(str(error), err=True)
@@ -89,9 +89,9 @@ TrustPlugins = Annotated[bool, typer.Option("--trust-plugins", help="Run the cod
 def main() -> None:
     """The console script."""
     if sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # read when CUDA starts
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # rows of many lengths leave gaps
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # against fragmentation
     wait_asleep()
-    # It warns of a kernel that it can do without, at every import on a CPU.
+    # bitsandbytes warns of an optional kernel at every import on a CPU.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # PEFT reads a name that transformers is about to drop, and warns where a run was moved together with its base.
     warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -141,7 +141,7 @@ def run(
     from rlhf_plugins.recipe.check import find, named_files
     from rlhf_plugins.registry.trust import ask
 
-    find(recipe)  # what is not there is said before seconds of imports
+    find(recipe)  # a missing file is reported before imports that take seconds
     with _saying_how_to_go_on(recipe, overrides or ()) if resume else nullcontext():
         from rlhf_plugins.run.run import run_recipe
 
@@ -165,7 +165,7 @@ def run(
 
 @contextmanager
 def _saying_how_to_go_on(recipe: str, overrides: Sequence[str]) -> Iterator[None]:
-    """A resumed run that is interrupted before a stage of it runs says it as one that is interrupted later."""
+    """Adds the command that goes on where a resumed run is interrupted before it begins a stage."""
     from rlhf_plugins.run.stop import Ended
 
     try:
@@ -306,7 +306,7 @@ def _attach() -> None:
 
 
 def _fault(found: Registry, name: str, command: Any) -> str:
-    """Why typer cannot read a command of another package; it would end every command."""
+    """Why typer cannot read a command of another package, which would make every command fail."""
     from rlhf_plugins.registry.registry import DISTRIBUTION
 
     plugin = next(one.plugin for one in found.describe() if one.name == name)

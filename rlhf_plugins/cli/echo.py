@@ -1,4 +1,4 @@
-"""Prints: the one way from a command to the terminal, so that no text of anybody's can steer it."""
+"""Printing, for all commands: control characters in a text, which could steer the terminal, are written out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def echo(text: object = "", err: bool = False, nl: bool = True) -> None:
-    """Prints text, with what it hides written out."""
+    """Prints text with its control characters written out."""
     typer.echo(shown(str(text)), err=err, nl=nl)
 
 

@@ -1,4 +1,4 @@
-"""How the threads of a computation wait for each other; it has to be said before torch is loaded."""
+"""How the threads of a computation wait for each other; it must be set before torch is loaded."""
 
 from __future__ import annotations
 

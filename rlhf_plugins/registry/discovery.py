@@ -27,8 +27,8 @@ from rlhf_plugins.registry.import_time import watched
 DISTRIBUTION = "rlhf-plugins"
 OWN_FILE = "file"  # the distribution of a plugin that a recipe names by its file
 DECLARED = "rlhf_plugins_api"  # the name in which a plugin may declare its API version
-SLOW = 10  # seconds of an import, without those of libraries of ours, after which it is named
-DISABLED = "RLHF_PLUGINS_DISABLED"  # names with commas between them, beside those of the file
+SLOW = 10  # seconds of an import, without those of libraries that we need too, after which it is reported
+DISABLED = "RLHF_PLUGINS_DISABLED"  # environment variable: names with commas, added to those of the file
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Found:
 
     plugin: Plugin
     where: str  # what will be imported
-    bring: Callable[[], ModuleType]
+    import_module: Callable[[], ModuleType]
 
     def load(self) -> ModuleType:
         """Its module. Raises PluginError when it cannot be imported or was written for another API."""
         try:
             with _watched(self.plugin):
-                module = self.bring()
+                module = self.import_module()
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a module may end the process, or skip itself as a test does
@@ -66,7 +66,7 @@ class Found:
             ) from error
         if not isinstance(module, ModuleType):
             raise PluginError(f"plugin {self.plugin}: {self.where!r} is a {type(module).__name__}, not a module")
-        _fits(module, self.plugin)
+        _check_api(module, self.plugin)
         return module
 
 
@@ -174,11 +174,13 @@ def _readable_entries(group: str) -> Iterator[EntryPoint]:
 
 @contextmanager
 def _watched(plugin: Plugin) -> Iterator[None]:
-    """For an import: what it prints is no output of a command, and one of a guest's that takes long is named."""
-    said = f"plugin {plugin} has been importing for {SLOW} s, without {DISTRIBUTION} and the libraries that it requires"
-    said += f"; `rlhf plugins disable {plugin.name}` leaves it out"
-    ours = plugin.distribution == DISTRIBUTION  # which waits for a busy machine
-    watching = nullcontext() if ours else watched(SLOW, lambda: print(said, file=sys.stderr, flush=True))
+    """Wraps an import: what it prints goes to standard error, and a slow one of another package is reported."""
+    message = (
+        f"plugin {plugin} has been importing for {SLOW} s, without {DISTRIBUTION} and the libraries that it requires; "
+        f"`rlhf plugins disable {plugin.name}` leaves it out"
+    )
+    ours = plugin.distribution == DISTRIBUTION  # whose imports are slow only on a busy machine
+    watching = nullcontext() if ours else watched(SLOW, lambda: print(message, file=sys.stderr, flush=True))
     with watching, redirect_stdout(sys.stderr):
         yield
 
@@ -207,7 +209,7 @@ def _executed(path: Path, digest: str) -> ModuleType:
     return module
 
 
-def _fits(module: ModuleType, plugin: Plugin) -> None:
+def _check_api(module: ModuleType, plugin: Plugin) -> None:
     """Raises PluginError when the plugin declares another API version."""
     declared = getattr(module, DECLARED, API_VERSION)
     if declared == API_VERSION:

@@ -1,4 +1,4 @@
-"""The time that an import takes besides the libraries that this project imports itself."""
+"""Reports slow imports of plugins, without the time of libraries that this project imports itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TICK = 0.1  # seconds between two looks at what is being imported
 
 @contextmanager
 def watched(seconds: float, say: Callable[[], None]) -> Iterator[None]:
-    """Calls `say`, in another thread, once the block took so long without what imports of libraries take in it."""
+    """Calls `say` in another thread once the block took this long, without the time of imports of libraries in it."""
     thread, over = threading.get_ident(), threading.Event()
     outer = len(_importing(thread))
 
@@ -43,7 +43,7 @@ def watched(seconds: float, say: Callable[[], None]) -> Iterator[None]:
 
 @cache
 def _libraries() -> frozenset[str]:
-    """The modules of this project and, as far as they are called alike, of the packages that it requires."""
+    """The modules of this project and of the packages that it requires, where a package's name is its module's."""
     names = (re.match(r"[\w.-]+", each) for each in requires("rlhf-plugins") or ())
     return frozenset({OURS, *(found[0].replace("-", "_") for found in names if found)})
 

@@ -200,7 +200,7 @@ class Registry:
         return cls
 
     def hooks(self, name: str) -> list[tuple[Plugin, Callable[..., None]]]:
-        """Who implements a hook of a run's life, in the order of their calls; each takes all arguments by name."""
+        """The plugins that implement a hook of a run, in the order of their calls; each takes all arguments by name."""
         loaded = {plugin.name: plugin for plugin in self.plugins}
         found = reversed(getattr(self._manager.hook, name).get_hookimpls())  # as pluggy calls them
         return [(loaded[impl.plugin_name], _taking(impl.function, impl.argnames)) for impl in found]
@@ -342,7 +342,7 @@ def _components(
 
 
 def _note(component: Registered) -> None:
-    """Has a component's class know its name, the first that it was given, for messages."""
+    """Stores a component's name, the first that it was registered by, in its class, for messages."""
     from rlhf_plugins.contract.component import REGISTERED, Component
 
     cls = component.cls

@@ -1,4 +1,4 @@
-"""Which files with code of other people may run, by the digests that the user agreed to. It runs nothing."""
+"""Which plugin files that a recipe names may run: those with a digest that the user agreed to. It runs nothing."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def ask(files: Sequence[Path], trust: bool, agreed: Callable[[str], bool] | None
 
     Args:
         files: of plugins; one that cannot be read is left to those who load it.
-        trust: whether the user said so already.
+        trust: whether the user trusts all of them.
         agreed: asks the user; None where nobody can be asked.
-        who: what names the files.
+        who: what names the files, such as a recipe.
 
     Raises:
         PluginError: the user does not trust a file.

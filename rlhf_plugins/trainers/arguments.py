@@ -43,9 +43,9 @@ NOT_KEPT |= {f"completions/{which}_terminated_length" for which in ("mean", "min
 def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[str, Any]) -> Config:
     """TRL's configuration from a recipe's `trainer:` block, over defaults that run on any machine.
 
-    TRL turns bfloat16 and gradient checkpointing on everywhere, we only on a GPU, and float16 with scaled losses where
-    that emulates bfloat16; nothing is reported to a service and
-    no optimizer state is saved unless the recipe sets it.
+    TRL turns bfloat16 and gradient checkpointing on everywhere. Here they are on where there is a GPU, and float16 with
+    scaled losses takes the place of bfloat16 on a GPU that only emulates it. Nothing is reported to a service and no
+    optimizer state is saved unless the recipe asks for it.
 
     Raises:
         RunError: the configuration refuses the options.
@@ -105,11 +105,11 @@ class Curves(TrainerCallback):
 
     @property
     def curves(self) -> dict[str, Curve]:
-        """The numbers so far, as a stage hands them on."""
+        """The numbers so far, as a stage returns them."""
         return {name: curve(name, points, self.known) for name, points in self.values.items()}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Called by the trainer; has it log the last step, which a short training would end without."""
+        """Makes the trainer log the last step too, without which a short training logs nothing."""
         last = state.global_step >= state.max_steps or control.should_training_stop
         control.should_log |= last and args.logging_strategy != IntervalStrategy.NO
 
@@ -182,7 +182,7 @@ def _refuse_unscaled(trainer: Any) -> None:
 
 
 def acting(component: Any) -> Any:
-    """What acts of a component that may remember, and has no weights.
+    """The object that does the work of a component, which may have state but no weights.
 
     Raises:
         PluginError: it built weights, which nothing would train.
@@ -194,7 +194,7 @@ def acting(component: Any) -> Any:
 
 
 def moving(trainer: Mapping[str, Any], cuda: bool) -> dict[str, Any]:
-    """Options by which batches go to a GPU while it computes: by default the host waits for each of their tensors."""
+    """Options that copy batches to a GPU while it computes; by default the host waits for each tensor."""
     pinned = trainer.get("dataloader_pin_memory", True)
     return {"accelerator_config": {"non_blocking": True}} if cuda and pinned else {}
 
@@ -253,7 +253,7 @@ def check_one_process(trainer: Any) -> None:
 
 
 def unusual_launch(trainer: Any) -> Iterator[str]:
-    """What of a trainer's launch and of transformers' own options our engine does not compute, in words."""
+    """Words for each part of the launch and of transformers' options that our engine does not support."""
     accelerator, args = trainer.accelerator, trainer.args
     if accelerator.num_processes > processes.count() or accelerator.parallelism_config is not None:
         yield "several processes"
@@ -267,7 +267,7 @@ def unusual_launch(trainer: Any) -> Iterator[str]:
 
 
 def unusual_adapter(model: nn.Module) -> Iterator[str]:
-    """What of a model's adapters reads or writes whole rows of tokens, which ours share between responses, in words."""
+    """Words for each adapter that works on whole rows of tokens: here responses share a row."""
     for config in getattr(model, "peft_config", {}).values():
         if config.is_prompt_learning:
             yield "an adapter that learns a prompt"
