@@ -27,6 +27,27 @@ def test_a_group_has_its_mean_wilsons_interval_and_its_gap() -> None:
     assert wins([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]) == [1.0, 0.5, 0.0]
 
 
+def test_what_cannot_be_compared_is_refused_and_halves_are_shares() -> None:
+    for names, values in ((["a", "a"], [0.0, 1.0]), (["a", "b"], [0.0, float("nan")])):
+        with pytest.raises(DataError, match="two groups of finite numbers are needed"):
+            by_group(names, values)
+    (ties, _) = by_group(["a"] * 4 + ["b"] * 4, [0.5] * 4 + [1.0] * 4).groups
+    assert ties.interval == pytest.approx((0.150, 0.850), abs=1e-3)  # Wilson's of 2 of 4
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e6 + 0.1])
+def test_equal_numbers_put_no_group_behind(value: float) -> None:
+    """Their means differ by rounding, which was many standard errors of numbers that do not vary."""
+    for rows in (40, 74, 95):
+        assert by_group([str(i % 3) for i in range(rows)], [value] * rows).p == 1.0
+
+
+def test_a_p_counts_the_rows_as_they_are_among_the_resamples() -> None:
+    """All right of 40 and all wrong of 40 are met by none; of 4 and 4 in 2 of C(8, 4) = 70 ways."""
+    assert by_group(["a"] * 40 + ["b"] * 40, [1.0] * 40 + [0.0] * 40).p == pytest.approx(1 / 5000)
+    assert by_group(["a"] * 4 + ["b"] * 4, [1.0] * 4 + [0.0] * 4).p == pytest.approx(2 / 70, abs=0.008)
+
+
 @pytest.mark.slow
 def test_the_worst_of_many_alike_groups_is_not_called_worse() -> None:
     rng, false = np.random.default_rng(0), 0
@@ -77,6 +98,31 @@ def test_rows_of_one_prompt_make_no_group_worse(tmp_path: Path) -> None:
     assert "no group is shown to be judged worse; the furthest behind is b" in said
 
 
+def test_accuracy_and_reward_are_of_each_prompt_in_each_group(tmp_path: Path) -> None:
+    """False is a group. It is wrong on four prompts of four at rewards of 3, and the other right at rewards of 1."""
+    rows = [
+        {"prompt": f"p{i}", "rewards": rewards, "adult": adult}
+        for adult, rewards in ((False, [3.0, 4.0]), (True, [1.0, 0.0]))
+        for i in range(4)
+    ]
+    said = list(group_lines(pairs(tmp_path, rows), "adult"))
+    assert said[1].startswith("  False: 0.000 [0.000, 0.490], -1.000 to the others, 4 prompts (50.0%)")
+    assert said[4:6] == [
+        "  True: 1.000 [0.510, 1.000], -2.000 to the others, 4 prompts (50.0%)",
+        "  False: 3.000 [3.000, 3.000], +2.000 to the others, 4 prompts (50.0%)",
+    ]
+    assert said[6].startswith("False is judged worse than the others, by 100.0% (p 0.0")  # 2 of 70 ways
+    with pytest.raises(DataError, match="two finite numbers"):
+        list(group_lines(pairs(tmp_path, [{"rewards": [1.0, 0.0, 0.5]}]), "adult"))
+
+
+def test_turns_of_one_conversation_are_one_prompt(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    rows = [{"prompt": asked[:turns], "rewards": [1.0, 0.0], "topic": "x"} for turns in (1, 3)]
+    said = list(group_lines(pairs(tmp_path, [*rows, {"prompt": "d", "rewards": [0.0, 1.0], "topic": "y"}]), "topic"))
+    assert "1 prompts (50.0%)" in said[1]
+
+
 def test_failures_are_clustered_and_go_to_people(tmp_path: Path) -> None:
     long = [
         {"prompt": f"sum {i}", "chosen": "short", "rejected": "very long answer", "rewards": [0, 2]} for i in range(6)
@@ -92,19 +138,51 @@ def test_failures_are_clustered_and_go_to_people(tmp_path: Path) -> None:
     assert json.loads(out.read_text().splitlines()[0])["responses"] == ["short", "very long answer"]
 
 
+def pair(prompt: str, gap: float, rejected: str = "") -> dict[str, Any]:
+    return {"prompt": prompt, "chosen": "", "rejected": rejected, "rewards": [0.0, gap]}
+
+
+def test_a_cluster_is_marked_by_words_that_it_has_more_of() -> None:
+    """Not by the first words of the alphabet where it has fewer than five, nor where all rows are one cluster."""
+    few, many = [pair("ant bee", gap) for gap in (1.0, 3.0, 2.0)], [pair("zoo yak wok vat urn", 1.0)] * 2
+    first, second = clustered([*few, *many], 2)
+    assert (set(first.words), set(second.words)) == ({"ant", "bee"}, {"zoo", "yak", "wok", "vat", "urn"})
+    assert [gap(row) for row in first.rows] == [3, 2, 1]
+    both = clustered([pair("ant cat zoo", 1.0)] * 9 + [pair("bee zoo zoo", 1.0)] * 2, 2)  # more in each row
+    assert [set(one.words) for one in both] == [{"ant", "cat"}, {"bee", "zoo"}]
+    (alone,) = clustered([pair("zoo", 1.0, "rare"), *[pair("a b c d e", 1.0)] * 8], 1)
+    assert set(alone.words) == {"a", "b", "c", "d", "e"}
+
+
+def test_more_clusters_than_texts_are_as_many_as_there_are(tmp_path: Path) -> None:
+    assert [len(one.rows) for one in clustered([pair("ant", 1.0)] * 2 + [pair("bee", 1.0)], 5)] == [2, 1]
+    signs = pairs(tmp_path, [pair("?", 1.0), pair("!", 2.0)])
+    assert next(failure_lines(signs, 9, 5, None)) == "2 rows; the worst has gap 2:"
+    assert next(failure_lines(signs, 1, 5, None)) == "1 rows; the worst has gap 2:"
+    longer = pairs(tmp_path, [pair("ant", 1.0, "ant ant ant"), pair("ant", 9.0, "ant")])
+    assert next(failure_lines(longer, 9, 1, None, "length")).endswith("the worst has length 3:")
+
+
 def test_pairs_are_worst_by_disagreement_and_by_length(tmp_path: Path) -> None:
-    """Of a pair whose longer response wins by 2 words, members say 3 - 1 = 2 and 1 - 1 = 0: deviation sqrt(2)."""
-    row = {"prompt": "p", "chosen": "a b c", "rejected": "d", "rewards": [2.0, 1.0], "members": [[3, 1], [1, 1]]}
+    """Of a pair whose longer response wins by 2 words, members say 3 - 1 = 2 and 1 - 2 = -1: deviation 3 / sqrt(2)."""
+    row = {"prompt": "p", "chosen": "a b c", "rejected": "d", "rewards": [2.0, 1.0], "members": [[3, 1], [1, 2]]}
     other = {**row, "chosen": "a", "rejected": "b c d e", "members": [[1, 1], [0, 0]]}
-    assert (disagreement(row), disagreement(other)) == (pytest.approx(2**0.5), 0.0)
+    assert (disagreement(row), disagreement(other)) == (pytest.approx(3 / 2**0.5), 0.0)
     assert (length(row), length(other)) == (2.0, -3.0)
     file, out = pairs(tmp_path, [other, row]), tmp_path / "again.jsonl"
     for by in ("disagreement", "length"):
         assert f"the worst has {by} " in list(failure_lines(file, 9, 1, out, by))[0]
         assert [json.loads(line)["responses"][0] for line in out.read_text().splitlines()] == ["a b c"]
+    again = json.loads(out.read_text())
+    assert (again["responses"][0], again["length"]) == ("a b c", 2.0)
     assert "every chosen response" in next(failure_lines(file, 9, 1, None))
+
+
+@pytest.mark.parametrize("members", [{}, {"members": [[1], [0]]}, {"members": [[1, None], [0, 1]]}])
+def test_members_that_cannot_disagree_are_refused(members: dict[str, Any]) -> None:
+    """One member has no deviation, and one without a reward says nothing: neither is an agreement."""
     with pytest.raises(DataError, match="`members` of an ensemble"):
-        worst([{"rewards": [0, 1]}], 1, "disagreement")
+        worst([{"rewards": [0, 1], **members}], 1, "disagreement")
 
 
 def test_the_group_that_is_named_is_the_one_that_the_test_is_about() -> None:

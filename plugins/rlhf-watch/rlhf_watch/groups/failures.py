@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ WORDS = 5  # that name a cluster
 
 @dataclass(frozen=True)
 class Cluster:
-    """Alike rows, the worst first, and the words that mark them."""
+    """Alike rows, the worst first, and the words that they have more of than the other rows, the most marking first."""
 
     words: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -39,12 +40,15 @@ def gap(row: Row) -> float:
 def disagreement(row: Row) -> float:
     """The deviation of an ensemble's members in what they say of the pair, r(chosen) - r(rejected).
 
-    Raises DataError without `members`, or where one has no reward.
+    Raises DataError without `members`, where there is only one, or where one has no reward.
     """
+    needs = "disagreement needs the `members` of an ensemble, as `rlhf score` writes them"
     try:
         chosen, rejected = np.asarray(row["members"], dtype=float)  # (2, M)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError("disagreement needs the `members` of an ensemble, as `rlhf score` writes them") from error
+        raise DataError(needs) from error
+    if np.size(chosen) < 2 or not np.isfinite(chosen - rejected).all():
+        raise DataError(f"{needs}: two or more finite numbers of each response, got {row['members']}")
     return float((chosen - rejected).std(ddof=1))
 
 
@@ -61,22 +65,30 @@ BY: Mapping[str, Callable[[Row], float]] = {"gap": gap, "disagreement": disagree
 
 
 def clustered(rows: Sequence[Row], count: int, by: str = "gap", seed: int = 0) -> list[Cluster]:
-    """k-means on the weighted words of prompt and responses, the largest cluster first."""
+    """k-means on the weighted words of prompt and responses, the largest cluster first; one of rows without words."""
     from sklearn.cluster import KMeans
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts = [" ".join(str(row.get(name, "")) for name in ("prompt", "chosen", "rejected")) for row in rows]
+    if not any(re.search(r"\w", text) for text in texts):
+        return [Cluster((), tuple(sorted(rows, key=lambda row: -BY[by](row))))]
     vectorizer = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", max_features=5000)
     weights = vectorizer.fit_transform(texts)
     groups = KMeans(min(count, len({*texts})), n_init=4, random_state=seed).fit_predict(weights)
-    names, mean = vectorizer.get_feature_names_out(), np.asarray(weights.mean(0))[0]
+    names = vectorizer.get_feature_names_out()
     found = []
     for group in np.unique(groups):
         own = np.flatnonzero(groups == group).tolist()
-        marks = (np.asarray(weights[own].mean(0))[0] - mean).argsort()[::-1][:WORDS]
+        more = _mean(weights[own]) - _mean(weights[np.flatnonzero(groups != group)])
+        marks = [place for place in more.argsort()[::-1][:WORDS] if more[place] > 0]
         inside = sorted((rows[place] for place in own), key=lambda row: -BY[by](row))
         found.append(Cluster(tuple(names[marks]), tuple(inside)))
     return sorted(found, key=lambda cluster: -len(cluster.rows))
+
+
+def _mean(weights: Any) -> Any:
+    """Of rows (n, words) of a sparse matrix, (words,); 0 of none."""
+    return np.asarray(weights.sum(0))[0] / max(1, weights.shape[0])
 
 
 def to_collect(row: Row, by: str = "gap") -> Row:

@@ -50,9 +50,10 @@ def by_group(names: Sequence[str], values: Sequence[float], seed: int = 0) -> Gr
     known, codes = np.unique(labels, return_inverse=True)
     if len(known) < 2 or not np.isfinite(numbers).all():
         raise DataError(f"two groups of finite numbers are needed, got {len(known)}")
+    shifted = numbers - numbers[0]  # so that equal numbers are 0, and no rounding of theirs is a shortfall
     member = (codes[None] == np.arange(len(known))[:, None]).astype(float)  # (groups, rows)
-    observed = _shortfalls(member, numbers[None])[0]
-    beyond = (_largest_by_chance(member, numbers, seed) >= observed.max() - 1e-12).sum()
+    observed = _shortfalls(member, shifted[None])[0]
+    beyond = (_largest_by_chance(member, shifted, seed) >= observed.max() - 1e-12).sum()
     found = []
     for place, name in enumerate(known):
         inside = numbers[codes == place]

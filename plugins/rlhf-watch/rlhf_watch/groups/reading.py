@@ -92,8 +92,8 @@ def failure_lines(file: Path, count: int, clusters: int, out: Path | None, by: s
         yield f"{file}: {NONE[by]}"
         return
     for cluster in clustered(bad, clusters, by):
-        marks = ", ".join(cluster.words)
-        yield f"{len(cluster.rows)} rows, marked by {marks}; the worst has {by} {BY[by](cluster.rows[0]):.3g}:"
+        marks = f", marked by {', '.join(cluster.words)}" if cluster.words else ""
+        yield f"{len(cluster.rows)} rows{marks}; the worst has {by} {BY[by](cluster.rows[0]):.3g}:"
         yield f"  {_short(cluster.rows[0])}"
     if out is not None:
         _write(out, bad, by)
