@@ -118,6 +118,15 @@ def test_layers_end_at_the_reward_and_attention_is_a_distribution(folder: Path) 
     assert float(judge.predict(sample).reward[0]) == before
 
 
+def test_the_embeddings_reward_is_that_of_the_normed_last_one(folder: Path) -> None:
+    """x w / sqrt(mean x^2 + eps) under the head, as the network's last norm makes it of its last states."""
+    judge: Any = load_reward_model(folder / "run")
+    sample, module = judge.encode(["who\n"], ["bee cat mud dog"]), judge.module
+    last = module.trunk.embed_tokens.weight[sample.response_ids[0][-1]]
+    normed = last / (last.square().mean() + module.trunk.config.rms_norm_eps).sqrt() * module.trunk.norm.weight
+    assert read_layers(judge, sample).rewards[0] == pytest.approx((module.head.weight[0] @ normed).item(), rel=1e-4)
+
+
 def test_the_nearest_rows_are_by_distance_in_deviations() -> None:
     """Features (0, 0) and (2, 4) deviate by (1, 2): (2, 2) is (2, 1) of them from one, (0, 1) from the other."""
     known = Neighbours([("a", "b"), ("c", "d")], np.array([[0.0, 0.0], [2.0, 2.0]]), np.array([1.0, 2.0]), np.zeros(2))

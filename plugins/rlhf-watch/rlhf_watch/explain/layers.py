@@ -59,7 +59,8 @@ def read_layers(judge: Any, sample: Samples) -> Layers:
         found = trunk(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **asked)
         norm, states = _last_norm(trunk), found.hidden_states
         normed = [*map(norm, states[:-1]), states[-1]] if norm else states
-        rewards = tuple(_reward(module, each, len(sample.prompt_ids[0])) for each in normed)
+        numbers = () if module.sentences is None else (module.sentences(ids, torch.ones_like(ids)),)
+        rewards = tuple(_reward(module, each, len(sample.prompt_ids[0]), *numbers) for each in normed)
     own = float(judge.predict(sample).reward[0])
     if abs(rewards[-1] - own) > CLOSE * max(1.0, abs(own)):
         raise RunError(
@@ -68,16 +69,16 @@ def read_layers(judge: Any, sample: Samples) -> Layers:
     return Layers(rewards, torch.stack([each[0, :, -1].float().cpu() for each in found.attentions]))
 
 
-def _reward(module: Any, states: Tensor, prompt: int) -> float:
+def _reward(module: Any, states: Tensor, prompt: int, *numbers: Tensor) -> float:
+    """Of states (1, T, width); `numbers` (1, T) of sentences, where the pooling reads them."""
     import torch
 
     mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
     if module.pooling.over == "response":
         mask[:, :prompt] = False
-    feature = (
-        module.pooling(states[:, -1:], mask[:, -1:]) if module.pooling.reads_last else module.pooling(states, mask)
-    )
-    return float(module(feature).reward[0])
+    if module.pooling.reads_last:
+        states, mask = states[:, -1:], mask[:, -1:]
+    return float(module(module.pooling(states, mask, *numbers)).reward[0])
 
 
 def _last_norm(trunk: Any) -> nn.Module | None:

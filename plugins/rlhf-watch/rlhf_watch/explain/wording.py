@@ -11,7 +11,7 @@ from rlhf_plugins import DataError, Samples, load_reward_model
 from rlhf_watch.explain.attribution import ENOUGH, integrated_gradients, left_out
 from rlhf_watch.explain.layers import read_layers
 from rlhf_watch.explain.nearest import Neighbours
-from rlhf_watch.shift.report import Texts
+from rlhf_watch.rows import parsed
 
 SHOWN = 6  # tokens and words of a response
 NEAREST = 3
@@ -33,10 +33,16 @@ def lines(model: str, file: Path, rows: int, layers: bool = False, train: Path |
 
 
 def _pairs(file: Path) -> list[tuple[Any, Any]]:
-    pairs = Texts.read(file).pairs
+    rows = parsed(file, _pair, "a row should be an object with a `prompt`")
+    pairs = [pair for row in rows for pair in row]
     if not pairs:
         raise DataError(f"{file}: no row has a `response` or `chosen`")
     return pairs
+
+
+def _pair(row: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """The prompt and the response of a row that has one."""
+    return [(row["prompt"], row[name]) for name in ("response", "chosen") if name in row][:1]
 
 
 @dataclass(frozen=True)
