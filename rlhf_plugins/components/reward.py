@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -15,6 +14,7 @@ from rlhf_plugins.contract.function_logs import logs_of
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.reward_rows import distinct
 from rlhf_plugins.contract.run_kinds import Generator, Reward
 from rlhf_plugins.data.functions import LOGS, OfSamples
 from rlhf_plugins.data.returned_dicts import misreturned
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import RewardFunction
 
     Read = Callable[[Samples], Samples]  # the same texts in other tokens
-
-SMALL_THEN_LARGE = re.compile(r"(?<=[a-z])(?=[A-Z])")  # where a word begins in the name of a class
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,9 @@ class Weighted(Reward):
     """sum_i w_i r_i over several sources, each on its own scale; a weight may be negative.
 
     If a source gives a number per token, all are summed token by token; a source with one number per response counts at
-    the last token. The mean of each source, without its weight, is a curve such as `reward/number_match`, as are the
-    further numbers of a source that gives dicts, `reward/python/format`.
+    the last token. The mean of each source, without its weight, is a curve such as `reward/number_match`, or of a
+    function of yours `reward/FUNCTION`; so are the further numbers of one that gives dicts, `reward/FUNCTION/format`.
+    Of two with one name the second is `length_2`.
     """
 
     parts: tuple[Reward, ...] = uses("reward")
@@ -120,7 +119,7 @@ class Weighted(Reward):
 
         weights = self.weights or [1.0] * len(self.parts)
         parts = [reward_handle(part.build(run)) for part in self.parts]  # each is waited for where it is unavailable
-        names = _different([SMALL_THEN_LARGE.sub("_", part.recipe_name).lower() for part in self.parts])
+        names = distinct([part.part_name for part in self.parts])
 
         def score(samples: Samples) -> Prediction:
             found = [part(samples) for part in parts]
@@ -185,6 +184,11 @@ class Python(OfSamples, Reward):
 
     gives = LOGS
 
+    @property
+    def part_name(self) -> str:
+        """The function's name."""
+        return self.path.rpartition(":")[2]
+
     def missing(self) -> dict[str, str]:
         """The function, where it or its file is not there, or where its code returns what is no reward."""
         return super().missing() or misreturned(self.path)
@@ -217,12 +221,6 @@ def _fitting(answer: Any, samples: Samples, path: str) -> Prediction:
         return rewards(answer, samples)
     except Wrong as wrong:
         raise RunError(f"reward: {path} {wrong}") from wrong
-
-
-def _different(names: Sequence[str]) -> list[str]:
-    """The names, each after its first time with a number: `length`, `length_2`."""
-    times = [names[:place].count(name) + 1 for place, name in enumerate(names)]
-    return [name if number == 1 else f"{name}_{number}" for name, number in zip(names, times, strict=True)]
 
 
 def _by_part(names: Sequence[str], parts: Sequence[Prediction]) -> dict[str, Tensor]:

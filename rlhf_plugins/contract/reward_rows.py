@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from math import isfinite, isnan, nan
 from numbers import Real
 from typing import Any
@@ -41,12 +42,21 @@ def scores_of(
     return [row[SCORE] if isinstance(row, Mapping) else row for row in rows], parts
 
 
-def refuse_whole(answer: Any, count: int) -> None:
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, each that one before has with the first number that makes it new: `f`, `f_2`."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in count(2))
+        found.append(name if name not in found else next(one for one in numbered if one not in {*found, *names}))
+    return found
+
+
+def refuse_whole(answer: Any, responses: int) -> None:
     """Raises Wrong where a dict is given for all responses at once."""
     if isinstance(answer, Mapping):
         raise Wrong(
-            f"gave one dict with {listed(answer)}, not a list with a number or a dict for each of {count} responses; "
-            f"{FORM}"
+            f"gave one dict with {listed(answer)}, not a list with a number or a dict for each of {responses} "
+            f"responses; {FORM}"
         )
 
 

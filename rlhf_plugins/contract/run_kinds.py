@@ -5,6 +5,7 @@ Most have a `build`, which returns the function that does the work, since they h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.selection import Choice, Situation
     from rlhf_plugins.contract.workload import Course, Kept, Known, Workload
 
+SMALL_THEN_LARGE = re.compile(r"(?<=[a-z])(?=[A-Z])")  # where a word begins in the name of a class
 RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | Mapping[str, float | None] | None]"]
 JudgeFunction = Callable[["Sequence[Text]", "Sequence[str]", "Sequence[str]"], "Sequence[Verdict]"]
 EnvironmentFunction = Callable[["Samples"], "Sequence[Text | None]"]
@@ -29,6 +31,14 @@ EnvironmentFunction = Callable[["Samples"], "Sequence[Text | None]"]
 
 class Reward(Component, kind="reward"):
     """Scores responses; `build` binds it to the run."""
+
+    @property
+    def part_name(self) -> str:
+        """The name of its curve where it is a part of another reward; a number follows where two parts have one name.
+
+        It is what a recipe calls it.
+        """
+        return SMALL_THEN_LARGE.sub("_", self.recipe_name).lower()
 
     def reads_columns(self) -> frozenset[str]:
         """Columns of the prompts' rows that it cannot do without; those that its parts read are not among them."""

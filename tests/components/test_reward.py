@@ -117,6 +117,18 @@ def test_each_weighted_source_is_known_by_its_own_name() -> None:
     }
 
 
+def test_a_function_is_known_by_its_name_and_its_parts_by_both(tmp_path: Path) -> None:
+    """The response without a score has no number of the function, but one of the other part."""
+    (tmp_path / "r.py").write_text(
+        "def right(completions):\n    return [{'score': 1.0, 'near': 0.5}, {'score': None, 'near': 0.25}]\n"
+    )
+    parts = (Python(f"{tmp_path / 'r.py'}:right"), Length(), Python(f"{tmp_path / 'r.py'}:right"))
+    own = Weighted(parts=parts).build(run_with(None))(SAMPLES).dimensions
+    assert list(own) == ["right", "right/near", "length", "right_2", "right_2/near"]
+    assert [str(value) for value in own["right"].tolist()] == ["1.0", "nan"]
+    assert (own["right/near"].tolist(), own["length"].tolist()) == ([0.5, 0.25], [4, 0])
+
+
 class Table(Reward):
     """Always the same rewards."""
 

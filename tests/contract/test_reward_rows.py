@@ -11,7 +11,7 @@ import torch
 
 from rlhf_plugins.contract.answers import rewards
 from rlhf_plugins.contract.function_logs import listening, logs_of
-from rlhf_plugins.contract.reward_rows import Wrong
+from rlhf_plugins.contract.reward_rows import Wrong, distinct
 from rlhf_plugins.contract.rows import Samples
 
 SAMPLES = Samples(["p", "p", "q"], ["a", "bb", "ccc"], [[1]] * 3, [[2], [2, 3], [2, 3, 4]])
@@ -58,6 +58,11 @@ def test_as_many_dicts_as_responses() -> None:
         rewards([{"score": 1.0}], SAMPLES)
     with pytest.raises(Wrong, match="gave one dict with the keys 'rewards', not a list with a number or a dict for ea"):
         rewards({"rewards": [1.0] * 3}, SAMPLES)
+
+
+def test_names_are_kept_but_where_two_are_one() -> None:
+    assert distinct(["f", "g"]) == ["f", "g"]
+    assert distinct(["f", "f", "f_2", "f"]) == ["f", "f_3", "f_2", "f_4"]
 
 
 def test_what_is_logged_is_heard_by_the_innermost_listener() -> None:

@@ -92,6 +92,14 @@ def test_in_a_terminal_there_is_a_bar_with_the_numbers(
     assert "\n" not in drawn.rstrip("\n")
 
 
+def test_a_reward_is_shown_with_its_first_parts() -> None:
+    """And a part is no other number of its name."""
+    numbers = {"reward": 1.5, "length": 7.0, "reward/right": 0.25, "reward/length": 1.0}
+    assert words(numbers) == "reward 1.5 (right 0.25, length 1), length 7"
+    many = {f"reward/{name}": 1.0 for name in "abcde"}
+    assert words({"reward": 1.0, **many}) == "reward 1 (a 1, b 1, c 1, d 1, ...)"
+
+
 def test_numbers_in_words() -> None:
     assert words({"rewards/accuracies": 0.75, "reward": 1.5, "lr": 1.0}) == "reward 1.5, accuracy 0.75"
 

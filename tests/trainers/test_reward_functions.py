@@ -80,12 +80,17 @@ def json_lines(file: Path) -> list[Any]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def others(folder: Path) -> list[float]:
+    """The mean length of the responses of each rollout but the first."""
+    return [sum(map(len, texts[1:])) / 5 for texts in json_lines(folder / "r.py.seen")]
+
+
 def test_parts_of_dicts_are_means_over_the_responses_that_have_them(bases: Bases, tmp_path: Path) -> None:
     """The first response of a rollout has no part `half`."""
     result = stage(bases, tmp_path, python(tmp_path, "graded"))
     lengths = [list(map(len, texts)) for texts in json_lines(tmp_path / "r.py.seen")]
     assert curve(result, "reward/even") == pytest.approx([sum(n % 2 == 0 for n in one) / 6 for one in lengths])
-    assert curve(result, "reward/half") == pytest.approx([sum(one[1:]) / 2 / 5 for one in lengths])
+    assert curve(result, "reward/half") == pytest.approx([value / 2 for value in others(tmp_path)])
     assert curve(result, "reward_missing/half") == [1, 1]
     assert "reward_missing/even" not in result.curves
     rows = json_lines(tmp_path / "run" / "samples.jsonl")
@@ -100,7 +105,9 @@ def test_what_a_function_logs_is_a_curve_and_in_the_table(bases: Bases, tmp_path
     assert curve(result, "longest") == [max(map(len, texts)) for texts in json_lines(tmp_path / "r.py.seen")]
     assert all(row["extra"] == {"half": row["response"][: len(row["response"]) // 2]} for row in rows)
     assert [row["extra"] for row in result.report.rollouts] == [row["extra"] for row in rows]
-    assert rows[0]["parts"]["python_2"] == 0.5
+    assert rows[0]["parts"]["calm"] == 0.5
+    assert curve(result, "reward/calm") == [0.5, 0.5]
+    assert curve(result, "reward/graded/half") == pytest.approx([value / 2 for value in others(tmp_path)])
 
 
 def test_held_out_evaluation_has_the_parts_and_what_was_logged(bases: Bases, tmp_path: Path) -> None:
@@ -156,8 +163,30 @@ def test_a_script_logs_the_parts_of_dicts_under_trls_names(bases: Bases, tmp_pat
     assert not [name for name in line if name.startswith("reward/")]
 
 
+def test_recipes_and_scripts_name_functions_alike(bases: Bases, tmp_path: Path) -> None:
+    def calm(completions: list[Any], **_: Any) -> list[float]:
+        return [0.5] * len(completions)
+
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "r.py").write_text(FUNCTIONS)
+    parts = [python(tmp_path, "graded"), python(tmp_path, "calm"), python(tmp_path / "other", "calm")]
+    result = stage(bases, tmp_path, {"use": "weighted", "parts": parts})
+    names = {name.removeprefix("reward/") for name in result.curves if name.startswith("reward/")}
+    assert names == {"graded", "calm", "calm_2", "graded/even", "graded/half"}
+    assert {name for row in result.report.rollouts for name in row["parts"]} == names
+    found = script(OURS, bases(), tmp_path, {"max_steps": 1}, reward_funcs=[graded, calm, calm])
+    found.train()
+    means = [name for name in lines(found)[0] if name.startswith("rewards/") and name.endswith("/mean")]
+    assert means == [f"rewards/{name}/mean" for name in ("graded", "calm", "calm_2", "graded/long")]
+
+
 def test_trls_own_way_takes_dicts_too(bases: Bases, tmp_path: Path) -> None:
-    options = {"max_steps": 1, "loss_type": "sapo", "eval_strategy": "steps", "eval_steps": 1}
+    options = {
+        "max_steps": 1,
+        "multi_objective_aggregation": "normalize_then_sum",
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+    }
     options |= {"per_device_eval_batch_size": 6, "num_generations_eval": 3}
     rows = Dataset.from_list([{"prompt": "how"}, {"prompt": "how ant"}])
     found = script(OURS, bases(), tmp_path, options, reward_funcs=[graded, later], eval_dataset=rows)

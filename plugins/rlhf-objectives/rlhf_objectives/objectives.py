@@ -17,7 +17,10 @@ WEIGHTS, WORDS = "weights", "words"  # columns of a prompt with words for weight
 
 @dataclass(frozen=True)
 class Dimension(Reward):
-    """One of the dimensions that another reward predicts, such as a reward model with the head `multi`."""
+    """One of the dimensions that another reward predicts, such as a reward model with the head `multi`.
+
+    It abstains where that has none, as a function of yours may whose dicts have other keys from response to response.
+    """
 
     dimension: Annotated[str, Field(min_length=1, description="its name")]
     reward: Reward = uses("reward", "model")
@@ -30,7 +33,9 @@ class Dimension(Reward):
             found: Prediction = whole(samples)
             if self.dimension not in found.dimensions:
                 raise RunError(f"no dimension {self.dimension!r} (known: {', '.join(found.dimensions) or 'none'})")
-            return Prediction(found.dimensions[self.dimension], abstained=found.abstained)
+            values = found.dimensions[self.dimension]
+            silent = values.isnan() if found.abstained is None else values.isnan() | found.abstained
+            return Prediction(values.masked_fill(silent, 0.0), abstained=silent if silent.any() else None)
 
         return score
 

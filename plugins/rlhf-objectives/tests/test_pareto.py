@@ -55,6 +55,16 @@ def test_brevity_and_a_true_dimension_by_hand(run: Any) -> None:
         rewards(run, "dimension", "ant", dimension="kind", reward="gold")
 
 
+def test_a_dimension_abstains_where_a_function_gives_none(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text(
+        "def own(completions):\n    return [{'score': 1, 'near': 0.25}, {'score': 2}, {'score': None, 'near': 1}]\n"
+    )
+    made = component("reward", "dimension", dimension="near", reward={"use": "python", "path": f"{tmp_path}/r.py:own"})
+    found: Prediction = made.build(run)(samples("a", "b", "c"))
+    assert found.abstained is not None
+    assert (found.reward.tolist(), found.abstained.tolist()) == ([0.25, 0.0, 0.0], [False, True, True])
+
+
 def test_members_are_aggregated_by_hand(run: Any) -> None:
     """All words are good in the first two, and the second is shorter; the third is shortest and bad."""
     both = {"rewards": ["gold", "brevity"], "aggregation": "lexicographic"}

@@ -13,7 +13,7 @@ from trl.trainer.utils import is_async_callable
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.function_logs import Heard
-from rlhf_plugins.contract.reward_rows import Wrong, refuse_whole, scores_of
+from rlhf_plugins.contract.reward_rows import Wrong, distinct, refuse_whole, scores_of
 from rlhf_plugins.errors import RunError
 
 
@@ -83,6 +83,11 @@ class HearsFunctions:
 
     _of_functions: set[str]  # names of numbers that reward functions logged so far
     _heard: Heard  # of the rollout that is made
+
+    def _take_dicts(self: Any) -> None:
+        """Lets a script's functions give dicts, and names those apart that have one name."""
+        self.reward_func_names = distinct(self.reward_func_names)
+        self.reward_funcs = parted(self.reward_funcs, self.reward_func_names)
 
     def _generate_and_score_completions(self: Any, inputs: Any) -> Any:
         """As TRL does it, with the mean of each part of a function's dicts beside its reward."""

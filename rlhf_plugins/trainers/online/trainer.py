@@ -38,7 +38,7 @@ from rlhf_plugins.trainers.given_rows import Rows
 from rlhf_plugins.trainers.online.engine_or_trl import OnlineOptions, check, ends_asked, objective_of, obstacle_of
 from rlhf_plugins.trainers.online.learning import LearnsInParts, recovering
 from rlhf_plugins.trainers.online.metrics import Updates, note_completions, of_conversations, spread, spread_of_parts
-from rlhf_plugins.trainers.online.reward_functions import HearsFunctions, parted
+from rlhf_plugins.trainers.online.reward_functions import HearsFunctions
 from rlhf_plugins.trainers.online.rewards import ForTRL, OneReward, RewardFunctions, columns_of, name_of
 from rlhf_plugins.trainers.online.state import KeepsRollout
 from rlhf_plugins.trainers.ppo import importance, oversight, sampling, step
@@ -84,7 +84,6 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, HearsFunctions, SharesBatches, 
 
     __signature__ = with_own(trl.GRPOTrainer, OnlineOptions)
     eos_token_ids: list[int]
-    reward_funcs: list[Any]
     records = RECORDS
     cuts_batches = False  # each process gets the prompts of all, and generates for its share
 
@@ -100,7 +99,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, HearsFunctions, SharesBatches, 
         self._of_functions = set()
         super().__init__(**theirs)
         if asked is None:
-            self.reward_funcs = parted(self.reward_funcs, self.reward_func_names)
+            self._take_dicts()
         self._policy_tokens = RowEncoder(self._tokenizer, None)  # a reward model that has others reads texts
         self.prompt_tokens = RowEncoder(rendering(self._tokenizer, self.chat_template_kwargs), None)
         if asked is not None:

@@ -14,6 +14,8 @@ from transformers.trainer_utils import has_length
 from rlhf_plugins.engine.progress import EVERY, Counted, left, left_of_run, line
 from rlhf_plugins.report.words import duration
 
+PART = "reward/"  # before the name of one
+PARTS = 4  # most of a reward's that are shown
 SHOWN = {  # logged name -> as it is shown, in this order
     "loss": "loss",
     "reward": "reward",
@@ -68,7 +70,8 @@ class Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
         """Called by the trainer."""
-        self.numbers |= {name: float(value) for name, value in (logs or {}).items() if name in self.shown}
+        known = {name: value for name, value in (logs or {}).items() if name in self.shown or name.startswith(PART)}
+        self.numbers |= {name: float(value) for name, value in known.items()}
         if self._bar is not None:
             parts = words(self.numbers, self.shown), left_of_run(*self._so_far(state))  # the bar has the stage's
             self._bar.set_postfix_str(", ".join(filter(None, parts)))
@@ -115,8 +118,17 @@ class Progress(TrainerCallback):
 
 def words(numbers: Mapping[str, float], shown: Mapping[str, str] = SHOWN) -> str:
     """The numbers that are shown, `loss 0.6931, reward 0.412`."""
-    found = {word: numbers[name] for name, word in shown.items() if name in numbers}
-    return ", ".join(f"{word} {value:.4g}" for word, value in found.items())
+    found = {word: name for name, word in shown.items() if name in numbers}
+    return ", ".join(
+        f"{word} {numbers[name]:.4g}{_parts(numbers) if name == 'reward' else ''}" for word, name in found.items()
+    )
+
+
+def _parts(numbers: Mapping[str, float]) -> str:
+    """Those of the reward in brackets, ` (right 0.5, brief 1)`; of many the first ones."""
+    named = {name.removeprefix(PART): value for name, value in numbers.items() if name.startswith(PART)}
+    shown = [f"{name} {value:.4g}" for name, value in named.items()]
+    return f" ({', '.join(shown[:PARTS] + ['...'] * (len(shown) > PARTS))})" if shown else ""
 
 
 def _name(args: Any) -> str:
