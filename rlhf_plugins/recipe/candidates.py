@@ -30,7 +30,7 @@ def candidates(names: Iterable[str], own: Mapping[str, Sequence[Mapping[str, Any
     """The stages of each algorithm, copied.
 
     Args:
-        names: of the algorithms.
+        names: the names of the algorithms.
         own: further algorithms, or other stages of ours.
 
     Raises:

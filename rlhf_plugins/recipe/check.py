@@ -87,9 +87,9 @@ def load_recipe(
     """The recipe as objects, ready to run. Takes and raises what `check_recipe` does.
 
     Args:
-        recipe: as there.
-        overrides: as there.
-        registry: as there.
+        recipe: see `check_recipe`.
+        overrides: see `check_recipe`.
+        registry: see `check_recipe`.
         preflight: finds further faults of a recipe without any, of each member where there are several.
     """
     checked = _checked(recipe, overrides, registry or installed(), preflight)
@@ -303,7 +303,7 @@ def _fits(stage: Stage, keys: Keys, values: dict[str, Any], bad: list[Keys]) -> 
 
 def _components(values: dict[str, Any]) -> list[Keys]:
     stages = values.get("stages") or []
-    return [("data",)] * bool(values.get("data")) + [("stages", index) for index in range(len(stages))]
+    return [*([("data",)] if values.get("data") else []), *(("stages", index) for index in range(len(stages)))]
 
 
 def _name(stage: Stage, keys: Keys) -> str:

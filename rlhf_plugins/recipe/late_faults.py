@@ -1,4 +1,4 @@
-"""Faults of a recipe that would stop it after stages have trained: what is not there, and what nobody knows."""
+"""Faults of a recipe that would stop it after stages have trained: what is missing, and what is unknown."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def missing(made: Mapping[Keys, Component]) -> Iterator[Fault]:
 
 
 def unjudged(stages: Sequence[tuple[Keys, Stage]], data: DataFormat | None, name: Name) -> Iterator[Fault]:
-    """Parts that read a true reward which nobody knows, and stages that judge with nothing to judge by.
+    """Parts that read a true reward that is unknown, and stages that judge with nothing to judge by.
 
     Args:
-        stages: of a recipe, in order, each with its place.
+        stages: the stages of a recipe, in order, each with its place.
         data: the recipe's.
         name: what a recipe calls a component.
     """

@@ -67,7 +67,7 @@ def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: N
     """What each stage needs of those before it and does not find; of one at fault, only the stages that it names.
 
     Args:
-        stages: of a recipe, in order, each with its place.
+        stages: the stages of a recipe, in order, each with its place.
         makers: what stages make -> the names of the registered stages that make it.
         name: what a recipe calls a component.
     """
@@ -95,7 +95,7 @@ def compared(stages: Sequence[tuple[Keys, Stage]], registry: Registry) -> Iterat
     """Parts that score responses alone by a reward that compares them.
 
     Args:
-        stages: of a recipe, in order, each with its place.
+        stages: the stages of a recipe, in order, each with its place.
         registry: the components by name.
     """
     for place, (keys, stage) in enumerate(stages):
@@ -182,7 +182,7 @@ def _unknown(value: str, what: str, before: Sequence[Stage | Faulty], after: Seq
 
 
 def _is_ours(stage: Stage | Faulty) -> bool:
-    """Whether what it makes has its name; a guest may give several names."""
+    """Whether what it makes has its name; a plugin's stage may give several names."""
     cls = stage.cls if isinstance(stage, Faulty) else type(stage)
     return cls is not None and cls.__module__.startswith(OURS)
 

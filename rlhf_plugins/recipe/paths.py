@@ -17,7 +17,7 @@ def located(value: str, mark: OnDisk, folder: Path | None) -> str:
     Args:
         value: a path, or a word or a name that is none.
         mark: how paths are written in this option.
-        folder: that a relative path starts from; None is the working directory.
+        folder: the folder that a relative path starts from; None is the working directory.
 
     Raises:
         ValueError: it is there from the working directory alone, and not from the folder.

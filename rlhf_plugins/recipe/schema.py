@@ -111,7 +111,7 @@ class _Writer:
         properties = {tag: {"const": name}} if tag else {}
         reserved: frozenset[str] = getattr(cls, "reserved", frozenset())
         properties |= {option.name: self.option(option, reserved) for option in known.values()}
-        required = [tag] * bool(tag) + [option.name for option in known.values() if option.required]
+        required = ([tag] if tag else []) + [option.name for option in known.values() if option.required]
         return {
             "type": "object",
             "properties": properties,

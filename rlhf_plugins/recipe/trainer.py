@@ -63,7 +63,7 @@ def resolved(
 
     Args:
         config: the class, as `trl.DPOConfig`.
-        values: of a recipe's `trainer` block.
+        values: the values of a recipe's `trainer` block.
         reserved: options that the stage refuses -> what to say of each; empty where it has nothing of its own to say.
     """
     if not values:

@@ -55,10 +55,10 @@ def faults(report: Report) -> list[str]:
     if judge is None or judge.kind == "gold":
         return []
     silent = judge.failed or 0.0
-    return [
-        *[f"it gave no usable answer to {share(silent)} of the comparisons"] * (silent > _SILENT),
-        *(() if model is None or judge.kind == "function" else _faults(model)),  # a function is the task itself
-    ]
+    found = [f"it gave no usable answer to {share(silent)} of the comparisons"] if silent > _SILENT else []
+    if model is None or judge.kind == "function":  # a function is the task itself
+        return found
+    return [*found, *_faults(model)]
 
 
 def near(policy: PolicyReport) -> bool:

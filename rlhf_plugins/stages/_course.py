@@ -18,9 +18,9 @@ def of_rows(stage: Training, known: Known, unit: str, responses: int | None) -> 
 
     Args:
         stage: whose options count.
-        known: of the recipe.
+        known: the known of the recipe.
         unit: a word for its rows.
-        responses: of each row; None where they differ.
+        responses: the responses of each row; None where they differ.
     """
     batch = int(stage.setting("per_device_train_batch_size")) * int(stage.setting("gradient_accumulation_steps"))
     given, epochs = int(stage.setting("max_steps")), float(stage.setting("num_train_epochs"))
@@ -41,8 +41,8 @@ def of_rollouts(stage: Training, known: Known, turns: int = 1, refills: int = 0)
 
     Args:
         stage: whose options count.
-        known: of the recipe.
-        turns: of a conversation.
+        known: the known of the recipe.
+        turns: the turns of a conversation.
         refills: rounds of further prompts for a rollout, each of at most as many responses as it has.
     """
     size, accumulated = (
@@ -88,7 +88,7 @@ def of_evaluation(stage: Evaluate, known: Known, best_of: int) -> Course:
     words = f"up to {stage.prompts:,} prompts of each kind{each}, {', '.join(measured)}, "
     words += f"at most {tokens:,} sampled tokens"
     sequences = policies * (own + sum(answers for answers, _ in tasks)) + asked * best_of
-    beside = [f"best of {best_of}"] * (best_of > 0)
+    beside = [f"best of {best_of}"] if best_of > 0 else []
     if stage.judge is None and stage.reward is None:
         beside.append(f"best of {stage.ceiling} where the true reward is known")
     return Course(None, sequences, words + f", beside {' and '.join(beside)}" * bool(beside))

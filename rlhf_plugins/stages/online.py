@@ -141,7 +141,7 @@ class Online(
         self._check_correction()
         if reason := options_of_sampling.refusal(self.trainer, self.setting("temperature"), fewest > 1):
             raise ValueError(f"trainer.{reason}")
-        cut = [*options_of_sampling.reshaping(self.trainer), *["use_vllm"] * bool(self.trainer.get("use_vllm"))]
+        cut = [*options_of_sampling.reshaping(self.trainer), *(["use_vllm"] if self.trainer.get("use_vllm") else [])]
         if self.exploration and cut:
             raise ValueError(f"exploration: with trainer.{cut[0]} something else is sampled; leave one of them out")
 

@@ -52,7 +52,7 @@ class Ending:
             self.reached = self.until(replace(step, cost=cost))
 
     def __call__(self) -> bool:
-        """Whether the stage should end now, as the main process says; all of them must ask."""
+        """Whether the stage should end now, as the main process says; all of them must call it."""
         if self.until is None and self.budget is None:
             return False
         given = vars(self.budget) if self.budget and self.counter else {}
@@ -87,7 +87,8 @@ def train(run: StageRun, stage: Stage, given: Given) -> StageResult:
     processes.on_main(lambda: _same_call(folder, call))
     if processes.from_main((folder / RESULT).exists()):
         result = run.services.files(run.folder).result(folder)
-        run.history.read += [result.cost] * (given.name not in run.history.names)
+        if given.name not in run.history.names:
+            run.history.read.append(result.cost)
     else:
         with random_state_kept(), before(None):
             result = perform(_inner(run, given, begins), stage)

@@ -136,7 +136,7 @@ def _check_sampling(own: OnlineOptions, args: trl.GRPOConfig) -> None:
         raise RunError(reason)
     if own.environment is not None and (reason := no_conversations(own.advantage, args.use_vllm)):
         raise RunError(f"environment= {reason}")
-    cut = [*sampling.reshaping(vars(args)), *["use_vllm"] * args.use_vllm]
+    cut = [*sampling.reshaping(vars(args)), *(["use_vllm"] if args.use_vllm else [])]
     if own.exploration and cut:
         raise RunError(
             f"exploration: with {cut[0]} responses would not be sampled from the mixture; leave {cut[0]} out"
