@@ -82,7 +82,7 @@ class RewardUnavailable(RlhfError):
 
     Args:
         message: why.
-        retry_after: seconds after which it may answer; None where nobody knows.
+        retry_after: seconds after which it may answer; None is unknown.
     """
 
     def __init__(self, message: str = "the reward is unavailable", retry_after: float | None = None) -> None:

@@ -36,7 +36,7 @@ def mean_interval(values: np.ndarray, seed: int = 0) -> Interval:
 
     Args:
         values: (n,) one number for each independent unit, such as a prompt; n >= 1.
-        seed: of the resampling.
+        seed: the seed of the resampling.
     """
     mean = float(np.mean(values))
     if _equal(values):
@@ -55,7 +55,7 @@ def cluster_interval(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> Int
     Args:
         sums: (n,) of the rows of independent units, such as prompts; n >= 2, and not all of one mean.
         counts: (n,) how many rows each has, 1 or more.
-        seed: of the resampling.
+        seed: the seed of the resampling.
     """
 
     def mean(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -87,7 +87,7 @@ def ratio_interval(tops: np.ndarray, bottoms: np.ndarray, seed: int = 0) -> Inte
     Args:
         tops: (n,) of independent units.
         bottoms: (n,) of the same; their sum is not 0.
-        seed: of the resampling.
+        seed: the seed of the resampling.
     """
     ratio, count = float(tops.sum() / bottoms.sum()), len(tops)
     rng, chances, lot = np.random.default_rng(seed), np.full(count, 1 / count), max(1, AT_ONCE // count)

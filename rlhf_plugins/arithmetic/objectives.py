@@ -30,10 +30,10 @@ def by_potential(scores: Tensor, potentials: Tensor, mask: Tensor, discount: flo
     the discounted sum is that of the score alone.
 
     Args:
-        scores: of whole responses.
+        scores: the scores of whole responses.
         potentials: (B, T) Phi of the state after each token.
         mask: (B, T) True at response tokens, which come first in each row.
-        discount: of the return that is maximised.
+        discount: the discount of the return that is maximised.
     """
     last = at_the_end(torch.ones_like(scores), mask)
     before = torch.nn.functional.pad(potentials[:, :-1], (1, 0))

@@ -64,7 +64,7 @@ def certify(gap: Numbers, features: Numbers, delta: float, scales: tuple[float, 
         gap: (m,) of the scores, better less worse.
         features: (m, width) of the better less those of the worse response.
         delta: probability that the bound does not hold.
-        scales: of sigma, fixed before the pairs are seen.
+        scales: the scales of sigma, fixed before the pairs are seen.
     """
     m, width = features.shape
     basis = np.linalg.svd(features, full_matrices=False)[2][:DIRECTIONS]  # (directions, width)

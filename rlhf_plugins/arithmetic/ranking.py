@@ -88,7 +88,7 @@ def map_fields(value: Any, change: Callable[[str, Tensor], Tensor], name: str = 
     Args:
         value: a record, or what a field of one holds.
         change: is given the name of the innermost field and the tensor, in the order of the fields.
-        name: of the field.
+        name: the name of the field.
     """
     if isinstance(value, torch.Tensor):
         return change(name, value)

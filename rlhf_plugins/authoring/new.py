@@ -60,7 +60,7 @@ def new(package: str, kind: str, where: Path = Path(), registry: Registry | None
 
     Args:
         package: its name for pip; without a leading `rlhf-` it is the name of the component in recipes.
-        kind: of the component.
+        kind: the kind of the component.
         where: the folder above.
         registry: the kinds and the names that are taken; None: every installed one.
 

@@ -1,1 +1,1 @@
-"""Bundled components, one kind a file, registered through the public hooks alone."""
+"""Bundled components, one kind per file, registered through the same hooks as third-party ones."""

@@ -1,1 +1,1 @@
-"""What packages agree on: base classes of components, records, hooks, and the guards that check each call."""
+"""The interface of plugins: base classes of components, records, hooks, and the guards that check each call."""

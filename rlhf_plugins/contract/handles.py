@@ -49,7 +49,7 @@ class Policy(Protocol):
             n: responses to each prompt.
             temperature: divides the logits.
             max_new_tokens: where a response is cut.
-            seed: of the sampling.
+            seed: the seed of the sampling.
             columns: further columns, one value per prompt; each response gets the values of its prompt.
             options: `top_p`, the probability that the fewest most likely tokens have together, of which one is drawn;
                 `top_k`, the number of the most likely tokens, of which one is drawn; `min_p`, how likely a token is at

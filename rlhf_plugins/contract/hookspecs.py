@@ -192,7 +192,7 @@ def run_started(folder: Path, recipe: dict[str, Any]) -> None:
 def stage_started(folder: Path, stage: str, total_steps: int | None) -> None:
     """A stage begins; `folder` is the stage's. StopRun keeps it from doing so.
 
-    `total_steps` is about how many steps of the optimizer it will take; None for one that takes none, or nobody knows.
+    `total_steps` is about how many steps of the optimizer it will take; None: it takes none, or that is unknown.
     """
 
 

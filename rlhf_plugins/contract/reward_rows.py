@@ -22,7 +22,7 @@ def scores_of(
     """The reward of each row, and the further numbers of rows that are dicts, NaN where a row has none or None.
 
     Args:
-        rows: of B responses.
+        rows: the rows of B responses.
         responses: what each is of.
         nan_is_none: whether a part may be NaN, as None.
 

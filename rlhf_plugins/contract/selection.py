@@ -65,10 +65,10 @@ class Situation:
     """What a selector decides on: data, resources, and the algorithms that there are.
 
     Args:
-        features: of the data.
-        resources: that may be used.
-        algorithms: by name.
-        stages: of each, where it may be trained.
+        features: the features of the data.
+        resources: the resources that may be used.
+        algorithms: the algorithms by name.
+        stages: the stages of each, where it may be trained.
         costs: of each, so far as they are known before it trains: `steps` of its optimizers, `sequences` (prompts with
             a response, trained on or sampled), their `tokens` and `flops`, all about, the forecast `peak_bytes`, and
             `seconds` where a trial timed them.

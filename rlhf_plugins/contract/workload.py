@@ -30,13 +30,13 @@ class Work:
         does: a forward and a backward pass, a forward pass, or sampling.
         prompts: at once.
         responses: to each prompt.
-        prompt_tokens: of the longest prompt; None where no option limits it.
-        response_tokens: of the longest response.
+        prompt_tokens: the prompt tokens of the longest prompt; None where no option limits it.
+        response_tokens: the response tokens of the longest response.
         tokens: most tokens laid out at once, padding included; of sampling, most tokens in the cache. None is no limit.
         entropy: whether entropies are computed, with gradients in a training step.
         values: whether a value head reads the hidden states.
-        pooling: of a reward model; None is a language model, of which log-probabilities are computed.
-        head: of a reward model.
+        pooling: the pooling of a reward model; None is a language model, of which log-probabilities are computed.
+        head: the head of a reward model.
         rewards: whether it is a reward model, of the usual pooling and head where none is given.
     """
 
@@ -60,12 +60,12 @@ class Workload:
 
     Args:
         works: in any order; the largest one is the stage's peak.
-        optimizer: by transformers' name; None where nothing is trained.
+        optimizer: its name in transformers; None where nothing is trained.
         checkpointing: whether activations are computed again in the backward pass.
         precision: `bf16`, `fp16` or `fp32` under autocast; None: what the device has.
         adapters: on the base, the trained one included.
         models: whole models beside the one that is trained, frozen.
-        quantization: of its base, where it has one of its own: nf4, int8 or `none`.
+        quantization: the quantization of its base, where it has one of its own: nf4, int8 or `none`.
     """
 
     works: Sequence[Work]
@@ -82,12 +82,12 @@ class Known:
     """What is known of a recipe before anything is loaded, from which a stage works out its length.
 
     Args:
-        rows: to train on, about; None where nobody knows.
+        rows: about how many rows there are to train on; None is unknown.
         max_length: the recipe's, in tokens.
         policies: the base, and those that stages before it make.
         rewards: whether a stage before it makes a reward model.
-        held_out: prompts of each kind that are held out; None where nobody knows.
-        prompts: to sample from while it trains, about; None where nobody knows.
+        held_out: prompts of each kind that are held out; None is unknown.
+        prompts: about how many prompts there are to sample from while it trains; None is unknown.
     """
 
     rows: int | None = None
@@ -138,10 +138,10 @@ class Course:
     """How long a stage is by its options, in one process.
 
     Args:
-        steps: of the optimizer; None where it takes none, or the number of rows decides it and nobody knows them.
-        sequences: prompts with a response that it trains on, samples or scores, about; None where nobody knows.
+        steps: steps of the optimizer; None where it takes none, or where they depend on an unknown number of rows.
+        sequences: about how many prompts with a response it trains on, samples or scores; None is unknown.
         words: steps, episodes and tokens for people.
-        passes: such sequences by the phase of the stage's workload that computes them, about; empty where nobody knows.
+        passes: about how many such sequences each phase of the stage's workload computes; empty where that is unknown.
         refused: why a run would not begin it; empty where nothing is known against it.
     """
 

@@ -57,8 +57,8 @@ class Zero:
     """How DeepSpeed divides a training.
 
     Args:
-        stage: of ZeRO.
-        precision: that a file of its own asks for: "bf16", "fp16", "no".
+        stage: the stage of ZeRO.
+        precision: the precision that a file of its own asks for: "bf16", "fp16", "no".
         left_out: numbers that such a file leaves to the recipe, which DeepSpeed would set by itself.
     """
 

@@ -27,8 +27,8 @@ class Conversations:
 
     Args:
         samples: the responses, each to its conversation so far.
-        conversation: that each is part of, (B,) from 0.
-        turn: of each in its conversation, (B,) from 0.
+        conversation: the conversation that each is part of, (B,) from 0.
+        turn: the turn of each in its conversation, (B,) from 0.
         cut: how many conversations ended for want of room for another response.
     """
 
@@ -108,9 +108,9 @@ def discounted_returns(
     """G = r + discount G' of each response, G' that of the next turn; None where one of these rewards is missing.
 
     Args:
-        rewards: of each response; None where it has none.
+        rewards: the rewards of each response; None where it has none.
         following: the place of the next turn, behind its own; None at the end of a conversation.
-        discount: of a turn.
+        discount: the discount of a turn.
     """
     found: list[float | None] = [None] * len(rewards)
     for place in reversed(range(len(rewards))):

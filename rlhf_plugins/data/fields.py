@@ -163,7 +163,7 @@ def extras(where: str, fields: Mapping[str, Any], columns: Columns, read: Iterab
 
     Args:
         where: the row's place, as `read_rows` gives it.
-        fields: of the row.
+        fields: the fields of the row.
         columns: what the format's columns are called.
         read: columns that the format reads beside those.
 

@@ -46,7 +46,7 @@ def missing(path: str, given: frozenset[str] = frozenset()) -> dict[str, str]:
     """The file, where it is not there, or the function, where the file gives nothing its name; no code is run.
 
     Args:
-        path: of the function.
+        path: the path of the function.
         given: what it is given of TRL's arguments.
     """
     file, _, name = path.rpartition(":")

@@ -61,7 +61,7 @@ def read_rows(source: str, split: str = "train", dropped: Dropped | None = None)
 
     Args:
         source: a path, or a hub name such as `trl-lib/ultrafeedback_binarized`.
-        split: of the hub's data set, or of a folder; a file has none.
+        split: the split of the hub's data set, or of a folder; a file has none.
         dropped: gathers the lines that cannot be read; None: the first one raises.
 
     Raises:

@@ -79,7 +79,7 @@ def of_run(run: object, name: str | None, own: Ask, every: Ask) -> HandedOn | No
     """What `RUN#NAME` means; None where there is none.
 
     Args:
-        run: as messages call it.
+        run: the run as messages call it.
         name: None is the latest policy or, failing that, the latest reward model.
         own: gives what the run's stages handed on, policies first.
         every: gives that and what their parts did; it is asked where a name means nothing in `own`.

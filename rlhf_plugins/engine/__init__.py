@@ -1,4 +1,4 @@
-"""Models in memory and their forward passes; here the one switch of their fast paths, and where each was tested.
+"""Models in memory, their passes and generation; here is the switch of fast paths, and where each was tested.
 
 Every fast path asks `active` at each call. So the switch, and the move of a model to another device, hold at once.
 """
@@ -116,7 +116,7 @@ class FastPath:
             the plain computation on the model itself and on its device, before it is used.
         dtypes: precisions in which tests compare it; None as above.
         autocast: whether it was tested under autocast.
-        engines: that take it.
+        engines: the engines that take it.
     """
 
     what: str

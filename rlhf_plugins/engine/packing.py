@@ -19,7 +19,7 @@ def pack(value: Any, tensors: Tensors, records: Collection[type] = ()) -> Any:
 
     Args:
         value: of None, bools, numbers, text, lists, tuples, dictionaries, tensors, arrays and records.
-        tensors: by the name that the JSON has in their place.
+        tensors: the tensors by the name that the JSON has in their place.
         records: dataclasses and named tuples that may be in it.
 
     Raises:
@@ -55,10 +55,10 @@ def unpack(
     """The value that `pack` was given, a mapping of any class as a dictionary.
 
     Args:
-        packed: as JSON.
-        tensors: by name, on the CPU.
-        records: as `pack` knew them.
-        device: of the tensors that were not on the CPU; None leaves all there.
+        packed: the value as JSON.
+        tensors: the tensors by name, on the CPU.
+        records: the records as `pack` knew them.
+        device: the device of the tensors that were not on the CPU; None leaves all there.
     """
     if isinstance(packed, list):
         return [unpack(each, tensors, records, device) for each in packed]

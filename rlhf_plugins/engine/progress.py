@@ -58,7 +58,7 @@ def line(text: str) -> None:
 
 @contextmanager
 def before(later: Later | None) -> Iterator[None]:
-    """For the block, which is a stage, its bars also say how long the run takes; None: nobody knows."""
+    """Within the block, a stage, bars also say how long the run takes; None: unknown."""
     outer, _Run.later = _Run.later, later
     try:
         yield
@@ -72,7 +72,7 @@ def left(share: float, taken: float) -> str:
 
 
 def left_of_run(share: float, taken: float) -> str:
-    """The same of the run, where it is a stage; empty where nobody knows, and where no stage comes after."""
+    """The same of the run, where it is a stage; empty where that is unknown, and where no stage comes after."""
     after = _Run.later(share, taken) if _Run.later and share else None
     return f"about {duration(_rest(share, taken) + after)} left of the run" if after else ""
 
@@ -150,7 +150,7 @@ def counted(
         name: what is done.
         total: the sum of their sizes.
         unit: of their sizes.
-        size: of a part.
+        size: the size of a part.
     """
     shown = Counted(name, total, unit, part=True)
     try:

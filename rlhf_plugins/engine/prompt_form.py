@@ -53,8 +53,8 @@ def note_prompts(folder: Path, data: Data, start: Path) -> None:
     """Writes beside a saved model how its prompts were.
 
     Args:
-        folder: of the model.
-        data: of its training.
+        folder: the folder of the model.
+        data: the data of its training.
         start: the folder of the model that it started from; one without a note adds nothing.
     """
     prompts, before = [group.prompt for group in (*data.train, *data.prompts.get("train", ()))], noted_prompts(start)

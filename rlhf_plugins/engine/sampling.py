@@ -144,7 +144,7 @@ def drawn(ids: Tensor, logits: Tensor, decoding: Decoding, generator: torch.Gene
         ids: the texts so far, (B, tokens), without padding.
         logits: behind them.
         decoding: how tokens are drawn.
-        generator: of random numbers; torch's own if None.
+        generator: the generator of random numbers; torch's own if None.
     """
     scores = warped(ids, logits, decoding.temperature, decoding.options)
     return scores.argmax(-1) if decoding.temperature == 0 else draw_tokens(scores, generator)

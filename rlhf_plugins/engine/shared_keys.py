@@ -56,7 +56,7 @@ def attention(
         query: (B, heads, N, width).
         key: (B, key heads, M, width).
         value: (B, key heads, M, value width).
-        attention_mask: that transformers made, or None.
+        attention_mask: the attention mask that transformers made, or None.
         options: passed by the layer.
 
     Returns:

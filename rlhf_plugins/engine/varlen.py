@@ -135,7 +135,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, how: tupl
         query: (1, heads, N, width).
         key: (1, key heads, N, width).
         value: (1, key heads, N, width).
-        scale: of the logits.
+        scale: the scale of the logits.
         how: the sequences of the row, and what computes them.
 
     Returns:

@@ -40,7 +40,7 @@ class ScoreJudge:
         gold: the true reward.
         reward: what scores responses otherwise.
         called: what a reward is that is not a model of this run.
-        stage: of this run, that trained it.
+        stage: the stage of this run, that trained it.
     """
 
     gold: GoldReward | None
@@ -83,7 +83,7 @@ class PairJudge:
         reference: the name of the policy that all are compared with.
         remember: gives what a call of this name made before, so that an answer that was paid for survives a kill.
         called: what it is.
-        stage: of this run, that trained the reward model by which it compares.
+        stage: the stage of this run, that trained the reward model by which it compares.
         reward: this model, where it was not chosen as a judge of pairs and compares responses all the same.
     """
 

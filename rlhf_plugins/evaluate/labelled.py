@@ -26,8 +26,8 @@ def measure_labels(judge: Predict | RewardFunction, groups: Sequence[Group], enc
 
     Args:
         judge: a function from samples to rewards or a `Prediction`.
-        groups: of one labelled response each, at least one; they count as independent.
-        encoder: of the reward model.
+        groups: the groups of one labelled response each, at least one; they count as independent.
+        encoder: the encoder of the reward model.
 
     Raises:
         RunError: the judge leaves out a response, or gives NaN or infinity.

@@ -66,10 +66,10 @@ def score_pairs(
     Args:
         judge: a function from samples to rewards or a `Prediction`.
         groups: judged responses to held-out prompts.
-        tokenizer: of the reward model's base.
-        seed: of rewrites that are random.
+        tokenizer: the tokenizer of the reward model's base.
+        seed: the seed of rewrites that are random.
         longest: the most tokens that the model takes, at which a rewritten response is cut before its last.
-        lengths: of the recipe: rows that are cut in training are cut here.
+        lengths: the lengths of the recipe: rows that are cut in training are cut here.
 
     Raises:
         RunError: no pair is strictly ordered, or the judge leaves out a response, or gives NaN or infinity.

@@ -21,7 +21,7 @@ class Change(NamedTuple):
     """Overrides that make a stage smaller.
 
     Args:
-        overrides: as on the command line.
+        overrides: the overrides as on the command line.
         effect: what else they change; empty where the training stays the same.
         uncertain: whether the stage then fits only within the error of the forecast.
     """
@@ -47,8 +47,8 @@ class Settled(NamedTuple):
     """A recipe without `seeds` and `sweep`.
 
     Args:
-        overrides: that make it of the recipe.
-        setting: of the sweep, in words; empty without one.
+        overrides: those that turn the recipe into it.
+        setting: the setting of the sweep, in words; empty without one.
     """
 
     overrides: tuple[str, ...]

@@ -17,8 +17,8 @@ class Card(NamedTuple):
     """A graphics card.
 
     Args:
-        name: as its makers or its owner call it.
-        bytes: of its memory that a run can have.
+        name: the name as its makers or its owner call it.
+        bytes: the bytes of its memory that a run can have.
         bf16: whether it computes that in hardware; emulation, as on Turing, is slower than float32.
         taken: bytes of its memory that something else holds: a screen, another process.
     """

@@ -52,7 +52,7 @@ def costs(stages: Sequence[Stage], base: Base, data: Data, card: Card | None, me
     """The costs of an algorithm whose stages are given in order.
 
     Args:
-        stages: that train.
+        stages: the stages that train.
         base: whose shape is read, and no weight.
         data: the rows, loaded.
         card: which is to train; None: one that computes in bfloat16.

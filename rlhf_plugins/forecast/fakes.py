@@ -37,7 +37,7 @@ class Build:
     Args:
         quantization: nf4, int8 or None.
         adapter: the one that is trained; None trains all weights.
-        dtype: of frozen weights.
+        dtype: the dtype of frozen weights.
         trains: whether anything is trained.
         checkpointing: whether activations are computed again.
     """
@@ -53,7 +53,7 @@ def fake_model(config: Any, build: Build, fake: FakeTensorMode, head: bool) -> A
     """A plain or PEFT model of this configuration, of fake weights.
 
     Args:
-        config: of a language model.
+        config: the config of a language model.
         build: how it is made.
         fake: makes its tensors.
         head: whether it has its language-model head.

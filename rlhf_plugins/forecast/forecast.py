@@ -40,8 +40,8 @@ class StageForecast:
     """One stage.
 
     Args:
-        name: as the recipe has it.
-        phases: bytes by consumer at the peak of each phase; empty where nobody knows what the stage computes.
+        name: the name as the recipe has it.
+        phases: bytes by consumer at the peak of each phase; empty where it is unknown what the stage computes.
         card: what it is to run on; None where that is unknown.
         unknown: why there is no forecast.
         assumed: fast paths that are counted on, by their names; each process tries them on its card before their use.
@@ -189,7 +189,7 @@ def flops_of_stage(stage: Stage, course: Course, lengths: Lengths, base: Base, c
     """About how many floating-point operations a stage takes, as the engine counts them; None is unknown.
 
     Args:
-        stage: that runs.
+        stage: the stage that runs.
         course: how long it is.
         lengths: tokens of a prompt and of a response, in the mean.
         base: whose shape is read.
@@ -290,7 +290,7 @@ def estimate(recipe: AnyRecipe, overrides: Sequence[str] = (), gpu: str | None =
     """The memory of each stage of a recipe on a GPU, before any weight is loaded; of a sweep where it needs most.
 
     Args:
-        recipe: as `check_recipe` takes it.
+        recipe: the recipe as `check_recipe` takes it.
         overrides: `a.b=value`, as on the command line.
         gpu: a card or its memory, such as `rtx4090` or `12GB`; None is this machine's.
 

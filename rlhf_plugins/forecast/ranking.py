@@ -20,7 +20,7 @@ def ranked(
     Args:
         judge: the selector.
         situation: without costs.
-        costs: of each of its algorithms.
+        costs: the costs of each of its algorithms.
     """
     sound = tuple(name for name in situation.algorithms if not costs[name].refused)
     known = {name: costs[name].known for name in sound}

@@ -39,8 +39,8 @@ class Cards:
     """Several cards that train one model.
 
     Args:
-        count: of cards.
-        strategy: of `STRATEGIES`.
+        count: the number of cards.
+        strategy: one of `STRATEGIES`.
 
     Raises:
         RunError: the strategy is unknown, or there is no card.
@@ -66,7 +66,7 @@ class Shape:
     """How the weights of a model are spread over its layers.
 
     Args:
-        layers: of the decoder.
+        layers: the layers of the decoder.
         embeddings: numbers of input and output embeddings, which are in no layer.
         itemsize: bytes of one of them.
     """
@@ -82,7 +82,7 @@ class Traffic:
 
     Args:
         sent_bytes: by this card; it receives as much.
-        rows: of all cards, in the batch that the step learns from.
+        rows: the rows of all cards, in the batch that the step learns from.
     """
 
     sent_bytes: int
@@ -94,8 +94,8 @@ def per_card(one: Bytes, cards: Cards, shape: Shape, beside: float = 0.0, gather
 
     Args:
         one: by consumer.
-        cards: that train.
-        shape: of the model.
+        cards: the cards that train.
+        shape: the shape of the model.
         beside: the share of the weights that are of models beside the trained one.
         gathered: whether the phase computes with whole weights, beside the card's part of them.
     """
@@ -125,7 +125,7 @@ def sent(one: Bytes, cards: Cards, passes: int, beside: float = 0.0) -> int:
 
     Args:
         one: by consumer in a training step on a single card, whose gradients are of the trained weights.
-        cards: that train.
+        cards: the cards that train.
         passes: forward and backward passes of the step: accumulated batches.
         beside: as in `per_card`.
     """

@@ -75,7 +75,7 @@ class Setting:
     Args:
         build: how its model is made.
         autocast: the precision of its passes; None is that of the weights.
-        optimizer: by transformers' name; None where nothing is trained.
+        optimizer: its name in transformers; None where nothing is trained.
         adapters: on the base, the trained one included.
         models: whole models beside, frozen.
     """
@@ -108,7 +108,7 @@ def traced(config: Any, work: Work, setting: Setting) -> Bytes:
     """Bytes at the peak of a work, by consumer, of a model of all its layers.
 
     Args:
-        config: of the model.
+        config: the config of the model.
         work: what it computes.
         setting: how, and what is held meanwhile.
     """

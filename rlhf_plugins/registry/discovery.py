@@ -75,7 +75,7 @@ def found(packages: tuple[str, ...], group: str) -> Iterator[Found]:
 
     Args:
         packages: whose modules are our own plugins; those that begin with an underscore are not.
-        group: of entry points.
+        group: the group of entry points.
     """
     for package in packages:
         yield from _built_in(package)

@@ -22,7 +22,7 @@ def ask(files: Sequence[Path], trust: bool, agreed: Callable[[str], bool] | None
     """Remembers the files that the user trusts.
 
     Args:
-        files: of plugins; one that cannot be read is left to those who load it.
+        files: the files of plugins; one that cannot be read is left to those who load it.
         trust: whether the user trusts all of them.
         agreed: asks the user; None where nobody can be asked.
         who: what names the files, such as a recipe.

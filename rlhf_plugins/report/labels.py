@@ -44,7 +44,7 @@ def place(points: Mapping[str, tuple[float, float]], bounds: Box, taken: Iterabl
     Where every place is taken it is the one nearest to the point that covers no other name.
 
     Args:
-        points: by name, in points of the figure.
+        points: the points by name, in points of the figure.
         bounds: the axes.
         taken: boxes that no name should cover, such as error bars.
     """
@@ -63,8 +63,8 @@ def name_points(axes: Axes, points: Mapping[str, tuple[float, float]], bars: Ite
 
     Args:
         axes: with their final limits.
-        points: by name, in data coordinates.
-        bars: of errors, each from a point to another, (x, y, x, y), in data coordinates.
+        points: the points by name, in data coordinates.
+        bars: the bars of errors, each from a point to another, (x, y, x, y), in data coordinates.
     """
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)

@@ -15,7 +15,7 @@ def seeds_page(title: str, groups: Groups, unfinished: Sequence[str] = ()) -> st
     """One HTML document with no external request; all text of the reports is escaped.
 
     Args:
-        title: of the folder that holds the runs.
+        title: the title of the folder that holds the runs.
         groups: the reports of finished runs, by setting.
         unfinished: the names of the other runs.
     """

@@ -41,12 +41,12 @@ class RewardHandle:
     Args:
         function: scores responses.
         module: the model, where there is one.
-        encoder: of the model's base, where there is one.
+        encoder: the encoder of the model's base, where there is one.
         retries: when and how often it is asked again while it is unavailable.
         with_grad: scores responses with a gradient, where that can be.
         with_tokens: scores responses token by token, where that can be.
-        label: as messages call it, the folder of a saved one.
-        forms: of the prompts that it was trained on; empty where they are not known.
+        label: the label as messages call it, the folder of a saved one.
+        forms: the forms of the prompts that it was trained on; empty where they are not known.
         compares: the aggregation by which it compares the responses to a prompt; empty where it scores each alone.
     """
 

@@ -39,7 +39,7 @@ def open_reward(
         component: makes a component of a kind from a recipe's words.
         trust_remote_code: whether the base may run code of its own.
         backbone: a base in memory; a model that was trained as an adapter of the same base shares it.
-        quantization: of every trunk, `int8` or `nf4`; None is as it was trained.
+        quantization: the quantization of every trunk, `int8` or `nf4`; None is as it was trained.
 
     Raises:
         RunError: the folder holds neither, does not load, was trained on a quantized base and is to have another, or

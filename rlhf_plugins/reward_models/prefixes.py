@@ -22,7 +22,7 @@ def prefix_features(states: Tensor, batch: BranchBatch, pooling: Any, numbers: T
     Args:
         states: (B, L, width).
         batch: the branches.
-        pooling: as the model acts with it.
+        pooling: the pooling as the model acts with it.
         numbers: (B, L) of sentences, where the pooling reads them.
     """
     if pooling.reads_last:

@@ -22,7 +22,7 @@ class Retries:
 
     Args:
         attempts: calls in all.
-        seconds: of waiting in all.
+        seconds: the seconds of waiting in all.
         first: seconds before the second call where the reward does not say; they double with each further one.
         sleep: waits.
     """

@@ -104,7 +104,7 @@ class RewardModel(nn.Module):
 
         Args:
             batch: branches or features.
-            columns: by name, (B, ...), of which the head is given those that it reads.
+            columns: the columns by name, (B, ...), of which the head is given those that it reads.
         """
         features = batch if isinstance(batch, Tensor) else self.pooled(batch)
         with torch.autocast(features.device.type, enabled=False):  # bfloat16 is too coarse for rewards
@@ -194,7 +194,7 @@ class RewardModel(nn.Module):
             return [each for _, each in counted(found, "scoring", len(samples.responses), "responses", rows_of)]
 
     def to_save(self) -> ToSave:
-        """What is saved of the weights, whole also where processes hold shards of them; all processes must ask."""
+        """What is saved of the weights, whole also where processes hold shards of them; all processes must call it."""
         trained = any(weights.requires_grad for weights in self.trunk.parameters())
         own = {name: weights.detach().cpu().contiguous() for name, weights in state_of(self.own).items()}
         return ToSave(to_save(self.trunk) if trained else None, own)
@@ -264,9 +264,9 @@ def read_description(folder: Path, trust_remote_code: bool, quantization: str | 
     """The description that `save` wrote; only the caller decides whether the base may run code of its own.
 
     Args:
-        folder: that `save` wrote.
+        folder: the folder that `save` wrote.
         trust_remote_code: whether the base may run code of its own.
-        quantization: of the trunk, in place of none.
+        quantization: the quantization of the trunk, in place of none.
 
     Raises:
         RunError: the folder holds no reward model of ours, or its base has a quantization of its own.

@@ -64,9 +64,9 @@ class ScoreCache:
         Where `score` abstains the reward is None; that is not remembered, so that the next call asks again.
 
         Args:
-            identity: of the model that scores; another text is another model.
+            identity: the identity of the model that scores; another text is another model.
             samples: the responses, identified by their ids and columns.
-            score: that model, a number per response or None where it abstains.
+            score: that model as a function, to a number per response, or None where it abstains.
             asker: who asks this once. Where it asks again, since its run was killed and goes on, the FLOPs that the
                 answers took before count again. Empty: only what is computed counts.
 
@@ -159,11 +159,11 @@ def cached_in_shares(file: Path, identity: str, samples: Samples, score: Score, 
     """Rewards of the samples, in their order: of what a file does not hold, each process scores its share.
 
     Args:
-        file: that the main process reads and writes.
-        identity: of the model that scores.
+        file: the file that the main process reads and writes.
+        identity: the identity of the model that scores.
         samples: the same in all processes.
-        score: that model; it is called in every process that has a share.
-        asker: as of `ScoreCache.scores`, in one process alone.
+        score: that model as a function; it is called in every process that has a share.
+        asker: the asker as of `ScoreCache.scores`, in one process alone.
 
     Raises:
         RunError: as `ScoreCache` does.
@@ -229,7 +229,7 @@ def files_identity(folders: Sequence[str | Path], *circumstances: object) -> str
     """An identity of models by the names, sizes and times of their files, read in a moment; None for a hub's name.
 
     Args:
-        folders: of a base, and of an adapter on it.
+        folders: the folders of a base, and of an adapter on it.
         circumstances: what else their outputs depend on.
     """
     paths = [Path(folder) for folder in folders]

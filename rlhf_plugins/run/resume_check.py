@@ -83,10 +83,10 @@ def resume_check(
     The kills are spread at random over the time that the undisturbed run takes from its first stage on.
 
     Args:
-        recipe: as `run_recipe` takes it.
+        recipe: the recipe as `run_recipe` takes it.
         overrides: as on the command line; without one of `checkpoint`, one is made at every optimizer step.
         kills: how many; fewer where the run ends before.
-        seed: of their times.
+        seed: the seed of their times.
         say: prints a line of progress.
         start: begins `rlhf run` with these words, which prints to the file.
 

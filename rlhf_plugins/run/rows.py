@@ -52,8 +52,8 @@ def text_alone(base: Base, source: DataFormat, keys: Keys, data: Data) -> str:
     """A warning where no row goes through the base's chat template, with what to write; else empty.
 
     Args:
-        base: of the run.
-        source: of the rows.
+        base: the base of the run.
+        source: the source of the rows.
         keys: the place of the source in the recipe.
         data: the rows.
     """

@@ -84,7 +84,7 @@ def run_recipe(
     """Checks a recipe and runs it as `run` does; the recipe that a run keeps runs in the folder that it is in.
 
     Args:
-        recipe: as `check_recipe` takes it: a file, a bundled recipe's name, or a mapping.
+        recipe: the recipe as `check_recipe` takes it: a file, a bundled recipe's name, or a mapping.
         overrides: `a.b=value`, as on the command line.
         resume: go on with the run in `output_dir`; finished stages, and members of `seeds` and `sweep`, are kept.
         overwrite: delete the run in `output_dir` first.

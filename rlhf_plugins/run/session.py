@@ -64,7 +64,7 @@ def session(
         data: rows, the spec of a data format such as `{"use": "preference", "source": "pairs.jsonl"}`, the name of a
             format, or the path of a file whose format is found from its columns.
         folder: where everything is kept; made if missing.
-        seed: of everything random.
+        seed: the seed of everything random.
         registry: the components by name; None: every installed one.
         checkpoint: how often trainings are saved, so that a killed script goes on inside one; None saves nothing.
 

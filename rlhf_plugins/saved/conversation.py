@@ -35,12 +35,12 @@ class Conversation:
     Where the first policy's base has no chat template, or `ending` is given, every line is a prompt of its own.
 
     Args:
-        policies: by their names; all answer the same conversation.
+        policies: the policies by their names; all answer the same conversation.
         decoding: how answers are sampled; each has a seed of its own.
         judge: the reward model for `rewards`, opened when it is first asked.
         file: where `prefer` writes.
         ending: of every line, where policies are given text; None gives them messages where there is a chat template.
-        reader: of a reward model, for which answers are cut as long as it can read the conversation at all.
+        reader: the reader of a reward model, for which answers are cut as long as it can read the conversation at all.
     """
 
     policies: Sequence[tuple[str, Handle]]
@@ -150,7 +150,7 @@ class Conversation:
         """Writes a preference row with the columns of TRL, and goes on from that answer.
 
         Args:
-            number: of the better answer, 1 or 2.
+            number: the number of the better answer, 1 or 2.
 
         Raises:
             RunError: there are not two different answers, or the file cannot be written.

@@ -36,10 +36,10 @@ def check_moved(
     """None for a model of a base that is not quantized.
 
     Args:
-        folder: of the saved model.
+        folder: the folder of the saved model.
         parts: its own.
         plain: the same on the unquantized base.
-        samples: that both score.
+        samples: the samples that both score.
         pad: the padding token.
         tolerance: the most that a reward may move, as a share of the largest one, or of 1 where that is less.
 

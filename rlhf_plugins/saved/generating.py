@@ -154,7 +154,7 @@ def _ending(prompt: Text, responses: Sequence[str]) -> str:
     """The rest of a line; messages are answered with messages.
 
     Args:
-        prompt: as the line has it.
+        prompt: the prompt as the line has it.
         responses: to it.
     """
     written = [r if isinstance(prompt, str) else [{"role": "assistant", "content": r}] for r in responses]

@@ -23,7 +23,7 @@ def place(source: str, out: Path | None, ending: str, what: str) -> Path:
     Args:
         source: a file, or a name on the hub.
         out: the file that was asked for.
-        ending: of its name where none was.
+        ending: the ending of its name where none was.
         what: the source is, for a message, such as `the file to score`.
 
     Raises:
@@ -50,7 +50,7 @@ class GrowingFile:
     """Lines of a file, and a note beside them that records what they belong to.
 
     Args:
-        path: of the lines.
+        path: the path of the lines.
         note: what they belong to, by name; lines with another note are not continued.
         starts: how each of the lines begins.
         chunk: lines that are written at once; an interruption leaves a multiple of it, once `reopen` has cut the rest.

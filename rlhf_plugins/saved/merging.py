@@ -57,9 +57,9 @@ def whole_policy(folder: Path, base: Base, dtype: torch.dtype | None, rows: Sequ
     """A saved policy as one model on the CPU: W + scaling * B A of each layer, summed in float32 and rounded once.
 
     Args:
-        folder: of an adapter, or of a whole model.
+        folder: the folder of an adapter, or of a whole model.
         base: what the adapter was trained on; it is loaded unquantized, in its own precision.
-        dtype: of the weights; None keeps that of the base, or of the whole model.
+        dtype: the dtype of the weights; None keeps that of the base, or of the whole model.
         rows: token ids on which the logits before and after are compared.
 
     Raises:

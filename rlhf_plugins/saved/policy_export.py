@@ -33,7 +33,7 @@ class Exported:
 
     Args:
         needs: the base that an adapter is opened with; None of a whole model.
-        rounding: of a whole model.
+        rounding: the rounding of a whole model.
         notes: sentences to be read.
     """
 

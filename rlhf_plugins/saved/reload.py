@@ -25,7 +25,7 @@ def load_reward_model(
     `predict` scores the samples that `encode` makes, or that a policy of the same base sampled; `module` is the model.
 
     Args:
-        folder: of the model, or `RUN#STAGE`.
+        folder: the folder of the model, or `RUN#STAGE`.
         trust_remote_code: whether the base may run code of its own.
         quantization: `int8` or `nf4` holds the linear layers below pooling and head, which were trained in full
             precision, in 8 or 4 bits: rewards differ by rounding, in int8 also by what else is scored at once. None is
@@ -49,7 +49,7 @@ def load_policy(folder: str | Path, trainable: bool = False, trust_remote_code: 
     """A policy as a stage saved it, such as `runs/quickstart#dpo`. Policies of one base share its weights.
 
     Args:
-        folder: of an adapter or a whole model, or `RUN#STAGE`.
+        folder: the folder of an adapter or a whole model, or `RUN#STAGE`.
         trainable: let its weights have gradients, for `log_probs(samples, grad=True)`.
         trust_remote_code: whether the base may run code of its own.
 

@@ -1,1 +1,1 @@
-"""What a recipe can run, one stage a file. A stage joins data, model and trainer; it compares no names."""
+"""The stages that a recipe can run, one per file: each connects data, a model and a trainer."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def leave(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> None:
-    """Writes the critic, the KL's state, and the policy without a critic; all of several processes must ask."""
+    """Writes the critic, the KL's state, and the policy without a critic; in several processes all must call it."""
     from safetensors.torch import save_file
 
     from rlhf_plugins.contract import processes

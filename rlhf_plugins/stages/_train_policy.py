@@ -14,8 +14,8 @@ def trained(stage: Training, run: Run, trainer: Any, left_out: Mapping[str, int]
 
     Args:
         stage: whose options supervise the training.
-        run: of the stage.
-        trainer: of transformers, ready to train.
+        run: the run of the stage.
+        trainer: the trainer of transformers, ready to train.
         left_out: rows, by reason.
         saving: options of the model's `save_pretrained`.
     """

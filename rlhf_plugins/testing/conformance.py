@@ -56,7 +56,7 @@ OUTSIDE = "outside"  # means every kind that another package defines
 
 
 def holds_of(*kinds: str, trains: bool = False) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
-    """Makes a function from a Subject a property of some kinds, of all where none is named; OUTSIDE is any of a guest.
+    """Makes a function from a Subject a property of some kinds, or of all; OUTSIDE: kinds of other packages.
 
     Its name is the property's and its docstring says why it matters. It raises Broken through `expect`.
     """
@@ -96,7 +96,7 @@ def check(component: str | type, kind: str | None = None, options: Mapping[str, 
 
     Args:
         component: a registered name, or a class, registered or not.
-        kind: of the component, where its name alone does not tell, or its class is not registered.
+        kind: the kind of the component, where its name alone does not tell, or its class is not registered.
         options: a recipe's options to try it with, such as the small file that a data format is to read; what is left
             out is as in a recipe, and what is required is made up.
 
@@ -139,7 +139,7 @@ def subjects(distribution: str, options: Mapping[str, Mapping[str, Any]] | None 
 
     Args:
         distribution: its name, as pip has it.
-        options: by `kind.name`, what to try a component with.
+        options: the options by `kind.name`, what to try a component with.
     """
     for found in registry().describe():
         if _normal(found.plugin.distribution) == _normal(distribution):

@@ -49,7 +49,7 @@ def tiny_base(
         folder: where to; made if missing.
         architecture: a model type of transformers, such as `llama`, `qwen3`, `gpt2`, `mistral`, `gemma2`, `mamba`.
         pad_is_eos: let padding and the end of a response be one token.
-        seed: of the weights.
+        seed: the seed of the weights.
         config: options of the architecture's configuration, over ours.
     """
     key = repr((architecture, pad_is_eos, seed, sorted(config.items())))
@@ -80,7 +80,7 @@ def tiny_encoder(folder: Path, architecture: str = "bert", seed: int = 0) -> Bas
     Args:
         folder: where to; made if missing.
         architecture: a model type of transformers, such as `bert`, `roberta`, `distilbert`.
-        seed: of the weights.
+        seed: the seed of the weights.
     """
     tokenizer = _pair_tokenizer()
     sizes = {**SIZES, "dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "vocab_size": len(tokenizer)}

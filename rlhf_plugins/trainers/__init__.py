@@ -1,1 +1,1 @@
-"""Thin subclasses of TRL's trainers: built objects in, no names, no registry. The only package that leans on TRL."""
+"""Subclasses of TRL's trainers that take components as objects; TRL is imported here and in `stages` alone."""

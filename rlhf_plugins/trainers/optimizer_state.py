@@ -35,7 +35,7 @@ def hand_on(trainer: Any, stage: Any, run: Run, critic: Named = NONE) -> None:
     Args:
         trainer: ready to train.
         stage: whose options `optimizer` and `keep_optimizer` count.
-        run: of the stage.
+        run: the run of the stage.
         critic: the critic's weights, under names that are the same in a later stage.
 
     Raises:

@@ -107,7 +107,7 @@ def hand_options_on(trainer: Any) -> None:
 
 
 def state_in_parts(trainer: Any) -> dict[str, Any]:
-    """The state of the part of each process of the optimizer, on the CPU, and how it is divided; all must ask."""
+    """The state of the part of each process of the optimizer, on the CPU, and how it is divided; all must call it."""
     own = trainer.optimizer.optimizer  # that accelerate wraps; it has an optimizer of its part
     part = own.state_dict()[OF_PART] if processes.zero3() else own.optimizer.state_dict()
     return {DIVISION: _division(trainer), PARTS: processes.gathered(send_to_device(part, "cpu"))}
@@ -150,7 +150,7 @@ def refuse_untried(trainer: Any, quantized: bool) -> None:
     """Raises RunError for what was not tried under ZeRO, and where accelerate leaves DeepSpeed out.
 
     Args:
-        trainer: that is about to train.
+        trainer: the trainer that is about to train.
         quantized: whether its base is.
     """
     if not trainer.is_deepspeed_enabled:
@@ -175,7 +175,7 @@ def refuse_in_parts(trainer: Any, quantized: bool, how: str) -> None:
     """Raises RunError for what was not tried where each process holds a part of an optimizer or of weights.
 
     Args:
-        trainer: that is about to train.
+        trainer: the trainer that is about to train.
         quantized: whether its base is.
         how: parts are held, such as `under DeepSpeed`.
     """

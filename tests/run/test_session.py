@@ -225,7 +225,7 @@ def test_monitors_watch_the_training_of_a_guest(tmp_path: Path) -> None:
     assert [(row["step"], row["message"]) for row in rows] == [(1, "slower"), (2, "enough")]
     ended = run.fit(trainer(tmp_path / "c", 1.0), [Until(action="end")])
     assert [step for step, _ in ended["loss"].points] == [1, 2]  # of three
-    with pytest.raises(RunError, match="fit: a monitor reads rollouts, of which a guest's Trainer makes none: Reader"):
+    with pytest.raises(RunError, match="fit: a monitor reads rollouts, of which a plugin's Trainer makes none: Reader"):
         run.fit(trainer(tmp_path / "b", 1.0), [Reader()])
 
 

@@ -18,7 +18,7 @@ def judged(words: Mapping[str, Any], data: Any) -> tuple[Any, list[Recipe], Reci
     """The rows of the algorithms on a task, the stages of the judge with rows of its own, and the evaluation.
 
     Args:
-        words: of the suite.
+        words: the words of the suite.
         data: the task's.
     """
     stages, evaluate = words.get("judge") or [], {"stage": "evaluate", **(words.get("evaluate") or {})}

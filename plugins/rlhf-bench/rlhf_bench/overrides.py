@@ -17,7 +17,7 @@ def overridden(file: Path, words: Words, quick: bool, overrides: Sequence[str]) 
 
     Args:
         file: where they were read, which faults name.
-        words: of the file.
+        words: the words of the file.
         quick: with the values of its block `quick` in the place of the others.
         overrides: over both, as over a recipe; `tasks=[NAMES]` and `algorithms=[NAMES]` select.
 

@@ -142,7 +142,7 @@ def text(
     """The page.
 
     Args:
-        suite: that ran.
+        suite: the suite that ran.
         found: its scores.
         chosen: by selector, by held-out task.
         notes: sentences of their own.

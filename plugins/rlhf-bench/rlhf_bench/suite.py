@@ -83,7 +83,7 @@ def read(file: Path, quick: bool = False, overrides: Sequence[str] = ()) -> Suit
     """A suite with its recipes, each of which is sound.
 
     Args:
-        file: of YAML; paths in it are relative to the working directory, as in a recipe that is a mapping.
+        file: the file of YAML; paths in it are relative to the working directory, as in a recipe that is a mapping.
         quick: with the values of its block `quick` in the place of the others.
         overrides: `a.b=value`, over both; `tasks=[NAMES]` and `algorithms=[NAMES]` select.
 

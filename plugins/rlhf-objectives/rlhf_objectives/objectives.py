@@ -98,7 +98,7 @@ class CombinedReward:
 
     Args:
         parts: the members.
-        aggregation: of their rewards.
+        aggregation: the aggregation of their rewards.
         compares: what a recipe calls it where it compares siblings; empty where it does not.
     """
 

@@ -71,8 +71,8 @@ class OverWeights(Stage, makes={"policy"}):
 
         Args:
             run: the stage's.
-            name: of the measurement, and of the policy where it has no other.
-            policy: that answers.
+            name: the name of the measurement, and of the policy where it has no other.
+            policy: the policy that answers.
             rows: the prompts as they are put to it; none are those of the data.
         """
         from rlhf_plugins import cut_off

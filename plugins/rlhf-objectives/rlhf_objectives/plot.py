@@ -18,7 +18,7 @@ def draw(file: Path, names: Sequence[str], points: Points, front: Sequence[str])
 
     Args:
         file: where to.
-        names: of the objectives.
+        names: the names of the objectives.
         points: in their order.
         front: the policies on it.
     """

@@ -22,8 +22,8 @@ class Fit:
     """How delta is fitted.
 
     Args:
-        steps: of Adam, from 0; none without a judgement.
-        learning_rate: of Adam.
+        steps: the steps of Adam, from 0; none without a judgement.
+        learning_rate: the learning rate of Adam.
         strength: one over the variance of each number of delta before anything is judged.
         batch: judgements at once.
     """
@@ -41,8 +41,8 @@ class Adaptable:
 
     Args:
         model: a handle of a saved reward model that nothing else uses.
-        rank: of the adapter.
-        seed: of its A.
+        rank: the rank of the adapter.
+        seed: the seed of its A.
 
     Raises:
         RunError: it is an ensemble or a function.

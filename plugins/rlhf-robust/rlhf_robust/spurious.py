@@ -20,9 +20,9 @@ def worst_group(loss: Any, agree: float, rows: int = 2000, seed: int = 0, steps:
     Args:
         loss: a reward loss of pairs.
         agree: share of rows with a = y.
-        rows: of the data set, all in each batch.
-        seed: of the rows.
-        steps: of the training, at a learning rate of 0.05.
+        rows: the rows of the data set, all in each batch.
+        seed: the seed of the rows.
+        steps: the steps of the training, at a learning rate of 0.05.
     """
     draw = torch.Generator().manual_seed(seed)
     other = torch.arange(rows) >= rows * agree

@@ -47,8 +47,8 @@ def app(batches: Batches, name: str, token: str) -> Starlette:
 
     Args:
         batches: scores rows; closed when the application ends.
-        name: of the model, which a client may insist on.
-        token: that every request must bear.
+        name: the name of the model, which a client may insist on.
+        token: the token that every request must bear.
     """
 
     async def score(request: Request) -> JSONResponse:

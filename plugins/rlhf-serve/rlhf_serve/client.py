@@ -46,7 +46,7 @@ class Client:
 
         Args:
             rows: the server's fields, `prompts` among them, each of the same length.
-            model: that the server should serve.
+            model: the model that the server should serve.
             at_once: rows in a request, at most; a prompt's stay together.
 
         Raises:

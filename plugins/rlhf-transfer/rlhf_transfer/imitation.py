@@ -23,7 +23,7 @@ def imitation_loss(student: Tensor, teacher: Tensor | None, labels: Tensor, shar
         student: logits at each place, (tokens, vocabulary).
         teacher: the teacher's, of the same shape; None where share is 0.
         labels: the teacher's token at each place, (tokens,).
-        share: of the token distributions.
+        share: the share of the token distributions.
     """
     loss = (1 - share) * cross_entropy(student, labels)
     if teacher is None:
@@ -37,7 +37,7 @@ class Imitation(Trainer):
 
     Args:
         teacher: gives logits; None learns from responses alone.
-        share: of the teacher's distributions in the loss.
+        share: the share of the teacher's distributions in the loss.
     """
 
     def __init__(self, *given: Any, teacher: Any = None, share: float = 0.0, **options: Any) -> None:

@@ -28,7 +28,7 @@ def labelled(groups: Sequence[Group], rewards: Sequence[Sequence[float]], soft: 
 
     Args:
         groups: with comparisons, of which only the places count.
-        rewards: of each group's responses.
+        rewards: the rewards of each group's responses.
         soft: labels are sigmoid(r_better - r_worse), not certain.
     """
     found = []

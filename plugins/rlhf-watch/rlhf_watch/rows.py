@@ -30,7 +30,7 @@ def parsed(file: Path, parse: Callable[[Any], Parsed], needs: str) -> Iterator[P
 
     Args:
         file: JSON lines in UTF-8.
-        parse: of one row; a DataError of its own is shown behind the line.
+        parse: reads one row; a DataError of its own is shown behind the line.
         needs: the sentence where it fails otherwise.
 
     Raises:

@@ -54,7 +54,7 @@ def unrendered(groups: Iterable[Group], load: Callable[[], PreTrainedTokenizerBa
     Args:
         groups: with the prompts.
         load: gives the base's tokenizer, where all prompts are text; one that does not load is another's to report.
-        base: as the warning names it.
+        base: the base as the warning names it.
         cure: what makes messages of the rows.
     """
     prompts = [group.prompt for group in groups]

@@ -100,7 +100,7 @@ def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder, every_turn: 
 
     Args:
         groups: to learn from.
-        encoder: of the model.
+        encoder: the encoder of the model.
         every_turn: the mask is 1 at each turn of the assistant, also in the prompt, and 0 at other turns in a response;
             a turn that the chat template writes otherwise where others follow is a row of its own, as the answer to
             what is before it.
@@ -145,10 +145,10 @@ def _turns(
     """The row of a response, learned at every turn of its conversation, after rows of turns that are none of its.
 
     Args:
-        prompt: of the row.
-        response: of the row.
-        row: as `_answer` makes it, whose tokens may be cut.
-        encoder: of the model.
+        prompt: the prompt of the row.
+        response: the response of the row.
+        row: the row as `_answer` makes it, whose tokens may be cut.
+        encoder: the encoder of the model.
         left_out: counts the turns that no row can have.
     """
     talk, (asked, answer) = [*prompt, *response], encoder.encode(prompt, response)

@@ -32,7 +32,7 @@ class Fit:
     """What a model and a recipe together can take.
 
     Args:
-        lengths: of the recipe.
+        lengths: the lengths of the recipe.
         model: the most tokens that the model takes; None has no limit.
         bos: the token that begins every prompt, and stays where a prompt is cut.
     """
@@ -73,9 +73,9 @@ class RowEncoder:
     """Encodes prompts and responses for one model.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the tokenizer of the model.
         max_tokens: the most tokens that the model takes; None without a limit.
-        lengths: of the recipe.
+        lengths: the lengths of the recipe.
     """
 
     tokenizer: PreTrainedTokenizerBase

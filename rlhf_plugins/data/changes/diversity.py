@@ -35,7 +35,7 @@ def chosen(rows: Any, quality: np.ndarray, count: int, weight: float) -> list[in
         rows: (n, words) vectors of length 1, sparse.
         quality: (n,) q, from 0 to 1.
         count: how many to choose.
-        weight: of quality, from 0 to 1.
+        weight: the weight of quality, from 0 to 1.
     """
     nearest = np.zeros(rows.shape[0])
 

@@ -31,7 +31,7 @@ def merged(groups: Iterable[Group], max_responses: int | None = None, seed: int 
     Args:
         groups: pairs, or larger groups.
         max_responses: at least 2, or None for no limit.
-        seed: of the deal.
+        seed: the seed of the deal.
     """
     alike: dict[tuple[str, str | None], list[Group]] = {}
     for group in groups:

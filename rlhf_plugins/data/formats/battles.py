@@ -70,8 +70,8 @@ def numbered(where: str, fields: Mapping[str, Any], column: str, known: Containe
 
     Args:
         where: the row's place.
-        fields: of the row.
-        column: of the label.
+        fields: the fields of the row.
+        column: the column of the label.
         known: words of a label; the numbers 0 and 1 are read where they are none of these.
 
     Raises:

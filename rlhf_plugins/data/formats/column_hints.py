@@ -20,7 +20,7 @@ def as_columns(fields: Mapping[str, Any], names: Iterable[str] = PAIR) -> str:
     """The option `columns` that names what a row lacks, such as `columns: {chosen: good, rejected: bad}`.
 
     Args:
-        fields: of the row.
+        fields: the fields of the row.
         names: options of `columns`; a row may do without a prompt.
 
     Returns:

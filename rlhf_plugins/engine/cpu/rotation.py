@@ -32,7 +32,7 @@ class Kind(NamedTuple):
     """The kind of tensors that are rotated here.
 
     Args:
-        name: of our function in a model's module; no name in its source can be the same.
+        name: the name of our function in a model's module; no name in its source can be the same.
         computes: whether queries, keys, cosines and sines are rotated here, given the model's own function.
     """
 

@@ -17,7 +17,7 @@ def swap_class(module: nn.Module, path: FastPath, faster: type[nn.Module], *exam
     """Gives the module a subclass of its class whose forward pass is `faster`'s, if both agree on every example.
 
     Args:
-        module: of any class; nothing happens in training mode, in which outputs may be random.
+        module: the module of any class; nothing happens in training mode, in which outputs may be random.
         path: says whether the module's weights are where `faster` was tested.
         faster: a class whose `forward` calls `super().forward` for inputs that it does not support.
         examples: inputs of the trial.

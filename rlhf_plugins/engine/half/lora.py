@@ -80,9 +80,9 @@ def adapted(layer: Any, x: Tensor, kind: Kind = DENSE) -> Tensor | None:
     """W x + b + s B A x of a LoRA layer, (..., outputs); None where PEFT has to compute it.
 
     Args:
-        layer: of PEFT.
+        layer: the layer of PEFT.
         x: (..., inputs).
-        kind: of its base.
+        kind: the kind of its base.
     """
     from rlhf_plugins.contract import processes
 

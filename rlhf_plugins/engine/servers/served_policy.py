@@ -27,7 +27,7 @@ class ServedPolicy(Handle):
     """A model on a server.
 
     Args:
-        server: that was reached.
+        server: the server that was reached.
         encoder: whose tokens its responses are given in, that of the run's base.
         parallel: calls at once.
     """

@@ -25,7 +25,7 @@ class SlotLayer(CacheLayerMixin):
 
     Args:
         like: keys and values of the layer, (., key heads, ., width) each.
-        dtype: of both.
+        dtype: the dtype of both.
         size: slots, and tokens of each.
         places: (slots,) where each slot's next token is written; it is read at each update.
     """
@@ -111,7 +111,7 @@ class SlotCache(Cache):
     """The layers of a model, of whose slots each step writes one token.
 
     Args:
-        like: of the model, with some tokens in it, for the shapes.
+        like: a cache of the model with some tokens in it, for the shapes.
         slots: rows at once.
         capacity: tokens of a slot.
         places: (slots,) where each slot's next token is written.
@@ -165,8 +165,8 @@ def one_token_attention(
         key: (slots, key heads, capacity, width).
         value: (slots, key heads, capacity, value width).
         mask: (slots, 1, 1, capacity), made by `SlotCache`.
-        scaling: of the products; None is one by the root of the width.
-        options: that the layer passes besides.
+        scaling: the scaling of the products; None is one by the root of the width.
+        options: the options that the layer passes besides.
 
     Returns:
         (slots, 1, heads, value width).

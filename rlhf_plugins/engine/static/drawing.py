@@ -23,7 +23,7 @@ class Drawing:
     """What happens between logits and tokens.
 
     Args:
-        processors: of transformers' classes `PURE`, in the order in which they change the logits.
+        processors: the processors of transformers' classes `PURE`, in the order in which they change the logits.
         samples: whether tokens are drawn at random; else the likeliest are taken.
         noted: the temperature of the log-probabilities that are noted; None where none are.
         ends: tokens that end a row.

@@ -88,7 +88,7 @@ class Filler:
         """A response to each prompt.
 
         Args:
-            prompts: of one token at least.
+            prompts: the prompts of one token at least.
             numbers: (B, tokens) of [0, 1): one for each token that may be drawn.
 
         Raises:

@@ -30,7 +30,7 @@ class Request:
     Args:
         prompts: without padding, one for each row.
         most: tokens of a response.
-        drawing: of the tokens.
+        drawing: the drawing of the tokens.
         noted: where log-probabilities go.
     """
 
@@ -66,9 +66,9 @@ def requested(
 
     Args:
         input_ids: (B, prompt).
-        processors: of logits.
+        processors: the processors of logits.
         criteria: at which generation stops.
-        config: as generation prepared it.
+        config: the config as generation prepared it.
         inputs: what it gives the model besides, (B, prompt) each where they are tensors.
     """
     if others := sorted(name for name in inputs.keys() - KNOWN if inputs[name] is not None):

@@ -14,7 +14,7 @@ def slots_for(rows: int, capacity: int, limit: int | None) -> int:
     """How many slots so many rows get: a power of two, or what there is room for.
 
     Args:
-        rows: that are asked for.
+        rows: the rows that are asked for.
         capacity: tokens of a slot.
         limit: tokens of all slots; None is none.
     """

@@ -25,7 +25,7 @@ class Slots:
         like: a cache of the model with some tokens in it, for the shapes.
         count: slots.
         capacity: tokens of a slot, of a prompt and its response.
-        drawing: of the tokens.
+        drawing: the drawing of the tokens.
     """
 
     def __init__(self, model: Any, like: ShapeCache, count: int, capacity: int, drawing: Drawing) -> None:
@@ -70,7 +70,7 @@ class Slots:
         """Gives slots new rows, whose prompts but for the last token are in the cache.
 
         Args:
-            slots: that get one.
+            slots: the slots that get one.
             last: token of each prompt.
             prompts: the length of each.
             numbers: (slots, tokens) of [0, 1), a number for each token of a response.

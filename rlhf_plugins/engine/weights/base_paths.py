@@ -19,9 +19,9 @@ def path_to_note(path: str, folder: Path, root: Path | None = None) -> str:
     A base in this package is noted as `rlhf_plugins:sandbox/policy`, wherever that is installed.
 
     Args:
-        path: of the base.
-        folder: of the saved model.
-        root: of its run; None finds it above the folder.
+        path: the path of the base.
+        folder: the folder of the saved model.
+        root: the root of its run; None finds it above the folder.
     """
     from rlhf_plugins.data.other_run import is_run
 

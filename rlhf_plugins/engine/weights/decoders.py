@@ -15,7 +15,7 @@ def refuse_encoder(path: str, config: Any) -> None:
     """Raises RunError where a model reads in both directions, so that it cannot write a response.
 
     Args:
-        path: of the base.
+        path: the path of the base.
         config: transformers' configuration of it; one of a model with code of its own is taken as a decoder's.
     """
     if getattr(config, "auto_map", None) or getattr(config, "is_decoder", False):

@@ -18,7 +18,7 @@ from rlhf_plugins.engine.weights import partitions
 
 
 def whole(value: Any) -> Any:
-    """A value of dictionaries, lists and tensors, whose shards are whole tensors on the CPU; all processes must ask."""
+    """A nested value with its shards as whole tensors on the CPU; all processes must call it."""
     if not processes.shards():
         return value
     if isinstance(value, Mapping):
@@ -31,7 +31,7 @@ def whole(value: Any) -> Any:
 
 
 def state_of(module: nn.Module) -> dict[str, Any]:
-    """The state of a module, whose shards are whole tensors on the CPU; all processes must ask."""
+    """The state of a module, whose shards are whole tensors on the CPU; all processes must call it."""
     known: dict[int, Any] = {}  # tied weights stay one tensor, so that they are saved once
     own = module.state_dict(keep_vars=processes.shards())
     for value in own.values():
@@ -63,7 +63,7 @@ def optimizer_state(state: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
 
 def to_save(model: nn.Module) -> dict[str, Any]:
     """What `save_pretrained` is given so that a model in shards is saved whole: of an adapter, what is trained. All
-    processes must ask."""
+    processes must call it."""
     if not processes.shards():
         return {}
     return {"state_dict": whole(weights_of(model)) if hasattr(model, "peft_config") else state_of(model)}
@@ -72,7 +72,7 @@ def to_save(model: nn.Module) -> dict[str, Any]:
 def take_main_ones(model: nn.Module) -> None:
     """Gives the trained weights of all processes the numbers of the main one's, before they are cut into shards.
 
-    What starts at random may differ, and each process keeps another part. All processes must ask.
+    What starts at random may differ, and each process keeps another part. All processes must call it.
     """
     for value in weights_of(model).values() if processes.shards() else ():
         if not _is_shard(value):

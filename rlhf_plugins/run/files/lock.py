@@ -48,7 +48,7 @@ def acquire(folder: Path, again: bool = False) -> None:
     """Locks a folder that exists, until `release` or the end of this process.
 
     Args:
-        folder: of a run.
+        folder: the folder of a run.
         again: whether this process may have locked it before.
 
     Raises:

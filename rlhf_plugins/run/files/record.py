@@ -69,7 +69,7 @@ class RunRecord:
 
     @property
     def steps(self) -> int | None:
-        """About how many steps of the optimizer the stage that runs will take; None where nobody knows."""
+        """About how many steps of the optimizer the stage that runs will take; None is unknown."""
         return self._files.status().get("steps")
 
     @property

@@ -21,7 +21,7 @@ def to_values(result: StageResult, root: Path) -> dict[str, Any]:
     """The values in `result.json`; data is `data.jsonl` beside it.
 
     Args:
-        result: of a finished stage.
+        result: the result of a finished stage.
         root: the run's folder.
     """
     values = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}

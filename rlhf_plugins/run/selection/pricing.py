@@ -33,9 +33,9 @@ def priced(recipes: Mapping[str, Recipe], data: Data, card: Card | None, reads_b
     """The price of each algorithm; a line on standard error says which is being computed.
 
     Args:
-        recipes: of the algorithms, on one base.
+        recipes: the recipes of the algorithms, on one base.
         data: their rows, loaded.
-        card: that is to train; None is not known.
+        card: the card that is to train; None is not known.
         reads_base: whether the base's tokenizer may be loaded, which a hub may have to send.
 
     Raises:
@@ -69,7 +69,7 @@ def memory_warnings(recipe: Recipe, card: Card | None) -> list[str]:
 
 
 def _mean(assembled: Assembled, data: Data) -> tuple[Mean | None, list[str]]:
-    """Tokens of a row, and why nobody knows."""
+    """Tokens of a row, and why it is unknown where it is."""
     from rlhf_plugins.engine.weights.loading import load_row_encoder
 
     try:

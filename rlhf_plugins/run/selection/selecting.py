@@ -41,9 +41,9 @@ class Selected:
     """What was seen, every algorithm in order, and the recipe of the first.
 
     Args:
-        features: of the data.
+        features: the features of the data.
         choices: the best first, each with its cost so far as it is known.
-        recipe: of the first.
+        recipe: the recipe of the first.
         notes: for how many processes the costs are, what is not known of them, when trainings end, why nothing is
             evaluated, and what of the recipe besides its trainings may not fit the GPU.
     """
@@ -74,7 +74,7 @@ def select(
         selector: its name or its spec.
         base: of the recipe, of whose shape and tokens the costs are; None: the sandbox's policy for its own rows, else
             the one of the bundled recipes, of which nothing is loaded.
-        samples: of the base, where it is known, to see whether the rows are its own.
+        samples: the samples of the base, where it is known, to see whether the rows are its own.
         trial: seconds for which each training is made on this machine, to know how long all of it takes; None: none.
 
     Raises:

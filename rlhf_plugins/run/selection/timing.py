@@ -53,7 +53,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of all trainings of an algorithm; None, and why nobody knows."""
+    """Seconds of all trainings of an algorithm; None, and the reason, where it is unknown."""
 
     seconds: float | None
     why: str = ""
@@ -79,7 +79,7 @@ def timed(recipes: Mapping[str, Recipe], rows: Data, seconds: float) -> dict[str
     Args:
         recipes: on one base.
         rows: theirs, loaded.
-        seconds: of each training, after its first step; it makes three steps also where these take longer.
+        seconds: the seconds of each training, after its first step; it makes three steps also where these take longer.
     """
     found: dict[str, Timed] = {}
     known: dict[str, Rate | None] = {}

@@ -1,4 +1,4 @@
-"""Trains a transformers Trainer of a guest's with a run's bar, hooks and checks."""
+"""Trains a plugin's own transformers Trainer with a run's progress bar, hooks and checks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fit(run: StageRun, trainer: Any, monitors: Sequence[Monitor]) -> Mapping[str
         run.log(step, values)
 
     if strange := [each.recipe_name for each in monitors if each.reads_rollouts]:
-        raise RunError(f"fit: a monitor reads rollouts, of which a guest's Trainer makes none: {strange[0]}")
+        raise RunError(f"fit: a monitor reads rollouts, of which a plugin's Trainer makes none: {strange[0]}")
     if monitors:
         watch(trainer, monitors_of(monitors, run.name, run))
     trainer.args.logging_nan_inf_filter = False  # it would show the mean of the finite losses

@@ -102,7 +102,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
 
 
 def _steps(run: StageRun, stage: Stage) -> int | None:
-    """About how many steps of the optimizer it will take; None where nobody knows before its data is read."""
+    """About how many steps of the optimizer it will take; None where that is unknown before its data is read."""
     own = run.data if stage.data is None else None
     rows = len(own.train) if own else stage.data.known_rows() if stage.data else None
     asked = (len(own.prompts.get("train", ())) or None) if own else None

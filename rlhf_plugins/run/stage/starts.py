@@ -79,7 +79,7 @@ def places(stage: Stage, policies: Policies, outer: Places, chains: bool = True)
 
     Args:
         stage: with its options `from` and `reference`.
-        policies: of the stages before it.
+        policies: the policies of the stages before it.
         outer: where it starts if it names no policy.
         chains: whether `previous` is the last stage that made a policy; else it is the outer start.
 

@@ -88,7 +88,7 @@ def spread(each: Tensor, names: Sequence[str], total: Tensor, group: Sequence[in
 
     Args:
         each: (B, F) of each function, NaN where it did not answer.
-        names: of the functions; none where there is but one, which `reward` is of.
+        names: the names of the functions; none where there is but one, which `reward` is of.
         total: (B,) their weighted sum, NaN where none answered.
         group: equal for responses to one prompt, which are neighbours, (B,); one that is alone has no deviation.
     """

@@ -21,8 +21,8 @@ class Parted:
     """A reward function of a script whose answers may be dicts: TRL gets their scores, and `parts` has the rest.
 
     Args:
-        function: of the script.
-        name: of its metrics.
+        function: the function of the script.
+        name: the name of its metrics.
     """
 
     def __init__(self, function: Any, name: str) -> None:
@@ -63,8 +63,8 @@ def dimensions_of(functions: Sequence[Any], names: Sequence[str], each: Tensor) 
     """The reward by each function, where there are several, and the parts of each as `function/part`.
 
     Args:
-        functions: as they were just called.
-        names: of them.
+        functions: the functions as they were just called.
+        names: the names of them.
         each: (B, F) their rewards, NaN where there is none.
     """
     found = dict(zip(names, each.unbind(1), strict=True)) if len(names) > 1 else {}

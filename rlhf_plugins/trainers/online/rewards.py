@@ -119,7 +119,7 @@ class ForTRL:
 
     Args:
         reward: what is asked.
-        name: of its metrics.
+        name: the name of its metrics.
         prompt_ids: gives the prompts' tokens of the batch.
     """
 

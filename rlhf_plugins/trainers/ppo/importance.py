@@ -69,7 +69,7 @@ def apart(log_probs: Sequence[Sequence[float | None]], rollout: Experience) -> T
 
     Args:
         log_probs: log q of the tokens of all responses that were sampled, in nats; None where it gave none.
-        rollout: of those that are learned from.
+        rollout: the rollout of those that are learned from.
     """
     theirs = torch.full_like(rollout.log_probs, torch.nan)
     for row, place in enumerate(rollout.rewards.places):
@@ -85,7 +85,7 @@ def compared(log_probs: Sequence[Sequence[float | None]], rollout: Experience, a
 
     Args:
         log_probs: see `apart`.
-        rollout: of the responses that are learned from.
+        rollout: the rollout of the responses that are learned from.
         aim: with its correction. Where its sampling is reshaped, q may leave tokens out, so that E p/q is not 1 and k3
             no KL: there is none.
     """

@@ -38,9 +38,9 @@ def generated_for(trainer: Any, prompts: Sequence[Any], another: Any, loop: Loop
 
     Args:
         trainer: TRL's.
-        prompts: of this process.
+        prompts: the prompts of this process.
         another: prompt, which is generated for where this process has none.
-        loop: that generates.
+        loop: the loop that generates.
 
     Raises:
         RunError: memory does not hold a single response.
@@ -92,8 +92,8 @@ def computed(
     Where they do not fit into memory they are cut smaller, from then on.
 
     Args:
-        rollouts: that cut and compute.
-        samples: of a rollout.
+        rollouts: the rollouts that cut and compute.
+        samples: the samples of a rollout.
         steps: the rows (b,) of each training step.
         others: rows that no step learns from.
 

@@ -158,8 +158,8 @@ def no_groups(asked: str, advantage: Advantage | None, shaping: Sequence[Shaping
     Args:
         asked: `keep`, `drop` or `resample`.
         advantage: None is one that compares the responses to a prompt.
-        shaping: of the rewards.
-        turns: of a conversation, at most.
+        shaping: the shaping of the rewards.
+        turns: the turns of a conversation, at most.
     """
     if asked == "keep":
         return ""
@@ -185,7 +185,7 @@ def no_comparison(group: int, turns: int, best: str, fallback: bool) -> str:
 
     Args:
         group: responses that are sampled to a prompt.
-        turns: of a conversation, at most.
+        turns: the turns of a conversation, at most.
         best: the number by which the best weights are chosen.
         fallback: whether it is asked where another reward abstains.
     """

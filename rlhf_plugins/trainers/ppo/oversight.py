@@ -76,8 +76,8 @@ class RolloutLog:
         """The numbers of a rollout; of every so many rollouts, some responses are written to the table.
 
         Args:
-            rollout: of B responses.
-            step: of the training.
+            rollout: the rollout of B responses.
+            step: the step of the training.
             unlearned: (B,) True at those that are left out of the loss, by reason.
             heard: what reward functions logged of the responses.
         """
@@ -179,7 +179,7 @@ def nothing_learned(skips: Sequence[float], of_each: int) -> int:
     """How many updates are of rollouts that were skipped as a whole; `stop_kl` skips the rest of one.
 
     Args:
-        skips: of each update so far, 1 where it was skipped.
+        skips: the skips of each update so far, 1 where it was skipped.
         of_each: how many updates a rollout is for.
     """
     rollouts = (skips[first : first + of_each] for first in range(0, len(skips), of_each))
@@ -217,7 +217,7 @@ def step_of(rollout: Experience, updates: Mapping[str, Sequence[float]], numbers
 
     Args:
         updates: numbers of each update since the last rollout, of which monitors see the mean.
-        numbers: of the rollout, and of the trainer.
+        numbers: the numbers of the rollout, and of the trainer.
     """
     return Step(
         stage="",

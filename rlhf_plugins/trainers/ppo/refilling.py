@@ -52,7 +52,7 @@ class Refill:
     Args:
         rows: all prompts to train on.
         group: responses to a prompt.
-        seed: of the order.
+        seed: the seed of the order.
 
     Raises:
         RunError: the rows are streamed.
@@ -104,7 +104,7 @@ def joined(rounds: Sequence[Drawn], group: int) -> Drawn:
     """The responses of all rounds as those of one rollout, whose minibatches are as many as those of the first round.
 
     Args:
-        rounds: of single responses.
+        rounds: the rounds of single responses.
         group: responses to a prompt.
     """
     if len(rounds) == 1:

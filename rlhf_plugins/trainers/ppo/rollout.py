@@ -173,7 +173,7 @@ class Rollouts:
         """Responses to the prompts as TRL's trainer generates them, those to one prompt side by side.
 
         Args:
-            columns: of the prompts' rows, a value for each response.
+            columns: the columns of the prompts' rows, a value for each response.
 
         Raises:
             RunError: the chat template refuses a prompt.

@@ -55,7 +55,7 @@ def refusal(given: Mapping[str, Any], temperature: float, compares: bool) -> str
 
     Args:
         given: the options.
-        temperature: of the training.
+        temperature: the temperature of the training.
         compares: whether the advantage compares the responses to a prompt.
     """
     asked = dict(given.get(KWARGS) or {})

@@ -131,7 +131,7 @@ def unlearned(
     """The responses to leave out of the loss, by reason, each (B,) bool and for one reason alone.
 
     Args:
-        rewards: of B responses, which all count in what others are compared with.
+        rewards: the rewards of B responses, which all count in what others are compared with.
         group: (B,) equal for responses to one prompt.
         truncated: (B,) bool, which did not end by themselves; None: these are kept.
         keeps_equal: whether groups are kept whose scores are all equal. Those with rewards per token always are.

@@ -19,7 +19,7 @@ class Losses:
 
     Args:
         loss: the component.
-        members: of the head.
+        members: the members of the head.
         install: puts a module under a name into the model that is trained, and returns what is trained there.
     """
 

@@ -24,9 +24,9 @@ def try_loss(rows: RankedRows, config: Any, pooling: Pooling, head: RewardHead, 
 
     Args:
         rows: the groups.
-        config: of the trunk.
-        pooling: of the reward model.
-        head: of the reward model.
+        config: the config of the trunk.
+        pooling: the pooling of the reward model.
+        head: the head of the reward model.
         loss: which may hold weights of its own.
 
     Raises:

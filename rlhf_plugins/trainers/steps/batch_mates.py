@@ -24,13 +24,13 @@ ROW_OF = "group"  # the field that holds rows of the batch
 
 
 def with_mates(record: Record, inputs: Mapping[str, Any]) -> tuple[Record, slice]:
-    """The rows of all processes, in order, and which of them are this process's; all of them must ask.
+    """The rows of all processes, in order, and which of them are this process's; all of them must call it.
 
     A process without rows gets the first one of all, since its batch counts nothing.
 
     Args:
         record: `RankedScores` or `PairLogps` of this process's part of a batch.
-        inputs: that part.
+        inputs: the inputs of that part.
     """
     if processes.count() == 1:
         return record, slice(None)

@@ -32,8 +32,8 @@ class Share:
 
     Args:
         collate: makes a batch of rows.
-        index: of the process.
-        count: of processes.
+        index: the index of the process.
+        count: the number of processes.
     """
 
     collate: Callable[[Sequence[Any]], dict[str, Any]]

@@ -40,7 +40,7 @@ class Draws(TorchSampler[int]):
         examples: what the sampler may know of them.
         at_once: drawn together, those that an optimizer step learns from; the data loader must not drop the last batch.
         planned: examples that the whole training will draw; progress is measured against them.
-        seed: of the draws.
+        seed: the seed of the draws.
 
     Raises:
         DataError: the columns of `examples` differ in length, or a difficulty is infinite.

@@ -35,7 +35,7 @@ def in_micro_batches(
     """The batch that `collate` makes of some rows, or its `micro_batches` with the `share` of each.
 
     Args:
-        rows: of a data set, in order.
+        rows: the rows of a data set, in order.
         groups: the prompts and responses of a row.
         tokens: most tokens of a micro-batch, padding included; a row that alone has more is a micro-batch of its own.
             None is no limit.

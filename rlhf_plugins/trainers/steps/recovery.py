@@ -71,7 +71,7 @@ class Recovery:
     Args:
         model: whose gradients are accumulated.
         noted: what a step notes besides, as (holder, name of an attribute).
-        cutting: of its micro-batches; None where they are batches of rows.
+        cutting: the cutting of its micro-batches; None where they are batches of rows.
     """
 
     def __init__(

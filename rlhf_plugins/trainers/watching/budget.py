@@ -23,7 +23,7 @@ class Spending(TrainerCallback):
 
     Args:
         budget: None ends nothing.
-        counter: of the training.
+        counter: the counter of the training.
     """
 
     def __init__(self, budget: Budget | None, counter: Counter) -> None:
@@ -43,7 +43,7 @@ class Spending(TrainerCallback):
                 control.should_training_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """What it knows, and what each process spent so far; all of them must ask."""
+        """Its state, and what each process spent so far; all of them must call it."""
         return {"ended": self.ended, "message": self._message, "spent": processes.gathered(self._counter.state_dict())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ class Choice(TrainerCallback):
         self.said = "; ".join(said)
 
     def state_dict(self) -> dict[str, Any]:
-        """What it knows."""
+        """Its state."""
         return {"said": self.said}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

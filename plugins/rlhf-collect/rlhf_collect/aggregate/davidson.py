@@ -33,7 +33,7 @@ def fit(compared: Sequence[Compared], answers: int, deviation: float = 3.0) -> S
     Args:
         compared: by the numbers of answers, from 0.
         answers: how many there are.
-        deviation: of the prior of a score.
+        deviation: the deviation of the prior of a score.
     """
     if not compared:
         return Scores(np.zeros(answers), 1.0)

@@ -30,7 +30,7 @@ def fleiss(counts: Counts, times: Numbers | None = None) -> float:
     """Fleiss 1971: chance draws each label with its share of all labels. Raises DataError where items differ in labels.
 
     Args:
-        counts: of items with the same number of annotators.
+        counts: the counts of items with the same number of annotators.
         times: how often each item counts; once if left out.
     """
     table, times = counts.table, _times(counts, times)

@@ -62,8 +62,8 @@ def compare(sources: Sequence[str], seed: int = 0, by: str = "") -> list[Compari
     """Every later source beside the first; one run alone: its policies beside its reference.
 
     Args:
-        sources: as `scores.read` takes them.
-        seed: of the resampling tests.
+        sources: the sources as `scores.read` takes them.
+        seed: the seed of the resampling tests.
         by: a column of the files that names the group of a prompt; win rates are then given by group.
 
     Raises:

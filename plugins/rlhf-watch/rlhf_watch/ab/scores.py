@@ -26,7 +26,7 @@ class Scored:
         judge: what scored it; empty where a file does not say.
         scores: by prompt, in the order of the file.
         lengths: words of a response, by prompt; None where there are no responses.
-        groups: of a prompt, as a column of a file says.
+        groups: the groups of a prompt, as a column of a file says.
         looks: releases so far of a study whose people go on judging; 0 where nobody does.
         merged: prompts that are not counted, since others of their conversation are.
     """

@@ -19,7 +19,7 @@ def calibrate(folders: Sequence[Path], rate: float) -> Limits:
 
     Args:
         folders: runs, or folders of runs; each run is taken as clean.
-        rate: of runs that alarm.
+        rate: the rate of runs that alarm.
 
     Raises:
         RunError: a run has no statistics, not those of the others, or its monitors have other options.

@@ -122,7 +122,7 @@ class Gap:
     Args:
         first: N, audited responses that the regression is fitted to.
         band: c.
-        cusum: of z.
+        cusum: the cusum of z.
     """
 
     first: int

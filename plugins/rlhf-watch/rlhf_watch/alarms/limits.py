@@ -19,9 +19,9 @@ class Limit:
     """The threshold of one monitor.
 
     Args:
-        threshold: of its statistic.
-        options: of the monitor, for which it holds.
-        rate: of clean runs in which any monitor of the file alarms.
+        threshold: the threshold of its statistic.
+        options: the options of the monitor, for which it holds.
+        rate: the rate of clean runs in which any monitor of the file alarms.
         runs: clean runs that it was fitted on.
         rollouts: of the shortest of them that had the statistic, which may start late; nothing is known of more.
         fitted: on which runs and machine, by what, where the thresholds are shipped.

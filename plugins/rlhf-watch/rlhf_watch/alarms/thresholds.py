@@ -23,7 +23,7 @@ def joint_thresholds(largest: Mapping[str, Sequence[float]], rate: float) -> dic
 
     Args:
         largest: by statistic, its maximum over each clean run, all of one length n.
-        rate: of runs that alarm.
+        rate: the rate of runs that alarm.
 
     Raises:
         DataError: there are too few runs for the rate, or fewer than three, or a maximum is not finite.

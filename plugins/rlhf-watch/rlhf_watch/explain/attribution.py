@@ -23,7 +23,7 @@ class Attribution:
     """The parts of a reward by response token; they sum to the reward less that of the baseline, but for `error`.
 
     Args:
-        reward: of the response.
+        reward: the reward of the response.
         baseline: reward of the same prompt where every token of the response is its last one, its end.
         parts: one a token.
         error: |sum of the parts - (reward - baseline)| / |reward - baseline|.
@@ -45,7 +45,7 @@ def integrated_gradients(judge: Any, sample: Samples, points: int = 16) -> Attri
     Args:
         judge: a reward model as `load_reward_model` opens it.
         sample: one response.
-        points: of the path, at first.
+        points: the points of the path, at first.
 
     Raises:
         RunError: the reward model has no embeddings of tokens.

@@ -50,12 +50,12 @@ class Explained:
     """A reward with what made it, the strongest parts in words.
 
     Args:
-        reward: of the response.
+        reward: the reward of the response.
         change: from the response of nothing but ends.
         tokens: integrated gradients.
         words: what the reward loses without each; empty where the response is no text.
-        dimensions: of the reward; empty where it has none.
-        error: of the tokens' parts, as a share of the change.
+        dimensions: the dimensions of the reward; empty where it has none.
+        error: the error of the tokens' parts, as a share of the change.
     """
 
     reward: float

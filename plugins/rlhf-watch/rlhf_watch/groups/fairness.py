@@ -32,7 +32,7 @@ class Groups:
     Args:
         groups: by their mean.
         behind: the group that is behind the others by the most standard errors; a small one may have a lower mean.
-        p: that some group falls behind the others as far, in standard errors, when groups are drawn at random.
+        p: the probability that a group falls as far behind, in standard errors, when groups are drawn at random.
     """
 
     groups: tuple[Group, ...]

@@ -44,7 +44,7 @@ class Address:
     """A webhook or a mailbox.
 
     Args:
-        parts: of its URL.
+        parts: the parts of its URL.
     """
 
     parts: SplitResult = field(repr=False)

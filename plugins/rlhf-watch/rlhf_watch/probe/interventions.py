@@ -19,7 +19,7 @@ class Intervention:
     """do(X = 1) and do(X = 0) of a property X of a response; `measure` is X of any response.
 
     Args:
-        unit: of X.
+        unit: the unit of X.
         measure: None where X is not seen in a response alone.
         wordings: texts that `on` adds; a model whose tokenizer does not know one cannot be asked.
     """

@@ -24,11 +24,11 @@ class Effect:
     """What one property does to the reward, and what it goes with.
 
     Args:
-        unit: of the property.
-        responses: that could be changed, and had a reward both ways.
-        effect: of setting the property, for each unit.
-        slope: of the reward in the property over the responses as they are, for each unit.
-        correlation: of the two.
+        unit: the unit of the property.
+        responses: the responses that could be changed, and had a reward both ways.
+        effect: the effect of setting the property, for each unit.
+        slope: the slope of the reward in the property over the responses as they are, for each unit.
+        correlation: the correlation of the two.
         reason: why there is no effect; empty where there is one.
     """
 
@@ -65,7 +65,7 @@ def probe(
         score: may compare neighbours that have one prompt.
         asked: interventions.
         reads: whether the reward knows every token of a text; an intervention that needs one it does not is left out.
-        seed: of the intervals.
+        seed: the seed of the intervals.
 
     Raises:
         DataError: fewer than two prompts have a response with a reward.

@@ -21,7 +21,7 @@ class Asked:
     Args:
         judge: has `predict`.
         encode: makes tokens of prompts and responses.
-        tokenizer: of these tokens.
+        tokenizer: the tokenizer of these tokens.
     """
 
     judge: Any

@@ -19,10 +19,10 @@ class TwoSampleTest:
     """How well a classifier distinguishes held-out texts of two sets.
 
     Args:
-        accuracy: of held-out texts, half of each set; 1/2 is chance.
-        p: that chance alone does so well or better.
+        accuracy: the accuracy of held-out texts, half of each set; 1/2 is chance.
+        p: the probability that chance alone does so well or better.
         texts: held out.
-        words: that mark the second set, the strongest first.
+        words: the words that mark the second set, the strongest first.
     """
 
     accuracy: float
