@@ -1,4 +1,4 @@
-"""`rlhf recipes`: the recipes that come with the package. It parses and prints."""
+"""`rlhf recipes`: the recipes that come with the package."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def copy(
 ) -> None:
     """Copy a bundled recipe, to be changed and run."""
     from rlhf_plugins.recipe.check import bundled
-    from rlhf_plugins.recipe.new_file import write_new
+    from rlhf_plugins.recipe.source import write_new
 
     found, file = bundled(), out or Path(f"{name}.yaml")
     if name not in found:

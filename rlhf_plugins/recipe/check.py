@@ -12,7 +12,7 @@ from typing import Any
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.contract.run_kinds import Stage
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, nearest
-from rlhf_plugins.recipe import cross_checks, members, settings, targets, template
+from rlhf_plugins.recipe import cross_checks, members, settings, template
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named, refused_blocks
 from rlhf_plugins.recipe.cross_checks import clashes
@@ -247,7 +247,7 @@ def _resolved(source: Source, registry: Registry, folder: Path, faults: Sequence
     start = Path() if source.place(("base",)).typed else folder
     problems = [*faults, *resolver.problems, *settings.faults(values, start)]
     bad = {keys[0] for keys, _ in problems}
-    problems += [*refused_blocks(values, bad, registry), *targets.unmatched(values, bad)]
+    problems += [*refused_blocks(values, bad, registry), *settings.unmatched_modules(values, bad)]
     made, refused = _constructed(source, values, [keys for keys, _ in problems], registry)
     if problems or refused:
         raise RecipeError(source.fault(keys, message) for keys, message in (*problems, *refused))

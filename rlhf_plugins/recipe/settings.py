@@ -1,9 +1,9 @@
-"""Faults of the single values at the top of a recipe: the output folder, the base and its quantization."""
+"""Faults of single values at the top of a recipe: output folder, base, quantization, and modules of the adapter."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,21 @@ def faults(values: dict[str, Any], start: Path) -> Iterator[tuple[Keys, str]]:
     yield from _output(values)
     yield from _base(values, start)
     yield from _quantization(values)
+
+
+def unmatched_modules(values: Mapping[str, Any], bad: Collection[Any]) -> Iterator[tuple[Keys, str]]:
+    """What is wrong with the modules that the adapter names; nothing where base or adapter are among the `bad`."""
+    base, options = values.get("base"), values.get("adapter")
+    if {"base", "adapter"} & set(bad) or not base or not options:
+        return
+    default = options["target_modules"] == Adapter().target_modules and options["exclude_modules"] is None
+    if default or base_policy.is_policy(base):
+        return
+    from rlhf_plugins.engine.weights.targets import unmatched_in  # it imports transformers
+    from rlhf_plugins.sandbox import base_path
+
+    for option, index, message in unmatched_in(base_path(base), Adapter(**options)):
+        yield ("adapter", option, *(() if index is None else (index,))), message
 
 
 def _output(values: dict[str, Any]) -> list[tuple[Keys, str]]:

@@ -1,4 +1,4 @@
-"""YAML text -> plain values and the place of each.
+"""Reads the YAML text of a recipe as plain values with the place of each, and writes a new one.
 
 Scalars resolve as `yaml.safe_load` resolves them. What could hide a mistake is refused: duplicate keys, merge
 keys, tags, several documents, aliases that recurse or explode, and numbers that YAML reads to base 8 or 60.
@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from rlhf_plugins.errors import Fault, RecipeError
+from rlhf_plugins.errors import Fault, RecipeError, RunError
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 10_000  # counted after aliases are expanded
@@ -65,6 +65,17 @@ def read(path: str | Path) -> Source:
     except OSError as error:
         raise _error(str(path), 1, f"cannot be read: {error.strerror}") from error
     return parse(content, str(path))
+
+
+def write_new(file: Path, text: str) -> None:
+    """Writes a recipe's text to a new file. Raises RunError where the file exists or cannot be written."""
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise RunError(f"{file}: exists; name another file") from None
+    except OSError as error:
+        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def parse(content: bytes, file: str) -> Source:

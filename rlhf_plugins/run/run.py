@@ -34,8 +34,7 @@ from rlhf_plugins.run.files.lock import locked
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.rows import counted, loaded, refuse_rows, text_alone
 from rlhf_plugins.run.stage import starts
-from rlhf_plugins.run.stage.outcome import outcome
-from rlhf_plugins.run.stage.perform import perform
+from rlhf_plugins.run.stage.perform import outcome, perform
 from rlhf_plugins.run.stage.stage_run import stage_run
 from rlhf_plugins.run.stop import Ended, Stop
 from rlhf_plugins.run.time_left import after, left

@@ -11,7 +11,7 @@ import pytest
 from rlhf_plugins import open_run, run_recipe
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Cost, ReportParts, StageResult
-from rlhf_plugins.run.stage.outcome import outcome
+from rlhf_plugins.run.stage.perform import outcome
 from rlhf_plugins.testing import tiny_base
 
 TIED = [True, False, False, True, False, False]

@@ -22,7 +22,7 @@ from rlhf_plugins.forecast.costs import Costs, card_of, in_words
 from rlhf_plugins.forecast.ranking import ranked
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.candidates import ALGORITHMS, candidates, in_a_recipe, with_trainer, within
-from rlhf_plugins.recipe.new_file import write_new
+from rlhf_plugins.recipe.source import write_new
 from rlhf_plugins.registry.registry import registry
 from rlhf_plugins.run.selection.pricing import Priced, memory_warnings, priced
 from rlhf_plugins.run.selection.timing import timed

@@ -1,1 +1,1 @@
-"""One stage of a run: where it starts, what it is given, how it goes on, what it leaves."""
+"""One stage of a run: where it starts, its inputs, how it is resumed, its result."""

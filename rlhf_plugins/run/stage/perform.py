@@ -101,6 +101,17 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     return result
 
 
+def outcome(result: StageResult) -> Iterator[str]:
+    """What was left out or cut, by reason, where anything was; then the time, the peak memory and the last loss."""
+    left_out = ", ".join(f"{count} x {reason}" for reason, count in result.report.left_out.items() if count)
+    if left_out:
+        yield f"left out or cut: {left_out}"
+    cost, loss = result.cost, result.curves.get("loss")
+    memory = f", peak memory {cost.peak_bytes / 2**30:.2f} GiB" if cost.peak_bytes else ""
+    losses = [value for _, value in loss.points if value is not None] if loss else []
+    yield f"finished in {cost.seconds:.1f} s{memory}" + (f", loss {losses[-1]:.4g}" if losses else "")
+
+
 def _steps(run: StageRun, stage: Stage) -> int | None:
     """About how many steps of the optimizer it will take; None where that is unknown before its data is read."""
     own = run.data if stage.data is None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,6 @@ from rlhf_plugins.errors import RunError, StopRun
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run.files.folder import ONCE, RunFolder
 from rlhf_plugins.run.stage import nested
-from rlhf_plugins.run.stage.logged import Logged
 from rlhf_plugins.run.stage.nested import Ending
 from rlhf_plugins.run.stage.starts import BASE, Places, Policies, at, base_after, places
 from rlhf_plugins.run.stop import Stop
@@ -82,13 +82,31 @@ class Services:
 
 
 @dataclass
+class Log:
+    """What a stage logged so far, and when its last checkpoint was made."""
+
+    calls: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    trainings: int = 0  # that began so far
+    kept_at: float = field(default_factory=time.monotonic)
+    kept_step: int = 0
+
+    def curves(self) -> dict[str, dict[int, float]]:
+        """The number of each step by name; of several the last."""
+        found: dict[str, dict[int, float]] = {}
+        for step, values in self.calls:
+            for name, value in values.items():
+                found.setdefault(name, {})[step] = value
+        return found
+
+
+@dataclass
 class History:
     """What a stage did so far."""
 
     opened: dict[str, None] = field(default_factory=dict)  # lineages, in order
     parts: list[StageResult] = field(default_factory=list)  # of its own `train` calls
     names: list[str] = field(default_factory=list)  # names of the parts
-    log: Logged = field(default_factory=Logged)
+    log: Log = field(default_factory=Log)
     read: list[Cost] = field(default_factory=list)  # of the parts that were finished before
 
 
