@@ -124,7 +124,7 @@ def _written(package: str, kind: str, text: str, registry: Registry) -> Iterator
     }
     stages = STAGES.get(kind) or generic.stages(kind, registry)
     words["stages"] = Template("\n".join(f"  - {{{stage}}}" for stage in stages)).substitute(words)
-    words["run"] = f"\n{RUN}" * bool(stages)
+    words["run"] = f"\n{RUN}" if stages else ""
     yield "pyproject.toml", _filled("pyproject.toml", words)
     yield f"{module}.py", _component(text, component)
     yield f"tests/test_{module}.py", _filled("test.py", words)

@@ -1,4 +1,4 @@
-"""`rlhf export` and `rlhf score`: commands for saved models. They parse and print."""
+"""`rlhf export` and `rlhf score`: commands for saved models."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def score(
     processes.leave()
     if not main:
         return
-    echo(f"{done.out}: {done.rows} rows" + f", {done.before} of them scored before" * bool(done.before))
+    before = f", {done.before} of them scored before" if done.before else ""
+    echo(f"{done.out}: {done.rows} rows{before}")
 
 
 def _reward(model: str) -> Path | Made:

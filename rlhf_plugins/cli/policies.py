@@ -1,4 +1,4 @@
-"""`rlhf generate`: a trained policy answers the prompts of a file. It parses and prints."""
+"""`rlhf generate`: a trained policy answers the prompts of a file."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def generate(
     from rlhf_plugins.saved.generating import generate_file
 
     done = generate_file(model, file, out, n, Decoding(max_new_tokens, seed=seed, **how))
-    before = f", {done.before} of them answered before" * bool(done.before)
-    cut = f", {done.cut} responses cut at {max_new_tokens} tokens" * bool(done.cut)
+    before = f", {done.before} of them answered before" if done.before else ""
+    cut = f", {done.cut} responses cut at {max_new_tokens} tokens" if done.cut else ""
     if done.note:
         echo(done.note, err=True)
     echo(f"{done.out}: {done.rows} prompts{before}{cut}")

@@ -78,7 +78,8 @@ class Option:
 
     def __str__(self) -> str:
         default = " (required)" if self.required else f" = {self.default}"
-        return f"{self.name}: {self.shown_type}{default}" + f"  {self.description}" * bool(self.description)
+        description = f"  {self.description}" if self.description else ""
+        return f"{self.name}: {self.shown_type}{default}{description}"
 
 
 @cache

@@ -94,7 +94,7 @@ def _value(config: str, name: str, value: Any, reserved: Mapping[str, str]) -> A
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: its {len(types)} options are TRL's own"
         raise ValueError(f"unknown option of {_known_as(config)} ({hint})")
     if (words := choices(config).get(name)) and isinstance(value, bool | str) and value not in words:
-        quotes = '; YAML reads no as false: write "no"' * (value is False and "no" in words)
+        quotes = '; YAML reads no as false: write "no"' if value is False and "no" in words else ""
         raise ValueError(f"unknown value {value!r} {nearest(str(value), words)}{quotes}")
     try:
         result = validated(types[name], value)

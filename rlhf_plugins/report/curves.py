@@ -98,8 +98,8 @@ def stage_curves(stage: str, logged: Mapping[str, CurveReport], key: str) -> Plo
 
     directed = any(titled(name, logged[name])[-1] in _ARROWS.values() for name in curves)
     caption = "As logged, without smoothing." + " An arrow shows which direction is better." * directed
-    caption += " The points are on held-out rows." * bool(beside)
-    caption += " The bands hold 50% and 90% of the responses." * bool(inside)
+    caption += " The points are on held-out rows." if beside else ""
+    caption += " The bands hold 50% and 90% of the responses." if inside else ""
     shown = {name: line for name, line in found.items() if name in curves or name in beside}
     ends = "; ".join(f"{name} {_ends(line)}" for name, line in shown.items())
     title = f"Training curves: {stage}"
@@ -153,4 +153,4 @@ def titled(name: str, curve: CurveReport) -> str:
     """The name with its unit and an arrow in the better direction, as the stage gave them or as they are known."""
     known = LOGGED.get(name)
     unit, better = curve.unit or (known.unit if known else ""), curve.better or (known.better if known else None)
-    return name + f" ({unit})" * bool(unit) + (f" {_ARROWS[better]}" if better else "")
+    return name + (f" ({unit})" if unit else "") + (f" {_ARROWS[better]}" if better else "")

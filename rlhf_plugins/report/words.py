@@ -37,7 +37,7 @@ def handed(lineage: str) -> str:
     for part, word in ((".policies.", "policy"), (".rewards.", "reward model")):
         stage, found, name = lineage.partition(part)
         if found:
-            return f"{word} {name}" + f" of {stage}" * (name != stage)
+            return f"{word} {name}" if name == stage else f"{word} {name} of {stage}"
     return f"base of {stage}" if (stage := lineage.removesuffix(".base")) != lineage else lineage
 
 

@@ -44,7 +44,8 @@ class Check:
     cure: str = ""
 
     def __str__(self) -> str:
-        return f"{self.state:<8} {self.what:<16} {self.found}" + f"\n{'':<26}{self.cure}" * bool(self.cure)
+        cure = f"\n{'':<26}{self.cure}" if self.cure else ""
+        return f"{self.state:<8} {self.what:<16} {self.found}{cure}"
 
 
 def examine() -> list[Check]:

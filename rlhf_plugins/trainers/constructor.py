@@ -61,10 +61,8 @@ def refuse_others(own: object, kinds: Mapping[str, type], functions: Collection[
         each = value if several and isinstance(value, list | tuple) else [value]
         wrong = [one for one in each if not isinstance(one, kind)] or ([value] if several and each is not value else [])
         if wrong:
-            raise RunError(
-                f"{name}= takes {_words(kind, several)}{' or a function' * (name in functions)}, not a "
-                f"{type(wrong[0]).__name__}"
-            )
+            function = " or a function" if name in functions else ""
+            raise RunError(f"{name}= takes {_words(kind, several)}{function}, not a {type(wrong[0]).__name__}")
 
 
 def _words(kind: Any, several: bool) -> str:

@@ -52,7 +52,8 @@ def _unmatched(
             yield None, f"{targets!r} is no pattern: {error}; names of modules go in a list, as [q_proj]"
             return
         if not any(re.fullmatch(targets, name) for name in names):
-            of_list = f"; as text it is a pattern of whole names: write [{targets}]" * (targets in named)
+            pattern = f"; as text it is a pattern of whole names: write [{targets}]"
+            of_list = pattern if targets in named else ""
             yield None, f"{_no_module(targets, model)} {nearest(targets, named | {ALL_LINEAR})}{of_list}"
         return
     for index, target in enumerate(targets):
