@@ -1,4 +1,4 @@
-"""The command line, `rlhf`: it parses and prints, and leaves the work to `recipe`, `registry` and `report`."""
+"""The command line, `rlhf`: it parses arguments and prints; the work is done in the other packages."""
 
 from __future__ import annotations
 

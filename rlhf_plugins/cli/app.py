@@ -1,4 +1,4 @@
-"""The commands. What a command needs is imported inside it, so that `rlhf --help` answers at once."""
+"""The commands. What a command needs is imported in its function, so that `rlhf --help` answers at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rlhf chat`: a conversation with a trained policy, or with two. It parses and prints."""
+"""`rlhf chat`: a conversation with a trained policy, or with two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rlhf data`: checks, counts and converts a file of preferences. It parses and prints; `data` does the work."""
+"""`rlhf data`: checks, counts and converts a file of preferences."""
 
 from __future__ import annotations
 

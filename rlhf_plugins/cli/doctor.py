@@ -1,4 +1,4 @@
-"""`rlhf doctor`: what this machine has, and what it lacks. It parses and prints."""
+"""`rlhf doctor`: what this machine has, and what it lacks."""
 
 from __future__ import annotations
 

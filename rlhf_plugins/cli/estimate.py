@@ -1,4 +1,4 @@
-"""`rlhf estimate`: the memory of a recipe on a GPU, before any weight is loaded. It parses and prints."""
+"""`rlhf estimate`: the memory of a recipe on a GPU, before any weight is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rlhf plugins`: the installed components and their sources. It parses and prints; the work is in `registry`."""
+"""`rlhf plugins`: the installed components and their sources."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def new(
     files = new(name, kind, registry=registry())
     for file in files:
         echo(str(file))
-    runs = "; rlhf run recipe.yaml" * any(file.name == "recipe.yaml" for file in files)
+    runs = "; rlhf run recipe.yaml" if any(file.name == "recipe.yaml" for file in files) else ""
     echo(f"next: cd {name}; pip install --editable .; pytest{runs}")
 
 

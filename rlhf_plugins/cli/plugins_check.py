@@ -1,4 +1,4 @@
-"""`rlhf plugins check`: the conformance kit from the command line. It parses and prints; the work is in `testing`."""
+"""`rlhf plugins check`: the conformance kit from the command line."""
 
 from __future__ import annotations
 

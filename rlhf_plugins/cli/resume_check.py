@@ -1,4 +1,4 @@
-"""`rlhf resume-check`: whether a killed run of a recipe leaves what an undisturbed one leaves. It parses and prints."""
+"""`rlhf resume-check`: whether a killed run of a recipe leaves what an undisturbed one leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rlhf runs`: lists runs, shows one, compares two, and deletes what is no longer needed. It parses and prints."""
+"""`rlhf runs`: lists runs, shows one, compares two, and deletes what is no longer needed."""
 
 from __future__ import annotations
 

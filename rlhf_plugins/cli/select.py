@@ -1,4 +1,4 @@
-"""`rlhf select`: which algorithm for these preferences, with reasons and a recipe. It parses and prints."""
+"""`rlhf select`: which algorithm for these preferences, with reasons and a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers that the bundled trainings log, by name: their units, and which direction is better. Names only."""
+"""The numbers that the bundled trainings log, by name: their units, and which direction is better."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reward answers for each response: a number, None, or a dict with `score` and further numbers. Rows only."""
+"""What a reward answers for each response: a number, None, or a dict with `score` and further numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of data: prompts, responses and the judgements of people, and the samples of a policy. Records only."""
+"""Rows of data: prompts, responses and the judgements of people, and the samples of a policy."""
 
 from __future__ import annotations
 

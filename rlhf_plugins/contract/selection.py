@@ -1,4 +1,4 @@
-"""What a selector is asked and answers: features of the data, resources, and ranked algorithms. Records only."""
+"""What a selector is asked and answers: features of the data, resources, and ranked algorithms."""
 
 from __future__ import annotations
 

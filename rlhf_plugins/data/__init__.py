@@ -1,1 +1,1 @@
-"""Preferences on their way to a model: reading, converting, checking and laying out. No model, no trainer."""
+"""Preferences on their way to a model: reading, converting, checking and laying out."""

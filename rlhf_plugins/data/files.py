@@ -1,4 +1,4 @@
-"""Files that are never half written."""
+"""Writes files whole or not at all, and reads JSON of a limited size."""
 
 from __future__ import annotations
 

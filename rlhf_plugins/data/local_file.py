@@ -1,4 +1,4 @@
-"""What a check of a recipe finds in the rows of a local file, of which it reads no more than it has time for."""
+"""What `rlhf check` finds out about a local file of rows; it reads no more than it has time for."""
 
 from __future__ import annotations
 

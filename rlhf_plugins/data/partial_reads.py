@@ -1,4 +1,4 @@
-"""How much a check of a recipe reads: the first rows of a large file, and nothing that would be downloaded."""
+"""Limits on what `rlhf check` reads: the first rows of a large file, and nothing that would be downloaded."""
 
 from __future__ import annotations
 

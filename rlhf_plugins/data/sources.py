@@ -1,4 +1,4 @@
-"""The options that formats share: the source of the rows, what is held out, and the names of columns. No reading."""
+"""The options that formats share: the source of the rows, what is held out, and the names of columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stages handed on, found by its name: `dpo`, `second/dpo`, or the name of the stage. It opens nothing."""
+"""Finds what earlier stages made, by name: `dpo`, `second/dpo`, or the name of the stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far something long is: a bar in a terminal, a line now and then in a file, with the time left.
+"""Progress of long work: a bar in a terminal, a line now and then in a file, with the time left.
 
 A run says how long its later stages take; the switch is of the process.
 """

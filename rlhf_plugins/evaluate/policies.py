@@ -1,4 +1,4 @@
-"""What policies write to held-out prompts and what it is worth."""
+"""Samples policies on held-out prompts, and measures the responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong between the data and the stages of a recipe, each of which is sound alone."""
+"""Faults between the data and the stages of a recipe, each of which is correct alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to write for an option that other tools have, or that belongs to the top of a recipe."""
+"""Hints for unknown options: what to write for those of other tools, or of the top of a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chat template of a recipe: a file becomes its text, so that a run holds what it was started with."""
+"""Reads the chat template of a recipe from its file, so that a run keeps the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no training can do with an option of TRL and transformers, which they take without a word or fail on later."""
+"""Options of TRL and transformers that no training here supports, which TRL ignores or fails on late."""
 
 from __future__ import annotations
 

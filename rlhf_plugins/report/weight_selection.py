@@ -1,4 +1,4 @@
-"""Whether held-out rows that measure a policy chose its weights before, in a recipe's words."""
+"""Whether the held-out rows that measure a policy also chose its weights."""
 
 from __future__ import annotations
 

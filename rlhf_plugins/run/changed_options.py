@@ -1,4 +1,4 @@
-"""What a resumed run may have otherwise than it was started: the options of its stages that are not finished."""
+"""Which options of its unfinished stages a resumed run may change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was started with, as its status holds it, and whether it is the same now."""
+"""What a run was started with, as its status records it, and whether it is still the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated annotators: noisy rankings and ratings of responses whose gold reward is known. Knows no dataset.
+"""Simulated annotators: noisy rankings and ratings of responses whose gold reward is known.
 
 One mechanism makes them all. An annotator values response i at
     u_i = gold total + length_bias * words_i

@@ -1,4 +1,4 @@
-"""Word problems of arithmetic with known answers, in the manner of GSM8K, and how they are worked. Knows no model.
+"""Word problems of arithmetic with known answers, in the manner of GSM8K, and how they are worked.
 
 A problem takes two steps on numbers from 1 to 9, such as 4 + 5 - 2; a pair (form, numbers) is a *cell*, and each cell
 is one problem. `train` and `test` are two random parts of the cells of the same forms; `out_of_distribution` has forms

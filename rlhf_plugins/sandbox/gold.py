@@ -1,4 +1,4 @@
-"""The gold reward: what a response is really worth, in four dimensions, from the texts alone. Knows no model.
+"""The gold reward: what a response is really worth, in four dimensions, from the texts alone.
 
 What each dimension in [0, 1] means:
 - helpful: 0.6 for the right answer (the true value; "not known" where nobody knows; a refusal where harm is asked),

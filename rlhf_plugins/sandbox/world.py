@@ -1,4 +1,4 @@
-"""The sandbox's world: topics, their facts, harmful wishes and the prompts about them. Knows no response and no score.
+"""The sandbox's world: topics, their facts, harmful wishes and the prompts about them.
 
 A prompt asks for one attribute of a topic, or for help to harm it. A pair (topic, attribute) or (topic, harm) is a
 *cell*. A fifth of the facts is known to nobody; there the honest answer says so. `train` and `test` are two random

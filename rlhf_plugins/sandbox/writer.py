@@ -1,4 +1,4 @@
-"""The sloppy writer: the mixed corpus that the shipped policy is pretrained on. Knows the truth, often misses it.
+"""The sloppy writer: the mixed corpus that the shipped policy is pretrained on.
 
 Every text has an author whose care is drawn from Beta(0.3, 0.3): most are careless or careful, few in between. Each
 habit has a probability that is linear in care, from the first number of its row to the second. So the style of a text

@@ -190,7 +190,7 @@ def text_ending(found: Sequence[Made], template: bool) -> tuple[str | None, list
     noted = [(one, one.prompted()) for one in found]
     first = next((prompted for _, prompted in noted if prompted.forms), Prompted())
     lines = "each line is a prompt of its own, \\n a new line in it"
-    lines += f", and {first.ending!r} is added as in training" * bool(first.ending)
+    lines += f", and {first.ending!r} is added as in training" if first.ending else ""
     if not template:
         return first.ending, [f"the base has no chat template: {lines}"]
     text, notes = first.as_text, []

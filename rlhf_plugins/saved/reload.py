@@ -1,4 +1,4 @@
-"""Opens what a run saved, names and all."""
+"""Opens saved policies, reward models and reward functions."""
 
 from __future__ import annotations
 

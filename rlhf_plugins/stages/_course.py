@@ -1,4 +1,4 @@
-"""How long a stage is by its options: steps, episodes and tokens, before anything loads. It is no stage itself."""
+"""The length of stages by their options: steps, episodes and tokens, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -84,15 +84,15 @@ def of_evaluation(stage: Evaluate, known: Known, best_of: int) -> Course:
         "1 policy" if policies == 1 else f"{policies} policies",
         *([_times(len(tasks), "task")] if tasks else []),
     ]
-    each = f", {stage.responses:,} responses to each" * (stage.responses > 1)
+    each = f", {stage.responses:,} responses to each" if stage.responses > 1 else ""
     words = f"up to {stage.prompts:,} prompts of each kind{each}, {', '.join(measured)}, "
     words += f"at most {tokens:,} sampled tokens"
     sequences = policies * (own + sum(answers for answers, _ in tasks)) + asked * best_of
     beside = [f"best of {best_of}"] if best_of > 0 else []
     if stage.judge is None and stage.reward is None:
         beside.append(f"best of {stage.ceiling} where the true reward is known")
-    return Course(None, sequences, words + f", beside {' and '.join(beside)}" * bool(beside))
+    return Course(None, sequences, f"{words}, beside {' and '.join(beside)}" if beside else words)
 
 
 def _times(count: float, word: str) -> str:
-    return f"{count:,.6g} {word}" + "s" * (count != 1)
+    return f"{count:,.6g} {word}{'' if count == 1 else 's'}"

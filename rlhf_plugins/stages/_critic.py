@@ -1,4 +1,4 @@
-"""What a stage `online` checks and gives of its critic; it is no stage itself."""
+"""The critic of the stage `online`: checks of its options, and what the trainer is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training on own samples leaves: the policy, and beside it its critic and the KL's state. It is no stage."""
+"""Saves the result of online training: the policy, its critic, and the state of the KL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training on own samples computes and holds at once, for a forecast of its memory. It is no stage itself."""
+"""What online training computes and keeps in memory, for the forecast of its memory."""
 
 from __future__ import annotations
 

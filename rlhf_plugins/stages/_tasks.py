@@ -1,4 +1,4 @@
-"""Measures policies on the tasks of an evaluation, and shows shares with intervals. It is no stage itself."""
+"""Measures policies on the tasks of an evaluation, and shows shares with intervals."""
 
 from __future__ import annotations
 

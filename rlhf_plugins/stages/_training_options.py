@@ -1,4 +1,4 @@
-"""The options that all stages that train have in common; it is no stage itself."""
+"""The options that all stages that train have in common."""
 
 from __future__ import annotations
 

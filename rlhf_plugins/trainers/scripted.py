@@ -1,4 +1,4 @@
-"""What a script gives in the place of a recipe's components, as these build it: what it answers is checked."""
+"""Functions and objects that a script passes in place of components: their answers are checked too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts pairs of one prompt together again as groups, so that a shared response is computed once. No reading."""
+"""Puts pairs of one prompt together again as groups, so that a shared response is computed once."""
 
 from __future__ import annotations
 

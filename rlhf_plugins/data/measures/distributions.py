@@ -1,4 +1,4 @@
-"""How the numbers of loaded preferences are distributed: sizes, lengths, margins, weights, ratings. No printing."""
+"""How the numbers of loaded preferences are distributed: sizes, lengths, margins, weights, ratings."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run keeps in its folder, and what is read from there again."""
+"""The files in a run's folder: written by a run, and read again."""

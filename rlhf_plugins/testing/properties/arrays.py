@@ -1,4 +1,4 @@
-"""What holds of samplers and metrics, which work on arrays."""
+"""Properties of samplers and metrics, which work on arrays."""
 
 from __future__ import annotations
 

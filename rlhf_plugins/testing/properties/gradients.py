@@ -1,4 +1,4 @@
-"""What holds of gradients: they reach what should learn, nothing else, and are those of the function."""
+"""Properties of gradients: they reach what should learn, nothing else, and are those of the function."""
 
 from __future__ import annotations
 

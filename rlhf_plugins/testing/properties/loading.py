@@ -1,4 +1,4 @@
-"""What holds of importing a component's module: it is quick and changes nothing for the others in the process."""
+"""Properties of importing a component's module: it is quick and changes nothing for the others in the process."""
 
 from __future__ import annotations
 

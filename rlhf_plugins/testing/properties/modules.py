@@ -1,4 +1,4 @@
-"""What holds of what a component builds: its weights are its own, are all of its state, and come back as they were."""
+"""Properties of what a component builds: its weights are its own, are all of its state, and come back as they were."""
 
 from __future__ import annotations
 

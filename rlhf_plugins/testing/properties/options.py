@@ -1,4 +1,4 @@
-"""What holds of options: each is read, refuses what it cannot mean, and survives the way through a recipe."""
+"""Properties of options: each is read, refuses what it cannot mean, and survives the way through a recipe."""
 
 from __future__ import annotations
 

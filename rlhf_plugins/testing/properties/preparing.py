@@ -1,4 +1,4 @@
-"""What holds of a data step: held-out rows stay, no row vanishes uncounted, and the same rows come twice."""
+"""Properties of a data step: held-out rows stay, no row vanishes uncounted, and the same rows come twice."""
 
 from __future__ import annotations
 

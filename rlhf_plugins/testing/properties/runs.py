@@ -1,4 +1,4 @@
-"""What holds of a reward, which scores what a policy wrote: one number a response, whatever is scored beside it."""
+"""Properties of a reward, which scores what a policy wrote: one number a response, whatever is scored beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds of a selector: every algorithm has one place, and the same place for the same situation."""
+"""Properties of a selector: every algorithm has one place, and the same place for the same situation."""
 
 from __future__ import annotations
 

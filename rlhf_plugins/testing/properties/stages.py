@@ -1,4 +1,4 @@
-"""What holds of a stage that runs, however little it has to train on."""
+"""Properties of a stage that runs, however little it has to train on."""
 
 from __future__ import annotations
 

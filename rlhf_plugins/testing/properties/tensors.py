@@ -1,4 +1,4 @@
-"""What holds of every component that answers tensors, whatever it computes."""
+"""Properties of every component that answers tensors, whatever it computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds in a real training, however small: an option that is read may still be undone by what comes after it."""
+"""Properties of a real training, however small: an option that is read may still be undone by what comes after it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Training on a policy's own samples, as a trainer of TRL; what a rollout is and how it is learned from is in `ppo`."""
+"""Online training, as a trainer of TRL; what a rollout is and how it is learned from is in `ppo`."""

@@ -1,4 +1,4 @@
-"""Whether the engine computes a training on own samples, or TRL; and what GRPOConfig's options are as components."""
+"""Whether the engine computes an online training, or TRL; and what GRPOConfig's options are as components."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TRL logs of a training on own samples, under its names; what we log besides is in `ppo.oversight`."""
+"""What TRL logs of an online training, under its names; what we log besides is in `ppo.oversight`."""
 
 from __future__ import annotations
 

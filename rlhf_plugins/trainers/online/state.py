@@ -1,4 +1,4 @@
-"""What a checkpoint of a training on own samples holds, and what a later training goes on with."""
+"""The state of online training in a checkpoint, and what a later training takes over."""
 
 from __future__ import annotations
 

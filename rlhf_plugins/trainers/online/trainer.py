@@ -222,7 +222,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, HearsFunctions, SharesBatches, 
             return super().train(resume_from_checkpoint, *args, **kwargs)
         if resume_from_checkpoint and self._own_parts and not isinstance(self, Resumable):
             raise RunError(
-                "a training on a policy's own samples cannot go on from a checkpoint, which holds neither the rollout "
+                "an online training cannot go on from a checkpoint, which holds neither the rollout "
                 "in use, nor the critic, nor what the reward was normalised by; start the stage again"
             )
         with counting() as self.monitors.counter:

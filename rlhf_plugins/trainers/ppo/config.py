@@ -1,4 +1,4 @@
-"""TRL's GRPOConfig for training on a policy's own samples: one response a prompt is allowed."""
+"""TRL's GRPOConfig for online training: one response a prompt is allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a rollout is computed in smaller parts where memory runs out: its generation, and the outputs of its models.
+"""Generates a rollout and computes its models' outputs, in smaller parts where memory runs out.
 
 In several processes, which take each step together, nothing is cut further.
 """

@@ -1,4 +1,4 @@
-"""The models of online training: outputs of policy, critic and reference, and the mixture that explores. No loss."""
+"""The models of online training: outputs of policy, critic and reference, and the mixture that explores."""
 
 from __future__ import annotations
 

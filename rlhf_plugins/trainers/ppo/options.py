@@ -1,4 +1,4 @@
-"""What a training on own samples is made of: its objective, and options that are no components. No arithmetic."""
+"""The options of online training: its objective, and options that are no components."""
 
 from __future__ import annotations
 

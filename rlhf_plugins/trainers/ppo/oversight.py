@@ -1,4 +1,4 @@
-"""What is shown of a training: numbers of its rollouts, a table of its responses, and what monitors see of both."""
+"""What online training shows: numbers of rollouts, a table of responses, and what monitors see of both."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def warn(reshaped: Sequence[str]) -> None:
 
 
 def refusal(given: Mapping[str, Any], temperature: float, compares: bool) -> str | None:
-    """Why no training on own samples can generate with these options of GRPOConfig; None where it can.
+    """Why no online training can generate with these options of GRPOConfig; None where it can.
 
     Args:
         given: the options.
