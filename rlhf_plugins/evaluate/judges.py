@@ -61,12 +61,19 @@ class ScoreJudge:
 
     def scores(self, samples: Samples) -> np.ndarray:
         """One number a response, (n,), NaN where the judge abstains. Raises RunError where one is NaN or infinite."""
+        return self.scores_and_parts(samples)[0]
+
+    def scores_and_parts(self, samples: Samples) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """As `scores`, and the parts of a reward that has some, (n,) by name, NaN where a response has none."""
         if self.gold:
-            return finite([worth["total"] for worth in self.worths(samples)], self.name)
+            return finite([worth["total"] for worth in self.worths(samples)], self.name), {}
         assert self.reward is not None
-        given = rewards(self.reward(samples))
+        found = self.reward(samples)
+        given = rewards(found)
         finite([value for value in given if value is not None], self.name)
-        return np.array([np.nan if value is None else value for value in given])
+        scores = np.array([np.nan if value is None else value for value in given])
+        parts = {name: values.double().cpu().numpy() for name, values in found.dimensions.items()}
+        return scores, {name: np.where(np.isnan(scores), np.nan, values) for name, values in parts.items()}
 
     def worths(self, samples: Samples) -> list[Mapping[str, float]]:
         """The gold reward's dimensions and total of each response; empty where it is unknown."""

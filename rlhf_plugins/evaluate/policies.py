@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class Judged:
     line: bool = False  # no policy, but a line to read others against
     perplexity: float | None = None  # of held-out answers
     per_prompt: int = 1  # responses
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)  # of the score by name, (B,), NaN where there is none
 
     @property
     def means(self) -> np.ndarray:
@@ -65,7 +66,8 @@ def complete(judged: Mapping[str, Judged]) -> tuple[dict[str, Judged], list[int]
 def _at(judged: Judged, places: list[int]) -> Judged:
     """Some of the prompts with all their responses."""
     rows = [place * judged.per_prompt + which for place in places for which in range(judged.per_prompt)]
-    return replace(judged, samples=judged.samples.take(rows), scores=judged.scores[rows])
+    parts = {name: values[rows] for name, values in judged.parts.items()}
+    return replace(judged, samples=judged.samples.take(rows), scores=judged.scores[rows], parts=parts)
 
 
 def best_of(scores: np.ndarray, per_prompt: int, n: int) -> list[int]:
@@ -138,5 +140,22 @@ def measure(
         "distinct_1": distinct(texts, 1),
         "distinct_2": distinct(texts, 2),
         "dimensions": {name: float(np.mean([worth[name] for worth in worths])) for name in dimensions},
+        "parts": measured_parts(judged, reference),
         "out_of_distribution": None if judged.elsewhere is None else mean_interval(judged.elsewhere)._asdict(),
     }
+
+
+def measured_parts(judged: Judged, reference: Judged) -> dict[str, dict[str, Any]]:
+    """The parts of a policy's score that any of its responses has, as `report.schema.PartReport` has them."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, values in judged.parts.items():
+        own = by_prompt(values, judged.per_prompt)
+        known = np.isfinite(own)
+        if not known.any():
+            continue
+        found[name] = {**mean_interval(own[known])._asdict(), "n": int(known.sum()), "gain": None}
+        if judged is not reference and name in reference.parts:
+            away = own - by_prompt(reference.parts[name], reference.per_prompt)
+            both = away[np.isfinite(away)]
+            found[name]["gain"] = mean_interval(both)._asdict() if len(both) else None
+    return found

@@ -49,6 +49,13 @@ class Interval(Record):
         return self
 
 
+class PartReport(Interval):
+    """A part of a score on the `n` prompts of which a response has it; `gain` is paired, from the reference."""
+
+    n: Count
+    gain: Interval | None = None
+
+
 class PolicyReport(Record):
     """One policy on the `n` held-out prompts.
 
@@ -56,8 +63,9 @@ class PolicyReport(Record):
     answers, `win_rate` and `distinct_*` are shares of 1, `cut` the share of responses that reached `max_new_tokens`,
     `gain` is the paired difference in `gold` from the reference on the same prompts, `normalised` is
     100 * (gold - reference) / (ceiling - reference), `out_of_distribution` is `gold` on prompts unlike those of
-    training, `seconds` and `peak_bytes` are the cost of making the policy. Where a prompt got several responses, its
-    score is their mean, which win rates compare, and `distinct_*` are of the first.
+    training, `parts` are those of a reward that has some, `seconds` and `peak_bytes` are the cost of making the
+    policy. Where a prompt got several responses, its score is their mean, which win rates compare, and `distinct_*` are
+    of the first.
 
     `stage` made it, `start` is the policy that it was trained from, `start_gain` the paired difference from that one,
     and `behind` how much the best trained policy scores more. A `line` is no policy that anybody would use, such as
@@ -72,6 +80,7 @@ class PolicyReport(Record):
     distinct_1: Number = None
     distinct_2: Number = None
     dimensions: dict[Name, Number] = {}
+    parts: dict[Name, PartReport] = {}
     gain: Interval | None = None
     normalised: Number = None
     kl: Number = None

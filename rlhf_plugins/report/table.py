@@ -70,8 +70,9 @@ def rich_table(report: Report) -> Table:
 
 
 def task_tables(report: Report) -> list[Table]:
-    """The tables of tasks for a terminal, one an evaluation."""
-    found = (section for stage in report.stages for section in stage.sections if section.title == words.TASKS)
+    """The tables of tasks, and of the parts of rewards, for a terminal, one an evaluation."""
+    titles = (words.TASKS, words.PARTS)
+    found = (section for stage in report.stages for section in stage.sections if section.title in titles)
     return [_plain(section) for section in found]
 
 

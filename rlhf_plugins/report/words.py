@@ -8,6 +8,7 @@ from datetime import timedelta
 
 NONE = "-"
 TASKS = "Tasks"  # the title of the section with an evaluation's tasks
+PARTS = "Parts of the reward"  # and of that with the parts of what judged
 FEWEST = 10  # values below which an interval says nothing
 FEW = 50  # values below which an interval is itself uncertain
 

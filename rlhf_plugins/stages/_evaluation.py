@@ -35,6 +35,7 @@ from rlhf_plugins.evaluate.policies import (
 )
 from rlhf_plugins.report.words import called
 from rlhf_plugins.reward_models.handle import reward_handle
+from rlhf_plugins.stages._reward_parts import part_sections
 from rlhf_plugins.stages._tasks import Tasks
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ class EvaluateRun:
                 left_out={**self.unread, **left_out, **unscored},
                 notes=self.notes(),
             ),
-            sections=self.tasks.sections(self.weights.name),
+            sections=[*part_sections(rows, self.weights.name), *self.tasks.sections(self.weights.name)],
             metrics=self.tasks.metrics(),
         )
 
@@ -255,18 +256,18 @@ class EvaluateRun:
         if policy is not None:
             self.tasks.measure(name, policy)
         known = log_likelihoods(policy, self.answers) if policy and self.answers else None
-        elsewhere = None
+        elsewhere, parts = None, dict[str, np.ndarray]()
         if isinstance(self.judge, PairJudge):
             step = self.options.responses // per_prompt  # of best-of-n there is one
             scores = self.judge.compared(name, samples, self.own.take(range(0, len(self.own.responses), step)))
         elif self.judge:
-            scores = self.judge.scores(samples)
+            scores, parts = self.judge.scores_and_parts(samples)
             elsewhere = self.elsewhere(policy) if policy and self.strange else None
         else:
             assert known is not None
             scores = np.repeat(known[0] / known[1], per_prompt)
         surprise = None if known is None else perplexity(*known)
-        return Judged(samples, scores, kl, elsewhere, policy is None, surprise, per_prompt)
+        return Judged(samples, scores, kl, elsewhere, policy is None, surprise, per_prompt, parts)
 
     def elsewhere(self, policy: Policy) -> np.ndarray:
         """The score of each prompt out of distribution that has one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from rlhf_plugins.evaluate.policies import (
     measure,
     sequence_kls,
 )
+from rlhf_plugins.report.schema import PartReport
 from rlhf_plugins.reward_models.handle import RewardHandle
 
 SAMPLES = Samples(["p", "q", "r"], ["a b a", "c", ""], [[1], [2], [3]], [[4, 5, 4, 0], [6, 0], [0]])
@@ -190,6 +192,28 @@ def test_of_several_responses_a_prompt_counts_once_by_hand() -> None:
     assert row["win_rate"]["mean"] == 0.75
     assert row["length"] == 2.0  # tokens 2, 2, 3 and 1
     assert row["distinct_1"] == 2 / 3  # of the first responses, a and b b
+
+
+NAN = float("nan")
+
+
+def test_parts_of_a_score_by_hand() -> None:
+    """Two responses to each of three prompts, whose means of `right` are 1 (of one), none and 0.25; none has `rare`."""
+    samples = SAMPLES.take([0, 0, 1, 1, 2, 2])
+    parts = {"right": np.array([1.0, NAN, NAN, NAN, 0.5, 0.0]), "rare": np.full(6, NAN)}
+    policy = Judged(samples, np.zeros(6), 0.0, per_prompt=2, parts=parts)
+    reference = Judged(SAMPLES, np.zeros(3), 0.0, parts={"right": np.array([0.5, 0.0, 0.0])})
+    row = measure(policy, reference, None, [])
+    assert list(row["parts"]) == ["right"]
+    right = PartReport.model_validate(row["parts"]["right"])
+    assert (right.mean, right.n) == (0.625, 2)  # (1 + 0.25) / 2
+    assert right.low < 0.625 < right.high
+    assert right.gain is not None
+    assert right.gain.mean == 0.375  # (0.5 + 0.25) / 2
+    assert measure(reference, reference, None, [])["parts"]["right"]["gain"] is None
+    kept, _ = complete({"policy": replace(policy, scores=np.array([NAN, NAN, 0.0, 0.0, 0.0, 0.0])), "own": reference})
+    assert kept["policy"].parts["right"][2:].tolist() == [0.5, 0.0]
+    assert kept["own"].parts["right"].tolist() == [0.0, 0.0]
 
 
 def test_a_prompt_without_any_score_is_left_out_with_all_its_responses() -> None:

@@ -90,9 +90,10 @@ def test_score_of_a_reward_model_is_called_so(fields: dict[str, Any]) -> None:
     assert headers(own)[1] == "reward model score (mean, 95% CI)"
 
 
-def test_tasks_have_a_table_of_their_own(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize("title", ["Tasks", "Parts of the reward"])
+def test_tasks_and_parts_have_a_table_of_their_own(fields: dict[str, Any], title: str) -> None:
     row = {"task": "violations", "policy": "grpo", "rows": 2, "share": "100.0% [34.2, 100.0]"}
-    evaluate = fields["stages"][-1] | {"sections": [{"title": "Tasks", "rows": [row]}]}
+    evaluate = fields["stages"][-1] | {"sections": [{"title": title, "rows": [row]}]}
     (table,) = task_tables(Report.model_validate(fields | {"stages": [evaluate]}))
     console = Console(width=80, file=StringIO())
     console.print(table)

@@ -14,6 +14,8 @@ from voting import share_that_prefers, voting
 from rlhf_plugins import Base, Group, PluginError, RunError, StageResult
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import Registry, registry
+from rlhf_plugins.report.schema import PolicyReport
+from rlhf_plugins.report.words import PARTS
 from rlhf_plugins.run.stage.stage_run import Services
 from rlhf_plugins.stages._evaluation import EvaluateRun
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
@@ -90,6 +92,47 @@ def test_a_function_judges_and_a_prompt_on_which_it_abstains_is_left_out(base: B
     assert found.report.left_out["prompt without a score for each policy"] == 1
     assert found.evaluation.scores["same"] == found.evaluation.scores["base"]
     assert {len(scores) for scores in found.evaluation.scores.values()} == {asked}
+
+
+GRADED = """
+def graded(completions):
+    rows = [{"score": float(len(text)), "one": 1.0, "half": len(text) / 2} for text in completions]
+    return [{**rows[0], "half": None}, {**rows[1], "score": None}, *rows[2:]]
+
+def calm(completions):
+    return [0.5] * len(completions)
+"""
+
+
+def test_the_parts_of_a_reward_are_measured_with_intervals(base: Base, tmp_path: Path) -> None:
+    """The first prompt has no `half`, and the second no score, so that it counts nowhere."""
+    (tmp_path / "r.py").write_text(GRADED)
+    parts = [{"use": "python", "path": f"{tmp_path / 'r.py'}:{name}"} for name in ("graded", "calm")]
+    found = evaluate(base, tmp_path / "run", reward={"use": "weighted", "parts": parts, "weights": [2.0, 1.0]})
+    assert found.evaluation is not None
+    scores = found.evaluation.scores["same"]
+    mean = sum(scores) / len(scores)
+    same = PolicyReport.model_validate(found.report.policies["same"])
+    assert {name: part.n for name, part in same.parts.items()} == {
+        **dict.fromkeys(("graded", "graded/one", "calm"), len(scores)),
+        "graded/half": len(scores) - 1,
+    }
+    assert same.parts["graded"].mean == pytest.approx((mean - 0.5) / 2)  # 2 graded + calm
+    assert same.parts["graded/half"].mean == pytest.approx(sum(s - 0.5 for s in scores[1:]) / 4 / (len(scores) - 1))
+    assert same.parts["graded"].low < same.parts["graded"].mean < same.parts["graded"].high
+    (section,) = found.sections
+    assert [(row["part"], row["policy"]) for row in section.rows[:4]] == [
+        (name, who) for name in ("graded", "graded/one") for who in ("base", "same")
+    ]
+    assert (section.title, section.rows[3]["mean"]) == (PARTS, "1.000 [1.000, 1.000]")
+    assert section.rows[3]["difference from base"] == "0.000 [0.000, 0.000]"
+
+
+def test_a_reward_without_parts_makes_no_report_longer(base: Base, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text(ABSTAINS)
+    found = evaluate(base, tmp_path / "run", reward={"use": "python", "path": f"{tmp_path / 'score.py'}:score"})
+    assert not found.sections
+    assert found.report.policies["same"]["parts"] == {}
 
 
 def test_of_several_responses_the_score_of_a_prompt_is_the_mean(base: Base, tmp_path: Path) -> None:
