@@ -9,4 +9,5 @@ CRITICS_OPTIMIZER = "value_optimizer.safetensors"  # the same of the critic's we
 VALUE_HEAD, VALUE_NETWORK = "value_head.safetensors", "value_network"  # a critic's weights, and its own model's folder
 KL = "kl.safetensors"  # the coefficient of the KL at the end of a training, and the state of what adapts it
 ADAPTER = "adapter_config.json"  # in the folder of a saved adapter
+CHECKPOINTS = "checkpoints"  # in a stage's folder: what its training goes on from
 POLICY, REWARD_MODEL, ENSEMBLE = "policy.json", "reward_model.json", "reward_ensemble.json"  # beside what was saved

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.contract.run import MARK, StageResult
-from rlhf_plugins.data.file_names import ADAPTER, CALL, RECIPE, RESULT, STATUS
+from rlhf_plugins.data.file_names import ADAPTER, CALL, RESULT
 from rlhf_plugins.data.stage_outputs import BASE, WORDS, HandedOn, Part, handed_on, of_run, split
 from rlhf_plugins.errors import RunError, nearest
 
@@ -16,13 +16,10 @@ IS_BASE = "is the base of that run, so write that one"
 LAST = "\uffff"  # sorts after every name
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's."""
-    return os.path.isfile(folder / RECIPE) and os.path.isfile(folder / STATUS)  # False for a name that is too long
-
-
 def bases_beside(path: str, start: Path = Path()) -> list[str]:  # noqa: B008 (the working directory)
     """The runs, models and adapters in the folder of a path, which begins at `start`, written as the path is."""
+    from rlhf_plugins.data.saved_steps import is_run
+
     files, folder = ("config.json", ADAPTER), os.path.dirname(path)
     inside = (start / folder).glob("*/") if os.path.isdir(start / folder) else ()
     found = [each.name for each in inside if is_run(each) or any(os.path.isfile(each / file) for file in files)]
@@ -39,11 +36,13 @@ def missing_rewards(path: str) -> dict[str, str]:
 
 
 def saved_folder(words: str, part: Part = "policies") -> Path:
-    """The folder of a saved model: a folder itself, a run (its latest), or `RUN#STAGE`.
+    """The folder of a saved model: a folder itself, a run (its latest), `RUN#STAGE` or `RUN#STAGE@STEP`.
 
     Raises:
-        RunError: there is none, or the stage made several.
+        RunError: there is none, the stage made several, or the folder holds a step that is no whole model.
     """
+    from rlhf_plugins.data.saved_steps import is_run, not_whole, saved_step
+
     path, name = split(words)
     root, what = Path(path), WORDS[part]
     if not root.is_dir():
@@ -52,6 +51,8 @@ def saved_folder(words: str, part: Part = "policies") -> Path:
     if not is_run(root):
         if name is not None:
             raise RunError(f"{path!r} is no run, so it has no stage {name!r}")
+        if reason := not_whole(root):
+            raise RunError(f"{path!r}: {reason}")
         return root
 
     def made(files: list[Path]) -> list[HandedOn]:
@@ -60,6 +61,8 @@ def saved_folder(words: str, part: Part = "policies") -> Path:
     one = of_run(path, name, lambda: made(of_stages(root)), lambda: made(of_every(root)))
     if one is None and (name, part) == (BASE, "policies"):
         raise RunError(f"{words}: {IS_BASE}")
+    if one is None and name is not None and (step := saved_step(root, name, part)):
+        return step.folder
     if one is None:
         known = "" if name is None else f" {name!r} {nearest(name, {each.stage for each in made(of_every(root))})}"
         raise RunError(f"no finished stage of {path!r} made a {what}{known}")

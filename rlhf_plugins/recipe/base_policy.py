@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
 from rlhf_plugins.data.file_names import ADAPTER
-from rlhf_plugins.data.other_run import bases_beside, is_run, saved_folder
+from rlhf_plugins.data.other_run import bases_beside, saved_folder
+from rlhf_plugins.data.saved_steps import is_run, not_whole
 from rlhf_plugins.errors import RunError, nearest
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -25,6 +26,8 @@ def no_model(path: str, start: Path = Path()) -> str:  # noqa: B008 (the working
 
     if path in POLICIES:
         return ""
+    if os.path.isdir(path) and (reason := not_whole(Path(path))):
+        return f"the folder {path!r}: {reason}"
     if os.path.isfile(os.path.join(path, "config.json")):
         return _two_parts(Path(path, "config.json"))
     if os.path.exists(path):

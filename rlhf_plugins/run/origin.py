@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins import report
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.data import digests
-from rlhf_plugins.data.other_run import is_run
+from rlhf_plugins.data.saved_steps import is_run
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.registry.discovery import Plugin

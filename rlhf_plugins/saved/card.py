@@ -142,7 +142,8 @@ def _within(found: Made, form: Form) -> bool:
 
 
 def _title(found: Made, out: Path) -> str:
-    return f"{found.run.path.resolve().name}: {found.stage}" if found.run else out.name
+    at = "" if found.step is None else f", step {found.step}"
+    return f"{found.run.path.resolve().name}: {found.stage}{at}" if found.run else out.name
 
 
 def _about(found: Made, form: Form, stage: Mapping[str, Any]) -> str:
@@ -187,7 +188,7 @@ def _without_folders(value: Any) -> Any:
 def _scores(found: Made, report: Report | None) -> list[str]:
     if report is None:
         return []
-    rows = _of_rewards(found, report) if found.part == "rewards" else _of_policies(found, report)
+    rows = "" if found.step is not None else (_of_rewards if found.part == "rewards" else _of_policies)(found, report)
     return [f"## Scores\n\nIntervals are of 95%.\n\n{rows}"] if rows else ["## Scores\n\nIt was not evaluated."]
 
 

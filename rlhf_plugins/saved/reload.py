@@ -93,10 +93,13 @@ def load_reward_function(folder: str | Path, trust_remote_code: bool = False) ->
 
 def _place(folder: str | Path, part: Part) -> Path:
     """The folder of a saved model that may be referred to as `RUN#STAGE`. Raises RunError where it is none."""
+    from rlhf_plugins.data.saved_steps import not_whole
     from rlhf_plugins.run.files.folder import RunFolder
     from rlhf_plugins.saved.run_reference import made
 
     if Path(folder).is_dir() and not RunFolder(Path(folder)).is_run:
+        if reason := not_whole(Path(folder)):
+            raise RunError(f"{folder}: {reason}")
         return Path(folder)
     found = made(str(folder), part)
     if found.folder is None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
-from rlhf_plugins.data.file_names import ADAPTER, ENSEMBLE, POLICY, REWARD_MODEL
+from rlhf_plugins.data.file_names import ADAPTER
+from rlhf_plugins.data.saved_steps import FOLDER, SavedStep, not_whole, part_of, saved_step, steps
 from rlhf_plugins.data.stage_outputs import BASE, WORDS, Part, handed_on, of_run, split
 from rlhf_plugins.errors import RunError, nearest
 from rlhf_plugins.run.files.folder import RunFolder
@@ -20,11 +21,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.engine.prompt_form import Prompted
     from rlhf_plugins.reward_models.handle import RewardHandle
 
-FILES: Mapping[Part, tuple[str, ...]] = {  # a reward model may hold an adapter too, so that it comes first
-    "rewards": (REWARD_MODEL, ENSEMBLE),
-    "policies": (POLICY, ADAPTER, "config.json"),
-}
-SAVED = "checkpoint-[0-9]*"  # a step that transformers saved
+SPECS: Mapping[Part, str] = {"rewards": "saved", "policies": "trained"}  # `use` of a folder
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,7 @@ class Made:
     run: RunFolder | None = None
     stage: str = ""  # which made it; empty where no run is known, `base` for the run's base
     name: str = ""  # that the stage gave it
+    step: int | None = None  # of its training, where it is not the end of it
 
     @property
     def folder(self) -> Path | None:
@@ -126,7 +124,8 @@ def made(words: str, part: Part | None = None) -> Made:
     """What a reference means; of a run without a stage, the latest policy or, failing that, the latest reward model.
 
     Args:
-        words: `RUN`, `RUN#STAGE`, `RUN#STAGE/NAME` where a stage made several, `RUN#base`, or a saved model's folder.
+        words: `RUN`, `RUN#STAGE`, `RUN#STAGE/NAME` where a stage made several, `RUN#STAGE@STEP` of a step that was
+            saved, `RUN#base`, or a saved model's folder.
         part: which of the two is needed; None takes either.
 
     Raises:
@@ -175,6 +174,8 @@ def _of_run(run: RunFolder, stage: str | None, part: Part | None) -> Made:
         return Made(f"{run.path}#{one.stage}", one.part, one.spec, run, one.stage, one.name)
     if stage == BASE and part != "rewards":
         return Made(f"{run.path}#{BASE}", "policies", {"use": "base"}, run, BASE, BASE)
+    if stage is not None and (step := saved_step(run.path, stage, part)):
+        return _at_step(f"{run.path}#{stage}", run, step)
     known = nearest(stage or "", _stages(run, part))
     if stage is None:
         raise RunError(f"{run.path}: no finished stage made a {_wanted(part)} {known}")
@@ -185,17 +186,20 @@ def _why(run: RunFolder, stage: str, part: Part | None) -> str:
     if any(result.name == stage for result in run.every()):
         return f"that stage made no {_wanted(part)}"
     if any(each.get("name") == stage for each in run.recipe()["stages"] if isinstance(each, Mapping)):
-        return f"that stage has not finished{_so_far(run, stage)}"
+        return f"that stage has not finished{_so_far(run, stage, part)}"
     return f"the run has no stage {stage!r} that made a {_wanted(part)}"
 
 
-def _so_far(run: RunFolder, stage: str) -> str:
-    """The newest checkpoint that `save_strategy` left of a stage and that opens as a policy, in words."""
-    found = [
-        file.parent for name in (ADAPTER, "config.json") for file in run.path.glob(f"[0-9]*-{stage}/{SAVED}/{name}")
-    ]
-    newest = max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
-    return f"; its newest saved step is {newest}" if newest else ""
+def _so_far(run: RunFolder, stage: str, part: Part | None) -> str:
+    """The newest step of a stage that `save_strategy` saved, in words."""
+    every = {step: own for folder in run.path.glob(f"[0-9]*-{stage}") for step, own in steps(folder).items()}
+    newest = max((step for step, own in every.items() if part in (None, own)), default=None)
+    return f"; its newest saved step is {run.path}#{stage}@{newest}" if newest else ""
+
+
+def _at_step(label: str, run: RunFolder, one: SavedStep) -> Made:
+    spec = {"use": SPECS[one.part], "path": str(one.folder)}
+    return Made(label, one.part, spec, run, one.stage, f"{one.stage}@{one.step}", one.step)
 
 
 def _stages(run: RunFolder, part: Part | None) -> list[str]:
@@ -208,7 +212,9 @@ def _stages(run: RunFolder, part: Part | None) -> list[str]:
 
 def _saved(folder: Path, part: Part | None) -> Made:
     """A model by its own folder, with the run that it is in, where it still is in it."""
-    found = next((each for each, files in FILES.items() if any((folder / file).exists() for file in files)), None)
+    if reason := not_whole(folder):
+        raise RunError(f"{folder}: {reason}")
+    found = part_of(folder)
     if found is None:
         raise RunError(f"{folder}: holds no {_wanted(part)}, and no run")
     if part not in (None, found):
@@ -218,7 +224,18 @@ def _saved(folder: Path, part: Part | None) -> Made:
             for one in handed_on(run.every(), found):
                 if Path(str(one.spec.get("path", ""))).resolve() == folder.resolve():
                     return Made(str(folder), found, one.spec, run, one.stage, one.name)
-    return Made(str(folder), found, {"use": "saved" if found == "rewards" else "trained", "path": str(folder)})
+            if step := _of_stage(run, folder, found):
+                return _at_step(str(folder), run, step)
+    return Made(str(folder), found, {"use": SPECS[found], "path": str(folder)})
+
+
+def _of_stage(run: RunFolder, folder: Path, part: Part) -> SavedStep | None:
+    """The step of a stage of the recipe whose folder this is."""
+    number, stage = FOLDER.fullmatch(folder.name), folder.resolve().parent
+    known = [str(each.get("name")) for each in run.recipe()["stages"] if isinstance(each, Mapping)]
+    name = stage.name.partition("-")[2]
+    inside = number is not None and stage.parent == run.path.resolve() and name in known
+    return SavedStep(name, int(number[1]), folder, part) if inside and number else None
 
 
 def _runs_near(folder: Path) -> list[str]:

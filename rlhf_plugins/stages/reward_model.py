@@ -178,12 +178,18 @@ class RewardModelStage(
         def log(step: int, values: Mapping[str, float]) -> None:
             run.log(step, {f"{name}{ending}": value for name, value in values.items()})
 
+        parts = {"base": described(self.own_base(run)), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
+
+        def save(into: Path) -> None:
+            weights = trainer.model.to_save()
+            processes.on_main(lambda: trainer.model.save(into, parts, weights))
+
+        if member is None:  # the steps of members have one folder
+            trainer.writes = save
         curves, monitors = quiet(trainer, log), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer, last=member is None)
-        parts = {"base": described(self.own_base(run)), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
-        weights = trainer.model.to_save()
-        processes.on_main(lambda: trainer.model.save(folder, parts, weights))
+        save(folder)
         notes = (*spent.notes, *choice(trainer, self.name))
         return Trained(folder, left_out, curves.curves, spent, notes, monitors.sections())
 

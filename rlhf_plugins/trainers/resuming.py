@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,12 +40,17 @@ class Keeper(Protocol):
         """Called after each optimizer step, when all of it is logged and evaluated."""
         ...
 
+    def saved(self, trainer: Any, folder: Path) -> None:
+        """Called when transformers has saved the model of a step."""
+        ...
+
 
 class Resumable:
     """A Trainer whose state is kept; a class's first base."""
 
     keeper: Keeper
     resumed: State | None = None  # that it goes on from
+    writes: Callable[[Path], None] | None = None  # writes its model as ours, where transformers' form does not open
 
     def _maybe_log_save_evaluate(self: Any, *given: Any, **named: Any) -> None:
         super()._maybe_log_save_evaluate(*given, **named)  # type: ignore[misc]
@@ -58,16 +63,23 @@ class Resumable:
             self.keeper.between_steps(self)
 
     def save_model(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the best model so far: where processes divide it, its trained weights alone. Without the pickle and
-        the card that others put beside it."""
+        """Saves a step: where processes divide the model, its trained weights alone. Without the pickle and the card
+        that others put beside it."""
         folder = Path(output_dir or self.args.output_dir)
-        if _is_divided():
+        if self._saves_weights():
             weights = whole(weights_of(self.model))
             processes.on_main(lambda: _save(weights, folder / BEST))
-            return
-        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+            if self.writes is not None and not _is_divided():
+                self.writes(folder)
+        else:
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
         for name in (PICKLE, CARD):
             (folder / name).unlink(missing_ok=True)
+        self.keeper.saved(self, folder)
+
+    def _saves_weights(self) -> bool:
+        """Whether it saves the trained weights, which it reads as the best, in a file of their own."""
+        return _is_divided() or self.writes is not None
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL writes one with every checkpoint; `rlhf export` writes ours."""
@@ -120,7 +132,7 @@ class Resumable:
             set_seed(int(torch.randint(2**31, ())) + processes.index())
 
     def _load_best_model(self: Any) -> None:
-        if _is_divided():
+        if self._saves_weights():
             load_weights(self, {"weights": load_file(Path(self.state.best_model_checkpoint, BEST))})
             return
         processes.on_main(lambda: None)  # which wrote it

@@ -120,8 +120,8 @@ def test_an_unfinished_stage_names_the_newest_step_that_was_saved(tmp_path: Path
     late = run.path / "04-late"
     for step, file in ((9, "adapter_config.json"), (10, "adapter_config.json"), (11, "trained.safetensors")):
         (late / f"checkpoint-{step}").mkdir(parents=True)
-        (late / f"checkpoint-{step}" / file).touch()
-    with pytest.raises(
-        RunError, match=f"late: that stage has not finished; its newest saved step is {late}/checkp.*-10 "
-    ):
+        for name in (file, "trainer_state.json"):
+            (late / f"checkpoint-{step}" / name).touch()
+    said = f"late: that stage has not finished; its newest saved step is {run.path}#late@10 "
+    with pytest.raises(RunError, match=said):
         made(f"{run.path}#late")

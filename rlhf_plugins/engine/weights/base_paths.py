@@ -23,7 +23,7 @@ def path_to_note(path: str, folder: Path, root: Path | None = None) -> str:
         folder: the folder of the saved model.
         root: the root of its run; None finds it above the folder.
     """
-    from rlhf_plugins.data.other_run import is_run
+    from rlhf_plugins.data.saved_steps import is_run
 
     if not os.path.isdir(path):
         return path

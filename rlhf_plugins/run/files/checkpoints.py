@@ -17,13 +17,14 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.data.file_names import CHECKPOINTS
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine.packing import Tensors
 
-CHECKPOINTS, OF_TRAINER = "checkpoints", "checkpoint-*"  # ours, and those that transformers writes
+OF_TRAINER = "checkpoint-*"  # those that transformers writes
 STATE, TENSORS, SUMS, DRAFT = "state.json", "tensors.safetensors", "checksums.json", ".draft"
 TRAINER = "trainer_state.json"
 APPENDED = "*.jsonl"  # files that a stage only appends to

@@ -16,11 +16,13 @@ from transformers import TrainerCallback
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.guards import maker
 from rlhf_plugins.contract.unsaved_state import Looks, unkept
+from rlhf_plugins.data.saved_steps import part_of
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.packing import Tensors, pack, unpack
 from rlhf_plugins.engine.progress import line
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.run.files.checkpoints import Checkpoints, appended, best, read
+from rlhf_plugins.run.stage.saved_models import note_model, note_policy, note_reward
 from rlhf_plugins.trainers import zero
 from rlhf_plugins.trainers.resuming import (
     GoesOn,
@@ -119,6 +121,21 @@ class Keeper:
             self.write(trainer)
         self.run.services.stop.asked |= asked  # of any process, so that all of them end
         trainer.control.should_training_stop = ends or asked
+
+    def saved(self, trainer: Any, folder: Path) -> None:
+        """Notes beside a step that transformers saved what is noted beside the model of a stage."""
+        from rlhf_plugins.engine.weights.end_tokens import note_ends
+        from rlhf_plugins.trainers.online.engine_or_trl import ends_asked
+
+        if not processes.is_main() or (part := part_of(folder)) is None:
+            return
+        if part == "policies":
+            if (ends := getattr(trainer, "eos_token_ids", ())) and ends_asked(trainer.args):
+                note_ends(folder, ends)
+            note_policy(self.run, folder)
+        else:
+            note_reward(self.run, self.run.history.stage, folder)
+        note_model(self.run, folder)
 
     def is_due(self, trainer: Any) -> bool:
         """Whether the policy asks for one now."""

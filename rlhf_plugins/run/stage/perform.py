@@ -69,6 +69,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         lost = _fields_lost(stage, given)
         refuse_unmet(stage, given.data.train, lambda part: _registered_name(part, registry) or type(part).__name__)
         refuse_lacking(stage, given.data)
+        run.history.stage = stage
         result = stage.run(given)
         if stage.data is not None:
             own = _left_out_of_its_data(run, stage.data, given.data)
@@ -197,20 +198,14 @@ def _check_specs(run: StageRun, result: StageResult) -> None:
 
 def _describe(run: StageRun, stage: Stage, result: StageResult) -> None:
     """Completes the folders that the stage saved: plugins of a reward model, base of a policy, prompts, modules."""
-    from rlhf_plugins.engine.policy import describe
-    from rlhf_plugins.engine.prompt_form import note_prompts
-    from rlhf_plugins.engine.weights.end_tokens import hand_on_ends
-    from rlhf_plugins.engine.weights.matching import in_order
-    from rlhf_plugins.recipe import provenance
+    from rlhf_plugins.run.stage.saved_models import note_model, note_policy, note_reward
 
     for folder in _saved(run, result.rewards):
-        provenance.record(folder, stage, run.services.registry)
+        note_reward(run, stage, folder)
     for folder in _saved(run, result.policies):
-        describe(folder, run.base, run.services.files(run.folder).path)
-        hand_on_ends(run.places.start.folder, folder)
+        note_policy(run, folder)
     for folder in (*_saved(run, result.policies), *_saved(run, result.rewards)):
-        in_order(folder)
-        note_prompts(folder, run.data, run.places.start.folder or Path(run.places.start.base.path))
+        note_model(run, folder)
 
 
 def _saved(run: StageRun, specs: Mapping[str, Spec]) -> Iterator[Path]:

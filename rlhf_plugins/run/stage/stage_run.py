@@ -103,6 +103,7 @@ class Log:
 class History:
     """What a stage did so far."""
 
+    stage: Any = None  # whose calls they are, while it runs
     opened: dict[str, None] = field(default_factory=dict)  # lineages, in order
     parts: list[StageResult] = field(default_factory=list)  # of its own `train` calls
     names: list[str] = field(default_factory=list)  # names of the parts
