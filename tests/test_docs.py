@@ -177,3 +177,12 @@ def test_the_menu_holds_every_page() -> None:
     menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     listed = [one for part in menu for group in part.values() for one in ([group] if isinstance(group, str) else group)]
     assert {page for page in listed if "/" not in page} == {page.name for page in DOCS.glob("*.md")}
+
+
+SCANNED = [*ONLINE, "algorithms", "stages", "trainers", "trainer_options", "scaling", "reward_server", "gpu", "engine"]
+
+
+@pytest.mark.parametrize("page", SCANNED)
+def test_the_source_of_a_guide_fits_a_screen(page: str) -> None:
+    lines = (DOCS / f"{page}.md").read_text(encoding="utf-8").splitlines()
+    assert not [(number, line) for number, line in enumerate(lines, 1) if len(line) > 120]
