@@ -26,7 +26,7 @@ from rlhf_plugins.errors import nearest
 
 MAY_BE_NAN = {"ratings"}  # NaN is a missing rating
 ACTIONS = ("stop", "end", "scale_lr", "scale_kl")  # that an alarm may ask for
-STATUSES = ("judged", "abstained", "failed")  # of a verdict
+STATUSES = ("judged", "abstained", "failed")  # that a verdict may have
 
 
 def tensor(component: Any, answer: Any, shape: tuple[int, ...], inputs: tuple[Any, ...]) -> Tensor:

@@ -275,6 +275,6 @@ def _checked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 def answer_checks() -> Any:
     """The checks of answers, imported when the first component is called."""
-    from rlhf_plugins.contract import answers  # which imports torch
+    from rlhf_plugins.contract import answers  # imports torch
 
     return answers

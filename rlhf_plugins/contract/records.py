@@ -139,7 +139,7 @@ class MemberScores:
 class Verdict:
     """A judge's answer about two responses to a prompt: a probability, or why there is none."""
 
-    probability: float | None = None  # that the first is the better one; None unless judged
+    probability: float | None = None  # how likely the first is the better one; None unless judged
     status: str = "judged"  # or `abstained`, where the judge cannot tell; or `failed`, where it gave no usable answer
     reason: str = ""
 
@@ -152,7 +152,7 @@ class SamplerState:
     remaining: np.ndarray  # bool: not yet drawn in this epoch
     progress: float  # share of the training done, 0 to 1
     length: np.ndarray  # tokens
-    difficulty: np.ndarray  # from the data, standardised; 0 where a row has none
+    difficulty: np.ndarray  # standardised values of the column; 0 where a row has none
     topic: np.ndarray  # int codes
     loss: np.ndarray  # loss of the example when it was last trained on, NaN before
     rng: np.random.Generator
@@ -170,7 +170,7 @@ class ScoredPairs:
     rejected_gold: np.ndarray | None = None
     chosen_rating: np.ndarray | None = None  # mean over the dimensions that people rated
     rejected_rating: np.ndarray | None = None
-    chosen_variance: np.ndarray | None = None  # as the reward model predicts it
+    chosen_variance: np.ndarray | None = None  # predicted by the reward model
     rejected_variance: np.ndarray | None = None
     chosen_epistemic: np.ndarray | None = None  # population variance of the rewards by the members of an ensemble
     rejected_epistemic: np.ndarray | None = None
@@ -179,5 +179,5 @@ class ScoredPairs:
     prompt: np.ndarray | None = None  # int codes: pairs of one prompt are not independent
     topic: np.ndarray | None = None  # text
     annotator: np.ndarray | None = None  # text: who judged the pair
-    probability: np.ndarray | None = None  # that the chosen one is better, by votes; None: sigmoid(chosen - rejected)
+    probability: np.ndarray | None = None  # of the chosen one, by votes; None: sigmoid(chosen - rejected)
     again: Callable[[Rewrite], ScoredPairs] | None = None  # the same pairs with every response rewritten

@@ -64,14 +64,14 @@ class Group:
     prompt: Text
     responses: tuple[Text, ...] = ()
     ranks: tuple[int | None, ...] | None = None
-    margin: float | None = None  # of a ranked pair: how much better the best is, in the annotators' unit
+    margin: float | None = None  # how much better the best of a ranked pair is, in the annotators' unit
     gold: tuple[float, ...] | None = None  # the true rewards, if known
     weight: float = 1.0  # how much the group's ranks count
     compared: tuple[Comparison, ...] | None = None
     ratings: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     topic: str | None = None  # accuracy is reported by topic
     difficulty: float | None = None  # how hard the group is to judge, for a curriculum; higher is harder
-    label: bool | None = None  # of a single response: whether it is desirable
+    label: bool | None = None  # whether a single response is desirable
     columns: Mapping[str, Any] = field(default_factory=dict)  # further columns of the row, as they were written
     origin: Origin | None = None
 
@@ -173,7 +173,7 @@ class Samples:
     responses: Sequence[str]
     prompt_ids: Sequence[Sequence[int]]
     response_ids: Sequence[Sequence[int]]
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # of the prompts' rows, each of length B
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # columns of the prompts' rows, of length B
     siblings: Sequence[int] | None = None  # (B,) equal for responses that are compared; None: for those to one prompt
 
     def __post_init__(self) -> None:

@@ -81,7 +81,7 @@ class Base:
     adapter: Adapter | None = None  # None trains all weights
     trust_remote_code: bool = False
     chat: Chat | None = None  # None renders as the tokenizer does
-    lengths: Lengths = Lengths()  # of this run's rows; not saved with a model
+    lengths: Lengths = Lengths()  # limits of this run's rows; not saved with a model
 
     def __post_init__(self) -> None:
         """Raises ValueError for DoRA on a quantized base."""

@@ -12,7 +12,7 @@ PLAIN: Mapping[str, float] = {
     "min_p": 0.0,
     "repetition_penalty": 1.0,
 }  # where they do nothing
-CUTS = ("top_p", "top_k", "min_p")  # which leave the likeliest token
+CUTS = ("top_p", "top_k", "min_p")  # they always leave the likeliest token
 
 
 class SamplingOptions(TypedDict, total=False):

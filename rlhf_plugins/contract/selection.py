@@ -37,8 +37,8 @@ class Features:
     off_policy: float | None = None  # nats per token; seen where there is a policy
     off_policy_low: float | None = None  # the 95% interval of its mean over prompts
     off_policy_high: float | None = None
-    off_policy_prompts: int | None = None  # that the policy answered, or could: fewer than 10 are not asked
-    off_policy_left_out: int | None = None  # that were drawn, and could not be read or leave no room
+    off_policy_prompts: int | None = None  # prompts that the policy answered; with fewer than 10 none is asked
+    off_policy_left_out: int | None = None  # prompts that were drawn and are unreadable or too long
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class Resources:
     """What a training may use, and what it is for; None is not known."""
 
     vram: Annotated[float, Gt(0)] | None = None  # GB of memory of the GPU
-    hours: Annotated[float, Gt(0)] | None = None  # of training
+    hours: Annotated[float, Gt(0)] | None = None  # of training time
     online: bool | None = None  # whether responses are to be sampled and scored while it trains
     live_reward: bool = False  # the reward is a live judge or a rule, not these pairs alone
     staged: bool = False  # several trainings may follow one another
@@ -89,6 +89,6 @@ class Choice:
     reasons: Sequence[str] = ()
     possible: bool = True  # it can do what is asked
     score: float | None = None
-    low: float | None = None  # of the 95% interval of the score
+    low: float | None = None  # lower end of the 95% interval of the score
     high: float | None = None
     cost: Mapping[str, float] = field(default_factory=dict)  # as in `Situation`, and `spent_flops`; empty is not known

@@ -24,7 +24,7 @@ from rlhf_plugins.contract.guards import MAKER, Built, maker, named
 LIBRARIES = {"accelerate", "datasets", "peft", "tokenizers", "torch", "transformers", "trl"}  # no plugin state
 OURS = "rlhf_plugins."
 SHARED = tuple(OURS + name for name in ("contract.rows", "data.", "registry.", "run."))  # all rows, and the run itself
-DEEPEST, MOST = 8, 4096  # of what is looked into: levels, and entries of a collection
+DEEPEST, MOST = 8, 4096  # levels of nesting, and entries of a collection, that are looked into
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 

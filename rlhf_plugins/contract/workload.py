@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 
 Phase = Literal["train", "reference", "scoring", "generation", "evaluate"]
-PROMPT_TOKENS = 512  # of the longest prompt, where no option of a stage limits it
+PROMPT_TOKENS = 512  # tokens of the longest prompt, where no option limits it
 PLENTY = 100_000  # prompts: more than any limit on tokens allows
 RANKED = 4  # responses to a prompt, where a loss reads rankings
 MARGIN = 0.08  # the error of a forecast peak, as a share of it

@@ -19,18 +19,18 @@ IN_FILE = {  # what accelerate reads in the file alone, where there is one
     WEIGHTS: "zero_optimization.offload_param.device",
 }
 BESIDE = ("gradient_accumulation_steps", "gradient_clipping")
-NAMES = {  # of options in the environment
+NAMES = {  # option -> environment variable
     CONFIG_FILE: "ACCELERATE_DEEPSPEED_CONFIG_FILE",
     **{option: f"ACCELERATE_DEEPSPEED_{option.upper()}" for option in (*IN_FILE, "zero3_save_16bit_model")},
     **{option: f"ACCELERATE_{option.upper()}" for option in BESIDE},
     "use_cpu": "ACCELERATE_USE_CPU",
 }
-STAGES = ("1", "2", "3")  # in each a process has a part of the optimizer's state, in 3 also of the weights
+STAGES = ("1", "2", "3")  # each divides the optimizer's state, 3 also the weights
 OFF = ("none", "false", "0", "")
 OF_RECIPE = {"optimizer": "optim", "scheduler": "lr_scheduler_type"}  # sections of a file, and the trainer's own option
-OWN_ADAM = "zero_force_ds_cpu_optimizer"  # in the place of an optimizer that waits; it does not go on bit for bit
+OWN_ADAM = "zero_force_ds_cpu_optimizer"  # replaces an offloaded optimizer; not resumed bit for bit
 PERSISTING = "zero_optimization.stage3_param_persistence_threshold"  # what is written into such a weight would be lost
-NUMBERS = ("train_batch_size", "train_micro_batch_size_per_gpu", *BESIDE)  # that the recipe has too
+NUMBERS = ("train_batch_size", "train_micro_batch_size_per_gpu", *BESIDE)  # the recipe has them too
 HALVES = ("bf16", "fp16")
 WAITING, HALF = {"device", "pin_memory"}, {"enabled"}
 TRIED: dict[str, set[str]] = {  # the other sections: numbers, what is printed, and how ZeRO sends and keeps

@@ -38,9 +38,9 @@ class Written(str):
 class Member:
     """One training of a recipe with `seeds` or `sweep`."""
 
-    setting: Mapping[str, Any] = field(default_factory=dict)  # of the sweep: path -> value
+    setting: Mapping[str, Any] = field(default_factory=dict)  # its values of the sweep, by path
     seed: int | None = None
-    label: str = ""  # of its folder
+    label: str = ""  # name of its folder
     typed: frozenset[str] = frozenset()  # the paths that the command line swept
 
     @property

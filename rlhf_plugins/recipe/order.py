@@ -37,7 +37,7 @@ class Faulty:
     """A stage with a fault of its own, so far as those that name it need it, and the stages that it names itself."""
 
     name: str
-    cls: type[Stage] | None  # that it is, or of a misspelt one the nearest; None where none is near
+    cls: type[Stage] | None  # its class, or the nearest one to a misspelt name; None: none is near
     written: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -35,8 +35,8 @@ class Resolver:
     """Resolves blocks against the classes of a registry; `problems` gathers every fault on the way."""
 
     registry: Registry
-    source: Source | None = None  # of the values; None leaves paths as they are
-    folder: Path = Path()  # that paths in the source's file are relative to
+    source: Source | None = None  # where the values were written; None leaves paths as they are
+    folder: Path = Path()  # paths in the source's file are relative to it
     problems: list[tuple[Keys, str]] = field(default_factory=list)
     shared: dict[str, Any] = field(default_factory=dict)  # options of the recipe's top that stages take over, resolved
 

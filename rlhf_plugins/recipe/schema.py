@@ -70,7 +70,7 @@ class Recipe:
         ),
     ] = "auto"
     data: DataFormat = uses("data_format", tag="format")
-    monitors: tuple[Monitor, ...] | None = uses("monitor", optional=True)  # of stages that do not name their own
+    monitors: tuple[Monitor, ...] | None = uses("monitor", optional=True)  # monitors of stages that name none
     report_to: Annotated[
         str | list[str] | None,
         Field(

@@ -32,7 +32,7 @@ class Place:
     file: str
     line: int
     typed: bool = False  # on the command line, whose paths are relative to the working directory
-    opened: bool = False  # by an override, only to set something within it
+    opened: bool = False  # made by an override that sets something within it
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _hidden(loader: yaml.SafeLoader, root: yaml.Node | None, rest: str) -> Itera
         yield f"YAML reads {rest!r} as a comment: write the whole value in quotes"
     nodes, seen = [root] if root else [], set[int]()
     for node in nodes:
-        if id(node) in seen:  # of an alias
+        if id(node) in seen:  # an alias
             continue
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):

@@ -90,7 +90,7 @@ WORDS = ("all", "none")  # other values of `report_to`
 def keeping_the_best(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """What `load_best_model_at_end` needs besides: a checkpoint at every evaluation, of which two are kept."""
     strategy = trainer.get("eval_strategy", "no")
-    if not trainer.get("load_best_model_at_end") or strategy == "no":  # which transformers refuses together
+    if not trainer.get("load_best_model_at_end") or strategy == "no":  # transformers refuses the two together
         return {}
     every = trainer.get("eval_steps") or trainer.get("logging_steps", 10)
     return {"save_strategy": strategy, "save_steps": every, "save_total_limit": 2}

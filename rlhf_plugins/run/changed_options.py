@@ -21,7 +21,7 @@ from rlhf_plugins.run.files.reporting import now
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.assemble import Assembled
 
-LOGGING = frozenset({"logging_steps", "logging_first_step", "disable_tqdm"})  # of `trainer`: they change no weight
+LOGGING = frozenset({"logging_steps", "logging_first_step", "disable_tqdm"})  # of `trainer`; no weight depends on them
 SAVING = frozenset({"save_strategy", "save_steps", "save_total_limit"})  # nor do these, unless the best is kept
 FREE = ("output_dir", "engine", "checkpoint")
 

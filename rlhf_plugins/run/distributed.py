@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from rlhf_plugins.run.files.folder import RunFolder
 
 BY_BATCH = {"policy_loss", "reduction", "kl"}  # kinds that see a process's own part
-TRAINER, BATCH, EVALUATED = "trainer", "per_device_train_batch_size", "per_device_eval_batch_size"  # of a recipe
-PROCESSES = "processes"  # in the status: how many there were at the start
-PRECISION = "ACCELERATE_MIXED_PRECISION"  # in the environment, as accelerate sets it
+TRAINER, BATCH, EVALUATED = "trainer", "per_device_train_batch_size", "per_device_eval_batch_size"  # names in a recipe
+PROCESSES = "processes"  # key of the status: how many there were at the start
+PRECISION = "ACCELERATE_MIXED_PRECISION"  # environment variable that accelerate sets
 
 
 def refuse(stages: Iterable[Stage]) -> None:

@@ -37,7 +37,7 @@ class _Member:
     recipe: AnyRecipe
     overrides: tuple[str, ...]
     folder: RunFolder
-    title: str  # of its lines of progress
+    title: str  # begins its lines of progress
 
     def run(self, resume: bool, overwrite: bool, say: Say) -> bool:
         """Trains it or goes on with it, unless it is finished; whether it did. Raises as `run.run_recipe` does."""

@@ -23,7 +23,7 @@ from rlhf_plugins.run.files.sameness import differences
 BEGUN = b": running"  # printed once the first stage begins
 AFTER_STAGES = "the report"  # is written once the last stage is finished, when the status names none
 PAUSE = 0.02  # seconds
-TRIES = 4  # of runs that are to be killed and end before, each in half of the time of the one before
+TRIES = 4  # to kill a run before it ends, each after half of the time of the last one
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 UNJUDGED = ("prompts", "supervised")  # formats that keep other columns, and read no judgement of them
 LOOKED_AT = 100_000  # rows of a file whose columns are compared with those of the first
 AS_MESSAGES = 'give the spec of the data `"as_messages": True`'
-_OPEN: list[Hooks] = []  # of the sessions of this process
+_OPEN: list[Hooks] = []  # hooks of the open sessions of this process
 
 
 def session(

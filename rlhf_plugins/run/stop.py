@@ -34,7 +34,7 @@ class Stop:
     asked: bool = False
     polled: bool = False  # whether the stage that runs has called `stopped`
     reporting: bool = False
-    number: int = signal.SIGINT  # of the last signal
+    number: int = signal.SIGINT  # number of the last signal
 
     def begin(self) -> None:
         """Another stage begins."""

@@ -53,7 +53,7 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
 )
 
 CLIPPED = "is an option of the policy loss here: write `policy_loss: {use: clip, epsilon: 0.2, epsilon_high: 0.28}`"
-OF_GRPO_CONFIG = {  # -> what does it here
+OF_GRPO_CONFIG = {  # option of TRL's GRPOConfig -> what to write here
     "beta": "is the strength of the KL here: write `kl: {use: in_loss, coef: 0.04}`, or `kl: none` for 0",
     "epsilon": CLIPPED,
     "epsilon_high": CLIPPED,

@@ -38,7 +38,7 @@ Reference = Annotated[
 ]
 
 FEW = 64  # held-out rows that a rehearsal tries first
-MANY = 1_000  # of the rows to train on, which take less than a second
+MANY = 1_000  # training rows that a rehearsal reads, in less than a second
 WITHOUT_LIMIT = 4096  # tokens of a sequence that nothing limits, for a forecast
 HEAD = "lm_head"
 NOT_LEARNED = (

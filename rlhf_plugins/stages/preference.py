@@ -61,7 +61,7 @@ UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone 
     }
 )
 
-OF_DPO_CONFIG = {  # of TRL's DPOConfig -> what does it here
+OF_DPO_CONFIG = {  # option of TRL's DPOConfig -> what to write here
     "beta": "is an option of the loss here: write `loss: {use: dpo, beta: 0.1}`",
     "label_smoothing": "is a soft label here: give the rows a column `probability`, of 0.9 for a smoothing of 0.1, or "
     "write `loss: {use: cdpo, epsilon: 0.1}` with the package rlhf-losses-extra",

@@ -30,7 +30,7 @@ class Measured(NamedTuple):
 
     accuracies: Accuracies
     orders: Orders
-    mean: float  # of its rewards
+    mean: float  # mean of its rewards
     deviation: float
 
     @property

@@ -54,7 +54,7 @@ class Member(NamedTuple):
 
     trained: Trained
     accuracies: Accuracies
-    prompts: int  # that its bootstrap left out
+    prompts: int  # how many its bootstrap left out
     held_out: Orders
     beside: Mapping[str, float]  # FLOPs and seconds of measuring it, which are not of its budget
 

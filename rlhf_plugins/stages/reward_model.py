@@ -54,7 +54,7 @@ UNREAD = frozenset(  # options that TRL's own loss, batches and loading alone wo
 )
 
 SMOOTHED = "is a loss here: write `loss: {use: label_smoothed, epsilon: 0.1}`"
-OF_REWARD_CONFIG = {  # of TRL's RewardConfig, and of trainers like it -> what does it here
+OF_REWARD_CONFIG = {  # option of TRL's RewardConfig and its like -> what to write here
     "center_rewards_coefficient": "is a part of a sum of losses here: write `loss: {use: sum, losses: [bradley_terry, "
     "centering], weights: [1, 0.01]}`",
     "label_smoothing": SMOOTHED,
@@ -286,7 +286,7 @@ class RewardModelStage(
         super().fits(adapter)
         if self.quantization not in (None, "none") and adapter is None and self.train_layers != 0:
             raise ValueError("quantization: needs an adapter, since quantized weights cannot be trained")
-        Base("", None if self.quantization == "none" else self.quantization, adapter)  # which refuses a pair of them
+        Base("", None if self.quantization == "none" else self.quantization, adapter)  # refuses some pairs of these
 
     def own_base(self, run: Run) -> Base:
         """The base of its trunk. Raises RunError where it starts from an adapter on a base of another precision."""
@@ -386,7 +386,7 @@ def row_features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:
     rows = [(row["prompt_ids"], ids) for row in train.dataset for ids in row["branch_ids"]]
     prompts, responses = map(list, zip(*rows, strict=True))
     nothing = [""] * len(rows)
-    return model.features(Samples(nothing, nothing, prompts, responses), pad_id).cpu()  # as all rows
+    return model.features(Samples(nothing, nothing, prompts, responses), pad_id).cpu()  # where all rows are
 
 
 @hookimpl

@@ -35,7 +35,7 @@ from rlhf_plugins.trainers.zero import load_whole_models
 
 Config = TypeVar("Config")
 NOT_KEPT = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
-NOT_KEPT |= {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}  # of an evaluation
+NOT_KEPT |= {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}  # numbers of an evaluation
 NOT_KEPT |= {"step_time", *(f"completions/{which}_length" for which in ("mean", "min", "max"))}
 NOT_KEPT |= {f"completions/{which}_terminated_length" for which in ("mean", "min", "max")}
 
@@ -100,7 +100,7 @@ class Curves(TrainerCallback):
 
     def __init__(self, log: Callable[[int, Mapping[str, float]], None]) -> None:
         self.values: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        self.known: dict[str, Logged] = {}  # of numbers that a stage has of its own
+        self.known: dict[str, Logged] = {}  # units of a stage's own numbers
         self._log = log
 
     @property
@@ -240,7 +240,7 @@ def prepare(trainer: Any) -> None:
 
 def make_ready(trainer: Any) -> None:
     """Makes the model and the process of a trainer that was checked ready for training."""
-    if not isinstance(trainer.model, PreTrainedModel):  # which a script loaded in the precision that it wants
+    if not isinstance(trainer.model, PreTrainedModel):  # a script loads a model in the precision that it wants
         train_in_float32(trainer.model)
     keep_freed_memory_of_process(trainer.args.device)
     trainer.add_callback(AllocatesState())

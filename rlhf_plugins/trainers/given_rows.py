@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 from rlhf_plugins.errors import DataError
 
 TEXTS = ("prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids")
-LEAST = {"weight": 0.0, "probability": 0.0}  # of a column of numbers; without a bound where it is not there
+LEAST = {"weight": 0.0, "probability": 0.0}  # smallest value of a column; others have no bound
 MOST = {"probability": 1.0}
 
 

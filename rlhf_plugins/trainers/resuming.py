@@ -27,9 +27,9 @@ from rlhf_plugins.reward_models.composed import has_state
 from rlhf_plugins.trainers import zero
 
 PICKLE, BEST = "training_args.bin", "trained.safetensors"  # files of a model that may be the best
-CARD = "README.md"  # of PEFT and TRL, who know neither the model's name nor its base
+CARD = "README.md"  # written by PEFT and TRL without the model's name and base
 State = dict[str, Any]
-AT_FIRST = ("random", "others")  # of a state: what is set at the first batch
+AT_FIRST = ("random", "others")  # parts of a state that are set at the first batch
 SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_total_train_tokens")
 
 
@@ -135,7 +135,7 @@ class Resumable:
         if self._saves_weights():
             load_weights(self, {"weights": load_file(Path(self.state.best_model_checkpoint, BEST))})
             return
-        processes.on_main(lambda: None)  # which wrote it
+        processes.on_main(lambda: None)  # the main process wrote it
         super()._load_best_model()  # type: ignore[misc]
 
 

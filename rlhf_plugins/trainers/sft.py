@@ -24,7 +24,7 @@ from rlhf_plugins.trainers.steps.micro_batches import TrainsInMicroBatches, step
 from rlhf_plugins.trainers.steps.recovery import KEPT, SHARE, Cutting, Kept, Opaque
 
 LEARNED = "learned"  # key of a batch: how many of its tokens have a label
-WEIGHT = "weight"  # of a row, and key of a batch with one for each row
+WEIGHT = "weight"  # column of a row, and key of a batch
 MEANS = ("entropy", "mean_token_accuracy")  # over the tokens of a batch, in TRL's log
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DIVISION, PARTS = "division", "parts"  # keys of a state
-OF_PART = "optimizer_state_dict"  # of DeepSpeed's state under ZeRO-3, which alone gives its optimizer its weights
+OF_PART = "optimizer_state_dict"  # key of DeepSpeed's state, by which ZeRO-3 gives its optimizer the weights
 WHOLE = "as a whole"
 
 
@@ -108,7 +108,7 @@ def hand_options_on(trainer: Any) -> None:
 
 def state_in_parts(trainer: Any) -> dict[str, Any]:
     """The state of the part of each process of the optimizer, on the CPU, and how it is divided; all must call it."""
-    own = trainer.optimizer.optimizer  # that accelerate wraps; it has an optimizer of its part
+    own = trainer.optimizer.optimizer  # wrapped by accelerate; it has an optimizer of its part
     part = own.state_dict()[OF_PART] if processes.zero3() else own.optimizer.state_dict()
     return {DIVISION: _division(trainer), PARTS: processes.gathered(send_to_device(part, "cpu"))}
 

@@ -45,8 +45,8 @@ class StageLine:
     seconds: float = 0.0
     loss: float | None = None
     made: tuple[str, ...] = ()  # `policy runs/a#dpo`
-    rows: str = ""  # of its own data, `40 groups to train on, 0 held out`
-    notes: tuple[str, ...] = ()  # of the report
+    rows: str = ""  # its own data in words: `40 groups to train on, 0 held out`
+    notes: tuple[str, ...] = ()  # notes of the report
 
 
 def find(path: Path) -> RunFolder:

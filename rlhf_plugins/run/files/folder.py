@@ -32,8 +32,8 @@ from rlhf_plugins.run.files.checkpoints import finished, is_trained, of_checkpoi
 LOCK = ".lock"  # while a process runs in the folder
 ONCE = "once"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
-WENT_ON = "went_on"  # in the status: what was not as at the start when the run went on
-GPU = "gpu_memory"  # in the status: bytes of it, while the run goes on
+WENT_ON = "went_on"  # key of the status: what had changed when the run was resumed
+GPU = "gpu_memory"  # key of the status: bytes in use while the run goes on
 
 
 @dataclass(frozen=True)

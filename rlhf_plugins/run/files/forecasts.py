@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.forecast.forecast import Forecast
     from rlhf_plugins.recipe.assemble import Assembled
 
-FORECAST = "forecast"  # in the status: by stages, `allocated_bytes` and the same in words
+FORECAST = "forecast"  # key of the status: for each stage `allocated_bytes`, and words
 
 
 def of_memory(assembled: Assembled, say: Callable[[str], None]) -> Forecast | None:

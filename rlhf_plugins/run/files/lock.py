@@ -16,7 +16,7 @@ from rlhf_plugins.errors import RunError, RunInUse
 from rlhf_plugins.run.files.folder import LOCK
 
 LOOK = 0.05  # seconds within which a process that asks `in_use` returns the lock
-_HELD: dict[Path, IO[str]] = {}  # by this process, whose own requests the system would grant
+_HELD: dict[Path, IO[str]] = {}  # locks of this process, to which the system would grant a second one
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_HELD.clear)
 

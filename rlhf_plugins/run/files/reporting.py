@@ -22,7 +22,7 @@ from rlhf_plugins.run.files.comparing import policies, with_costs
 from rlhf_plugins.run.files.folder import WENT_ON, RunFolder
 from rlhf_plugins.run.files.forecasts import forecast_bytes
 
-DIGEST = "digest"  # of the rows, in the status alone
+DIGEST = "digest"  # key of the status: digest of the rows
 
 
 def surroundings() -> dict[str, Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.run.stage.stage_run import StageRun
 
 Recipe = dict[str, Any]
-PROMPTS = 64  # of a trial, with their rows
+PROMPTS = 64  # prompts of a trial, with their rows
 FEWEST = 3  # steps of a trial
 
 

@@ -119,7 +119,7 @@ class Keeper:
         going_on = not ends and trainer.state.global_step < trainer.state.max_steps
         if self.keeps and going_on and (asked or due) and getattr(trainer, "is_whole", True):
             self.write(trainer)
-        self.run.services.stop.asked |= asked  # of any process, so that all of them end
+        self.run.services.stop.asked |= asked  # by any process, so that all of them end
         trainer.control.should_training_stop = ends or asked
 
     def saved(self, trainer: Any, folder: Path) -> None:

@@ -42,7 +42,7 @@ class Ending:
 
     until: Callable[[Step], bool] | None = None
     budget: Budget | None = None
-    counter: Counter | None = None  # of what the stage used so far
+    counter: Counter | None = None  # counts what the stage used so far
     reached: bool = False
 
     def see(self, step: Step) -> None:
@@ -188,7 +188,7 @@ def _call(run: StageRun, stage: Stage, given: Given, begins: Places) -> dict[str
         "budget": dataclasses.asdict(given.budget) if given.budget else None,
         "takes": {one.lineage: results.relative(one.spec, root) for one in opened},
     }
-    several = {"processes": processes.launched()} if processes.launched() > 1 else {}  # of which each has its batch
+    several = {"processes": processes.launched()} if processes.launched() > 1 else {}  # each has its own batch
     carried = {"carry": sorted(set(given.carry))} if given.carry else {}  # calls of older versions are without it
     return json.loads(to_json(call | several | carried))
 

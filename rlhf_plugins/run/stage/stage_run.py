@@ -86,7 +86,7 @@ class Log:
     """What a stage logged so far, and when its last checkpoint was made."""
 
     calls: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-    trainings: int = 0  # that began so far
+    trainings: int = 0  # how many began so far
     kept_at: float = field(default_factory=time.monotonic)
     kept_step: int = 0
 
@@ -105,10 +105,10 @@ class History:
 
     stage: Any = None  # whose calls they are, while it runs
     opened: dict[str, None] = field(default_factory=dict)  # lineages, in order
-    parts: list[StageResult] = field(default_factory=list)  # of its own `train` calls
+    parts: list[StageResult] = field(default_factory=list)  # results of its own `train` calls
     names: list[str] = field(default_factory=list)  # names of the parts
     log: Log = field(default_factory=Log)
-    read: list[Cost] = field(default_factory=list)  # of the parts that were finished before
+    read: list[Cost] = field(default_factory=list)  # costs of parts that were finished before
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Places:
     base: Weights
     start: Weights
     reference: Weights
-    lineage: tuple[str, ...] = ()  # of the start and the reference, where earlier stages made them
+    lineage: tuple[str, ...] = ()  # start and reference, where earlier stages made them
 
 
 def at(weights: Weights) -> Places:

@@ -36,14 +36,12 @@ REDUCTIONS = {  # TRL's loss_type -> ours
 }
 UNCLIPPED = ("cispo", "sapo")  # losses that are no clip of the ratio
 ADVANTAGES = {"group": "grpo", "batch": "grpo_batch", "none": "dr_grpo"}  # TRL's scale_rewards -> ours
-FUNCTIONS = {"reward": Reward, "fallback": Reward, "environment": Environment}  # which may be functions, too
+FUNCTIONS = {"reward": Reward, "fallback": Reward, "environment": Environment}  # arguments that may be functions too
 KINDS: dict[str, type] = {
     **{"advantage": Advantage, "policy_loss": PolicyLoss, "reduction": Reduction, "kl": KL, "shaping": Shaping},
     **{"value": Value, "exploration": Exploration, **FUNCTIONS},
 }
-INSTEAD_OF: dict[
-    str, dict[str, Any]
-] = {  # of our arguments: the options of TRL's that say the same, with their defaults
+INSTEAD_OF: dict[str, dict[str, Any]] = {  # our argument -> options of TRL's that it replaces, with their defaults
     "advantage": {"scale_rewards": "group", "multi_objective_aggregation": "sum_then_normalize"},
     "policy_loss": {
         "loss_type": "dapo",
@@ -77,18 +75,18 @@ class OnlineOptions:
     reduction: Reduction | None = None
     kl: KL | None = None
     shaping: Sequence[Shaping] = ()
-    value: Value | None = None  # of the critic, where the advantage reads values
-    reference: str | Any = None  # of `kl`: a frozen model, or an adapter's name; None: the policy with adapters off
+    value: Value | None = None  # options of the critic, where the advantage reads values
+    reference: str | Any = None  # for `kl`: a frozen model, or an adapter's name; None: the policy with adapters off
     stop_kl: float | None = None  # nats per token; beyond it the rest of a rollout is skipped
     exploration: Exploration | None = None
     environment: Environment | EnvironmentFunction | None = None  # as a function: of `Samples`, to what follows each
     turns: int = 1  # most of the policy's in a conversation with the environment
-    turn_discount: float = 1.0  # of the rewards of later turns
+    turn_discount: float = 1.0  # discount of the rewards of later turns
     max_length: int | None = None  # tokens of a conversation; None is what the model takes
     abstained: Literal["drop", "stop", "fallback"] = "drop"
     fallback: Reward | Callable[[Any], Any] | None = None
     equal_groups: Literal["keep", "drop", "resample"] = "keep"  # where all responses to a prompt score alike
-    truncated: Literal["keep", "drop"] = "keep"  # in the loss, where a response did not end by itself
+    truncated: Literal["keep", "drop"] = "keep"  # whether responses that were cut are in the loss
     tokens_per_batch: int | None = TOKENS_PER_BATCH  # most in memory at once, padding included; None is no limit
     keep_groups: bool = False  # minibatches hold the responses to a prompt together, as far as they divide; TRL mixes
     skip_equal: bool = False  # a rollout of equal rewards changes no weight; TRL steps with gradients of 0

@@ -36,7 +36,7 @@ def recovering(trainer: Any) -> Recovery | None:
     def halves(part: MicroBatch) -> list[MicroBatch]:
         cut = in_parts.halves(trainer._rollouts, trainer._experience.samples, part)
         if cut:
-            trainer._experience.first = None  # of the whole micro-batch
+            trainer._experience.first = None  # outputs of the whole micro-batch
         return cut
 
     return Recovery(trainer.model, lambda: noted, Cutting(halves, lambda part: part.tokens))

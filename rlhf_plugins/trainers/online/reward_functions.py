@@ -27,7 +27,7 @@ class Parted:
 
     def __init__(self, function: Any, name: str) -> None:
         self.function, self.__name__ = function, name
-        self.parts: dict[str, list[float]] = {}  # of the last call, NaN where a response has none
+        self.parts: dict[str, list[float]] = {}  # numbers of the last call, NaN where a response has none
 
     def __call__(self, **given: Any) -> list[Any]:
         """The scores. Raises RunError for a dict without one."""

@@ -17,7 +17,7 @@ from rlhf_plugins.trainers.learning_rates import give_rate
 from rlhf_plugins.trainers.ppo import kl_file
 from rlhf_plugins.trainers.ppo.options import ROUNDS
 
-WORDS = {  # of what is not learned from
+WORDS = {  # for responses that are not learned from
     "abstained": "response without a reward",
     "abstained_later": "response before one without a reward",
     "without_baseline": "response to a prompt whose greedy response has no reward",

@@ -94,8 +94,8 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, HearsFunctions, SharesBatches, 
         if own.reward is not None:
             asked = ForTRL(handle_of(own.reward), name_of(own.reward), lambda: self._prompt_ids)
             theirs["reward_funcs"] = asked
-        self._prompt_ids: list[list[int]] = []  # of what was generated last
-        self.sampler_log_probs: list[Sequence[float | None]] = []  # of a rollout's responses, under what sampled them
+        self._prompt_ids: list[list[int]] = []  # prompts of the last generation
+        self.sampler_log_probs: list[Sequence[float | None]] = []  # of a rollout's responses under their sampler
         self._of_functions = set()
         super().__init__(**theirs)
         if asked is None:
@@ -131,7 +131,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, HearsFunctions, SharesBatches, 
         fallback = None if own.fallback is None else handle_of(own.fallback).given(self._policy_tokens)
         aim = self._objective = objective_of(args, own, self._asked, fallback)
         sampling.warn(aim.reshaped)
-        self._kl_coef = aim.kl.coef if aim.kl else 0.0  # of the next rollout
+        self._kl_coef = aim.kl.coef if aim.kl else 0.0  # coefficient of the next rollout
         self._own_parts = bool(own.asked)  # whether GRPOConfig does not say all of the objective
         ratios = self.loss_type, (self.epsilon_low, self.epsilon_high)
         self._theirs = None if own.policy_loss else Updates(*ratios, own.kl is None, aim.weighs_kl, aim.by_response)
@@ -164,7 +164,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, HearsFunctions, SharesBatches, 
         self._step_numbers: dict[str, float] = defaultdict(float)  # sums over this optimizer step so far
         self._updates: dict[str, list[float]] = defaultdict(list)  # numbers of the updates since the last rollout
         self._unlearned: dict[str, int] = {}  # responses that were left out so far, by reason
-        self._skips: list[float] = []  # of each optimizer step so far: 1 where it was skipped
+        self._skips: list[float] = []  # for each optimizer step so far, 1 where it was skipped
 
     def _end_turns(self) -> None:
         """Ends responses also with what closes a turn in the chat template, or is asked for; all are saved as ends."""
@@ -369,7 +369,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, HearsFunctions, SharesBatches, 
 
     def _show(self, found: Step) -> None:
         """Shows a rollout to the monitors; what they do to the KL coefficient holds from the next rollout on."""
-        values = {**found.values, "learning_rate": self.optimizer.param_groups[0]["lr"]}  # of the next optimizer step
+        values = {**found.values, "learning_rate": self.optimizer.param_groups[0]["lr"]}  # of the next step
         at = replace(found, step=self.state.global_step, total=self.state.max_steps, values=values)
         factors = self.monitors.show(at, SCALES)
         scale_learning_rate(self, factors["scale_lr"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-NOISE = ("jitter_noise", "input_jitter_noise")  # of the inputs of a mixture of experts, in training alone
+NOISE = ("jitter_noise", "input_jitter_noise")  # attributes: noise on inputs of experts, in training alone
 SAMPLED = "router_jitter_noise"  # of a router that draws its experts in training, and reads it otherwise too
 
 

@@ -37,7 +37,7 @@ class HeldOut:
     """An OnlineTrainer that evaluates so; a class's first base. Prompts and seed are the same at every evaluation."""
 
     gold: GoldReward | None
-    task_shares: Callable[[], Mapping[str, float]] = dict  # by the names of tasks
+    task_shares: Callable[[], Mapping[str, float]] = dict  # share by task
 
     def evaluate(self: Any, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Logs the numbers, and returns them. Raises RunError where the reward abstains on every response."""

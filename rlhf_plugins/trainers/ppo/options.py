@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.importance import Correction
     from rlhf_plugins.trainers.watching.monitoring import Monitors
 
-ROUNDS = 10  # of further prompts for a rollout in which responses to a prompt score alike, at most
+ROUNDS = 10  # at most, of further prompts in place of those whose responses score alike
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class Turns:
     """Conversations in place of single responses; each turn is paid with the later ones of its conversation."""
 
     environment: EnvironmentFunction  # writes what follows a response
-    most: int  # of the policy's in a conversation
-    discount: float  # of a turn
+    most: int  # turns of the policy in a conversation
+    discount: float  # per turn
 
 
 @dataclass(frozen=True)

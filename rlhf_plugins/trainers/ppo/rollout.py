@@ -42,7 +42,7 @@ from rlhf_plugins.trainers.steps.micro_batches import evened
 if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.models import Models, Outputs
 
-TokenTensors = dict[str, Tensor]  # by name, each (B, T)
+TokenTensors = dict[str, Tensor]  # name -> (B, T)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Experience:
     reference: Tensor | None  # (B, T) under the reference, where there is one
     entropies: Tensor  # (B, T) of the policy
     values: Tensor | None  # (B, T) of the state before each token, in the reward's unit
-    value_unit: Unit | None  # of all returns so far, these included; None where there is no critic
+    value_unit: Unit | None  # moments of all returns so far; None where there is no critic
     token_rewards: Tensor  # (B, T) less the KL where it is in the reward
     advantages: Tensor  # (B, T)
     returns: Tensor  # (B, T) what values are trained to predict
@@ -117,7 +117,7 @@ class Experience:
     steps: tuple[Tensor, ...]  # rows (b,) of each training step of an epoch, of all processes
     parts: tuple[tuple[MicroBatch, ...], ...]  # what each training step computes, of this one
     importance: Tensor | None = None  # (B, T) or (B, 1) weights of losses, where what sampled is corrected for
-    first: Outputs | None = None  # of the only micro-batch, with their graph, until its first loss used them
+    first: Outputs | None = None  # outputs of a single micro-batch with their graph, for its first loss
 
     @property
     def batches(self) -> list[BranchBatch]:
@@ -130,7 +130,7 @@ class Experience:
         return None if self.reference is None else self.policy - self.reference
 
 
-RECORDS = (Experience, Samples, ResponseRewards, Prediction, MicroBatch, BranchBatch, Unit)  # of which one is made
+RECORDS = (Experience, Samples, ResponseRewards, Prediction, MicroBatch, BranchBatch, Unit)  # that a rollout is made of
 
 
 @dataclass

@@ -9,9 +9,9 @@ from typing import Any
 from rlhf_plugins.errors import nearest
 
 logger = logging.getLogger(__name__)
-OPTIONS = ("top_p", "top_k", "min_p", "repetition_penalty", "vllm_structured_outputs_regex")  # of GRPOConfig
+OPTIONS = ("top_p", "top_k", "min_p", "repetition_penalty", "vllm_structured_outputs_regex")  # options of GRPOConfig
 KWARGS = "generation_kwargs"
-HARMLESS = frozenset(  # of generation_kwargs: ends, where temperature is, and what changes no token that is drawn
+HARMLESS = frozenset(  # generation_kwargs that are allowed: ends, and what leaves the sampled distribution as it is
     {
         *("bos_token_id", "eos_token_id", "pad_token_id", "stop_token_ids", "max_time", "max_tokens"),
         *("max_length", "max_new_tokens", "temperature", "renormalize_logits", "remove_invalid_values", "seed"),

@@ -37,7 +37,7 @@ class PreferenceOptions:
     loss: PreferenceLoss | None = None  # a component; None: what `args.loss_type` names
     tokens_per_batch: int | None = TOKENS_PER_BATCH  # most in memory at once, padding included; None is no limit
     reference_cache: str | PathLike[str] | None = None  # a file that keeps the reference's log-probabilities
-    reference_identity: str | None = None  # of the reference's weights, under which it keeps them; None hashes them
+    reference_identity: str | None = None  # key of the reference in its cache; None hashes its weights
 
 
 def read_by(own: PreferenceOptions) -> Rows:
@@ -82,7 +82,7 @@ def _refuse_reference(loss: PreferenceLoss, own: PreferenceOptions, given: Mappi
 def without_reference(given: dict[str, Any]) -> Iterator[None]:
     """For the block, DPOTrainer's arguments are such that it loads no reference, nor hashes one with an adapter."""
     model = given["model"]
-    if given.get("args") is None:  # as TRL does
+    if given.get("args") is None:  # like TRL
         name = model if isinstance(model, str) else model.config.name_or_path
         given["args"] = trl.DPOConfig(f"{name.split('/')[-1]}-DPO")
     args = given["args"]

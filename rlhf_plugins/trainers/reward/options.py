@@ -24,8 +24,8 @@ class RewardOptions:
     pooling: Pooling | None = None  # None reads the last token
     sampler: Sampler | None = None  # draws the batches; None shuffles as transformers does
     tokens_per_batch: int | None = None  # most tokens in memory at once, padding included
-    head_learning_rate: float | None = None  # of head and pooling; None is the trainer's
-    features: Tensor | None = None  # of every response in the rows' order, (responses, width): the trunk is frozen
+    head_learning_rate: float | None = None  # rate of head and pooling; None is the trainer's
+    features: Tensor | None = None  # (responses, width) in the rows' order, of a frozen trunk
 
 
 KINDS: dict[str, type] = {"loss": RewardLoss, "head": RewardHead, "pooling": Pooling, "sampler": Sampler}

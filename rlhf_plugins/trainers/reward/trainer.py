@@ -71,9 +71,9 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         theirs = read_by(own, theirs.get("model")).checked(theirs)
         self._draws: Draws | None = None
         self._repeats: Tensor | None = None
-        self._parts: list[Scored] = []  # of the parts of the batch so far
+        self._parts: list[Scored] = []  # scores of the parts of the batch so far
         self._observed: list[tuple[list[int], list[float]]] = []  # rows and their losses of the same
-        self._tokens = 0  # of the same
+        self._tokens = 0  # tokens of these parts
         self._scorer: RewardModel | None = None  # None goes TRL's way
         self._head_learning_rate = own.head_learning_rate
         self._parts_asked = own.pooling, own.head

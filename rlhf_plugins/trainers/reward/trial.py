@@ -16,7 +16,7 @@ from rlhf_plugins.data.batches.ranked import Collator, RankedRows, judged
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
 
-GROUPS = 64  # of a batch
+GROUPS = 64  # groups of a batch
 
 
 def try_loss(rows: RankedRows, config: Any, pooling: Pooling, head: RewardHead, loss: RewardLoss) -> None:

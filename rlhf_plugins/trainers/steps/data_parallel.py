@@ -58,7 +58,7 @@ class SharesBatches:
 
     cuts_batches = True  # whether its collator makes the batch of a process; else each process gets all rows
     autocasts = True  # whether its passes themselves compute in the precision of its arguments
-    _batch_rows = 0  # of all processes, in the batch that is evaluated
+    _batch_rows = 0  # rows of all processes in the batch that is evaluated
 
     def create_accelerator_and_postprocess(self: Any) -> None:
         """Called by the constructor."""

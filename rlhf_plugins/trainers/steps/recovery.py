@@ -60,8 +60,8 @@ def tokens_of(part: Mapping[str, Any]) -> int:
 class Cutting(NamedTuple):
     """How the micro-batches of a trainer are cut, and what a user may write so that they need not be."""
 
-    halves: Callable[[Any], Sequence[Any]] = halves  # of a micro-batch; none where it cannot be cut
-    tokens: Callable[[Any], int] = tokens_of  # that it lays out
+    halves: Callable[[Any], Sequence[Any]] = halves  # the two halves of a micro-batch; empty where it cannot be cut
+    tokens: Callable[[Any], int] = tokens_of  # tokens that a micro-batch lays out
     avoided: str = "tokens_per_batch: {tokens} avoids it"
 
 

@@ -71,7 +71,7 @@ class Monitors:
         self._built, self.stage = dict(built or {}), stage
         self.trackers = trackers or Trackers()
         self._file = None if folder is None else folder / ALARMS
-        self.counter = Counter()  # of the costs so far; a training replaces it by one that counts
+        self.counter = Counter()  # costs so far; a training replaces it by one that counts
         self.ends = False  # whether an alarm ends the training after the step that is due
         self._alarms: list[Row] = []
 

@@ -147,7 +147,7 @@ class Monitored:
     """A Trainer that shows its monitors every optimizer step; a class's first base."""
 
     monitors: Monitors
-    step_numbers: dict[str, list[float]]  # of the batches since the last optimizer step
+    step_numbers: dict[str, list[float]]  # numbers of the batches since the last optimizer step
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains, and counts the cost."""
