@@ -117,17 +117,21 @@ def _namer(registry: Registry) -> Name:
 
 def _comparing(reward: Component, before: Sequence[Stage], registry: Registry) -> Iterator[str]:
     """The aggregations by which a reward compares: its own, of what it opens, and of the stage that trained it."""
-    name = _namer(registry)
     for _, part in all_parts(reward):
-        if isinstance(part, Reward):
-            yield from _of_saved(part, registry)
-        if part.kind == "aggregation" and part.compares_siblings:
-            yield name(part)
+        yield from _of_part(part, registry)
         if "reward" in part.takes:
             wanted = {value for _, value, what in named_stages(part) if what == "reward"}
             makers = (stage for stage in reversed(before) if "reward" in stage.makes)
             maker = next((stage for stage in makers if not wanted or stage.name in wanted), None)
             yield from () if maker is None else _aggregated(maker, registry)
+
+
+def _of_part(part: Any, registry: Registry) -> Iterator[str]:
+    """The aggregation that a component itself is or opens, where it compares responses."""
+    if isinstance(part, Reward):
+        yield from _of_saved(part, registry)
+    if part.kind == "aggregation" and part.compares_siblings:
+        yield _namer(registry)(part)
 
 
 def _of_saved(reward: Reward, registry: Registry) -> Iterator[str]:
@@ -146,12 +150,8 @@ def _of_saved(reward: Reward, registry: Registry) -> Iterator[str]:
 
 def _aggregated(stage: Stage, registry: Registry) -> Iterator[str]:
     """The aggregations of an ensemble that a stage trains or hands on, or a stage that it runs, which compare."""
-    name = _namer(registry)
     for _, part in parts_of(stage):
-        if isinstance(part, Reward):
-            yield from _of_saved(part, registry)
-        if part.kind == "aggregation" and part.compares_siblings:
-            yield name(part)
+        yield from _of_part(part, registry)
         if isinstance(part, Stage):
             yield from _aggregated(part, registry)
 
