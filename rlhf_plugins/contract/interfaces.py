@@ -93,7 +93,7 @@ class RewardLoss(Component, kind="reward_loss"):
     takes_probabilities: ClassVar[bool] = trait(False, SOFT_LABELS, join=all)
     columns: ClassVar[frozenset[str]] = trait(frozenset(), NUMBERS)
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
-    holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
+    holds_constant: ClassVar[bool] = trait(False, "a part of it is detached on purpose, and has no gradient")
     under_shift: ClassVar[str | None] = trait(None, SHIFT, SYMMETRY)
     under_scale: ClassVar[str | None] = trait(None, SCALE, SYMMETRY)
 
@@ -144,7 +144,7 @@ class Aggregation(Component, kind="aggregation"):
     )
     compares_siblings: ClassVar[bool] = trait(
         False,
-        "its rewards are shares of a prompt's other responses that each beats, 0 to 1; what sees one alone refuses it",
+        "its reward is the share of the prompt's other responses that a response beats, so that it scores none alone",
     )
     shares: ClassVar[bool] = trait(
         False, "its rewards are shares of votes, so that the share of members that order a pair is its probability"
@@ -186,7 +186,7 @@ class PreferenceLoss(Component, kind="preference_loss"):
     needs: ClassVar[frozenset[str]] = trait(frozenset(), Component.traits["needs"].meaning, choices=COLUMNS)
     takes_probabilities: ClassVar[bool] = trait(False, SOFT_LABELS, join=all)
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
-    holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
+    holds_constant: ClassVar[bool] = trait(False, "a part of it is detached on purpose, and has no gradient")
     reads_entropy: ClassVar[bool] = trait(False, "is given the entropies of the policy's next tokens")
     reads_reference: ClassVar[bool] = trait(
         True, "reads the reference's log-probabilities; one that does not is given NaN, and no reference is computed"
@@ -217,7 +217,7 @@ class Advantage(Component, kind="advantage"):
 
     reads_values: ClassVar[bool] = trait(False, "is given the values of a critic, which then is trained")
     reads_baseline: ClassVar[bool] = trait(False, "is given the scores of greedy responses")
-    min_group: ClassVar[int] = trait(1, "responses to a prompt that it compares, at least")
+    min_group: ClassVar[int] = trait(1, "the least number of responses to a prompt that it can compare")
     whitens: ClassVar[bool] = trait(False, "its advantages are scaled to mean 0 and variance 1 over all tokens")
     uses_batch_mates: ClassVar[bool] = trait(False, "a response's advantage depends on responses to other prompts")
 
@@ -235,12 +235,12 @@ class PolicyLoss(Component, kind="policy_loss"):
 
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
     off_policy: ClassVar[bool] = trait(
-        False, "learns from responses of any policy, for which log pi is in the place of the log-ratio"
+        False, "learns from responses of any policy; it is given log pi in the place of the log-ratio"
     )
     reads_mask: ClassVar[bool] = trait(
         False, "is given, after the advantages, which tokens are the response's, bool (B, T)"
     )
-    holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
+    holds_constant: ClassVar[bool] = trait(False, "a part of it is detached on purpose, and has no gradient")
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:
         """(B, T) log pi - log pi_old, pi_old the policy that sampled, and (B, T) advantages -> (B, T)."""

@@ -265,7 +265,7 @@ class Stage(Component, kind="stage"):
     zero: ClassVar[bool] = trait(False, "trains with an optimizer that several processes hold in parts (ZeRO)")
     reads_answers: ClassVar[bool] = trait(False, "trains on the responses of its rows")
     scores_prompts: ClassVar[bool] = trait(
-        False, "its rewards score responses to the prompts of its data: `rlhf check` asks these for their columns"
+        False, "its rewards score responses to the prompts of its data: `rlhf check` compares their columns"
     )
     of_trl: ClassVar[Mapping[str, str]] = {}  # options of TRL's trainer that it lacks, each with what to write instead
     makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
