@@ -90,8 +90,8 @@ def prune(
             echo(f"{path}: {memory(size)}")
         if yes:
             catalogue.prune(found, paths)
-    said = "deleted" if yes else "could be deleted: add --yes"
-    echo(f"{memory(total)} {said}")
+    outcome = "deleted" if yes else "could be deleted: add --yes"
+    echo(f"{memory(total)} {outcome}")
 
 
 @hookimpl

@@ -105,10 +105,10 @@ class Rules(Selector):
         if features.off_policy is None:
             return
         low = features.off_policy if features.off_policy_low is None else features.off_policy_low
-        said = f"its own samples are {features.off_policy:.2f} nats a token likelier to the policy than the rows"
+        reason = f"its own samples are {features.off_policy:.2f} nats a token likelier to the policy than the rows"
         if low >= self.foreign:
-            yield from _each(OFFLINE, -1, f"off-policy responses, and it learns from them alone: {said}")
-            yield Point("ppo", 1, f"off-policy responses, and it learns from its own: {said}")
+            yield from _each(OFFLINE, -1, f"off-policy responses, and it learns from them alone: {reason}")
+            yield Point("ppo", 1, f"off-policy responses, and it learns from its own: {reason}")
 
     def _of_compute(self, resources: Resources) -> Iterator[Point]:
         if resources.hours is not None and resources.hours >= self.much_time and resources.online:
@@ -138,12 +138,12 @@ class Rules(Selector):
 
 def _of_peak(name: str, peak: float, vram: float) -> Point:
     """A forecast peak in GiB beside the GPU's memory."""
-    said = f"its forecast peak of memory, {peak:.1f} GiB,"
+    reason = f"its forecast peak of memory, {peak:.1f} GiB,"
     if near(peak, vram):
-        return Point(name, -1, f"{said} is so near the GPU's {vram:g} GB that it may not fit")
+        return Point(name, -1, f"{reason} is so near the GPU's {vram:g} GB that it may not fit")
     if peak > vram:
-        return Point(name, float("-inf"), f"{said} is above the GPU's {vram:g} GB")
-    return Point(name, 0, f"{said} fits the GPU's {vram:g} GB")
+        return Point(name, float("-inf"), f"{reason} is above the GPU's {vram:g} GB")
+    return Point(name, 0, f"{reason} fits the GPU's {vram:g} GB")
 
 
 def _low(features: Features, noise: float) -> float:

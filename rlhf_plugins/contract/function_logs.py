@@ -79,7 +79,7 @@ def logs_of(samples: Samples) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON holds it; anything else as text."""
+    """The value as JSON can hold it; anything else becomes text."""
     value = value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
     try:
         json.dumps(value, allow_nan=False)

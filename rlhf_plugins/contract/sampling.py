@@ -25,7 +25,7 @@ class SamplingOptions(TypedDict, total=False):
 
 
 def options_of(given: Any) -> SamplingOptions:
-    """Those that an object has as attributes; where one is None, that does nothing."""
+    """The options that an object has as attributes; None leaves one out."""
     values = {name: getattr(given, name) for name in PLAIN}
     return SamplingOptions(**{name: value for name, value in values.items() if value is not None})  # type: ignore[typeddict-item]
 

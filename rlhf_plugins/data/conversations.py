@@ -78,8 +78,8 @@ def converse(
     parts, numbers, cut = [first], [list(range(len(first.responses)))], 0
     for _ in range(1, turns):
         last, talks = parts[-1], numbers[-1]
-        said = processes.from_main(environment(last))
-        prompts = {i: _behind(last, i, turn) for i, turn in enumerate(said) if turn is not None}
+        replies = processes.from_main(environment(last))
+        prompts = {i: _behind(last, i, turn) for i, turn in enumerate(replies) if turn is not None}
         going = [i for i, prompt in prompts.items() if has_room(prompt)]
         cut += len(prompts) - len(going)
         if not going:
@@ -94,12 +94,12 @@ def converse(
     return Conversations(samples, [talk for part in numbers for talk in part], turn, cut)
 
 
-def _behind(samples: Samples, place: int, said: Text) -> Text:
+def _behind(samples: Samples, place: int, replies: Text) -> Text:
     """A conversation so far with a response and what follows it. Raises DataError where a message has no text."""
     prompt, response = samples.prompts[place], samples.responses[place]
     if isinstance(prompt, str):
-        return f"{prompt}{response}{said}"
-    return [*prompt, *as_answer(response), *messages("environment", "its turn", as_messages(said))]
+        return f"{prompt}{response}{replies}"
+    return [*prompt, *as_answer(response), *messages("environment", "its turn", as_messages(replies))]
 
 
 def discounted_returns(

@@ -1,4 +1,4 @@
-"""Steps of a training that `save_strategy` saved: `RUN#STAGE@STEP`, or their folders. It knows files, no weights."""
+"""Steps of a training that `save_strategy` saved: `RUN#STAGE@STEP`, or their folders."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def not_whole(folder: Path) -> str:
 
 
 def _stage_folder(root: Path, name: str) -> Path | None:
-    """Of a stage of a recipe or of a session, or of a part of it behind a slash."""
+    """The folder of a stage of a recipe or a session, or of a part of it (`stage/part`)."""
     stage, _, part = name.partition("/")
     named = re.compile(rf"(\d+-)?{re.escape(stage)}")
     found = [each / part for each in sorted(root.glob("*/")) if named.fullmatch(each.name)]

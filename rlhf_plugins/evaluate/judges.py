@@ -64,7 +64,7 @@ class ScoreJudge:
         return self.scores_and_parts(samples)[0]
 
     def scores_and_parts(self, samples: Samples) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """As `scores`, and the parts of a reward that has some, (n,) by name, NaN where a response has none."""
+        """`scores`, and the parts of a reward that has some, (n,) by name, NaN where a response has none."""
         if self.gold:
             return finite([worth["total"] for worth in self.worths(samples)], self.name), {}
         assert self.reward is not None

@@ -117,19 +117,19 @@ def _kl(policies: Sequence[PolicyReport]) -> Interval | None:
 def _sentence(row: Row) -> str:
     assert row.gain is not None
     seeds = "1 seed" if row.seeds == 1 else f"{row.seeds} seeds"
-    said = f"{row.name}: {over(row.gain)} over its start in the mean of {seeds}"
+    sentence = f"{row.name}: {over(row.gain)} over its start in the mean of {seeds}"
     if row.faults:
-        return f"{said}; the judge cannot be trusted here, since {row.faults[0]}."
+        return f"{sentence}; the judge cannot be trusted here, since {row.faults[0]}."
     if row.prompts < FEWEST:
-        return f"{said}; it cannot be judged on {row.prompts} prompts."
+        return f"{sentence}; it cannot be judged on {row.prompts} prompts."
     if row.near:
-        return f"{said}; at a KL below {NEAR} nats it hardly differs from the reference."
+        return f"{sentence}; at a KL below {NEAR} nats it hardly differs from the reference."
     if row.gain.low is None or row.gain.high is None:
         alone = "one training has" if row.seeds == 1 else "seeds that agree give"
-        return f"{said}; {alone} no interval over seeds."
+        return f"{sentence}; {alone} no interval over seeds."
     word = "better" if row.gain.low > 0 else "worse" if row.gain.high < 0 else "not shown to be better"
     few = "; two seeds give a very wide interval" if row.seeds == 2 and word == "not shown to be better" else ""
-    return f"{said}, {word}{few}."
+    return f"{sentence}, {word}{few}."
 
 
 def _take(found: Sequence[Row]) -> list[str]:

@@ -91,9 +91,9 @@ def _verdict(report: Report, name: str) -> Verdict:
     if near(policy) and policy.start_gain is None:  # whose start is what its KL is measured to
         sentence = f"{name} hardly differs from {start}: {numbers}."
         return Verdict(name, "hardly differs", sentence, _caveats(report, name))
-    said = {"better": "is better than", "worse": "is worse than"}.get(word, "is not shown to be better than")
+    relation = {"better": "is better than", "worse": "is worse than"}.get(word, "is not shown to be better than")
     return Verdict(
-        name, word, f"{name} {said} {start}: {numbers}{_enough(word, gain, policy.n)}.", _caveats(report, name)
+        name, word, f"{name} {relation} {start}: {numbers}{_enough(word, gain, policy.n)}.", _caveats(report, name)
     )
 
 

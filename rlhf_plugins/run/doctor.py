@@ -160,11 +160,11 @@ def _trackers() -> Iterator[Check]:
 
 def _disk() -> Iterator[Check]:
     free = shutil.disk_usage(Path()).free
-    said = f"{free / 2**30:.0f} GiB free here"
+    message = f"{free / 2**30:.0f} GiB free here"
     yield (
-        Check("warning", "disk", said, "run in a folder on a larger disk")
+        Check("warning", "disk", message, "run in a folder on a larger disk")
         if free < LITTLE
-        else Check("ok", "disk", said)
+        else Check("ok", "disk", message)
     )
     if not os.access(Path(), os.W_OK):
         yield Check(

@@ -71,8 +71,8 @@ def refuse_other_rows(folder: RunFolder, assembled: Assembled, data: Data) -> No
     old, files = _dict(status.get("data")), _changed_files(_dict(status.get(READ)), assembled.resolved)
     if old and (what := difference(old, reporting.counted(data))):
         words = [f"{name} has changed" for name in files] + [what] * (not what.startswith(reporting.DIGEST))
-        said = ", ".join(words) or "they are not the same"
-        raise RunError(f"{folder.path} was started with other rows: {said}; give the old rows back, {OTHER}")
+        message = ", ".join(words) or "they are not the same"
+        raise RunError(f"{folder.path} was started with other rows: {message}; give the old rows back, {OTHER}")
     own = set(_files({"data": assembled.resolved.get("data")}))
     _refuse_any(folder, [name for name in files if name not in own])
 
@@ -98,8 +98,8 @@ def recorded(folder: RunFolder) -> list[Plugin]:
 def other_versions(folder: RunFolder, registry: Registry) -> list[str]:
     """The sentences of `otherwise`, noted for the report. Raises PluginError as it does."""
     if found := otherwise(folder, registry):
-        said = [f"Went on at {reporting.now()}: {sentence}." for sentence in found]
-        folder.note(**{WENT_ON: [*folder.status().get(WENT_ON, ()), *said]})
+        message = [f"Went on at {reporting.now()}: {sentence}." for sentence in found]
+        folder.note(**{WENT_ON: [*folder.status().get(WENT_ON, ()), *message]})
     return found
 
 

@@ -75,10 +75,10 @@ class Auto(Stage, makes={"policy"}, processes="several"):
         failed = {name: why for name, stages in self.stages().items() if (why := _refused(stages, run))}
         if not failed:
             return
-        said = "; ".join(f"{name} would fail, {why}" for name, why in failed.items())
+        message = "; ".join(f"{name} would fail, {why}" for name, why in failed.items())
         if len(failed) == len(self.algorithms):
-            raise RunError(f"{self.name}: no algorithm can train: {said}")
-        raise NotLookedAtError(f"what stage {self.name} chooses, of which {said}")
+            raise RunError(f"{self.name}: no algorithm can train: {message}")
+        raise NotLookedAtError(f"what stage {self.name} chooses, of which {message}")
 
     def run(self, run: Run) -> StageResult:
         """Leaves each part in a folder of its own; the choice is made once, also where the run is killed."""

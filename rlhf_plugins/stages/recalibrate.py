@@ -117,9 +117,9 @@ def _said(described: dict[str, Any], measured: Sequence[Measured], alike: Agreem
         if alike is not None:
             old = Share(before["shares"][place], before["prompts"]) if before else None
             found.append(drifted(f"member {place}: its agreement", old, Share(alike.shares[place], alike.prompts)))
-    said = "; ".join(filter(None, found)) or "No member's accuracy or agreement has fallen beyond chance"
+    message = "; ".join(filter(None, found)) or "No member's accuracy or agreement has fallen beyond chance"
     few = wide(min(one.prompts for one in measured))
-    return f"{said[0].upper()}{said[1:]}{f' ({few})' if few else ''}."
+    return f"{message[0].upper()}{message[1:]}{f' ({few})' if few else ''}."
 
 
 def _rows(described: dict[str, Any], measured: Sequence[Measured], alike: Agreement | None) -> list[dict[str, Any]]:

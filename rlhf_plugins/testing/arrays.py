@@ -143,15 +143,15 @@ def observed(subject: Subject, **changes: Any) -> dict[str, Any]:
     acts = subject.made(**changes)
     for words, record in [*cases(subject.kind), *extremes(subject.kind)]:
         try:
-            said = unchecked(acts)(fresh(record))
+            result = unchecked(acts)(fresh(record))
         except Exception as error:
-            said = raised(error)
-        found |= _flat(words, said)
+            result = raised(error)
+        found |= _flat(words, result)
     return found
 
 
-def _flat(words: str, said: Any) -> dict[str, Any]:
-    return {f"{words}: {k}": v for k, v in said.items()} if isinstance(said, Mapping) else {words: said}
+def _flat(words: str, result: Any) -> dict[str, Any]:
+    return {f"{words}: {k}": v for k, v in result.items()} if isinstance(result, Mapping) else {words: result}
 
 
 def shifted(pairs: ScoredPairs, by: float) -> ScoredPairs:

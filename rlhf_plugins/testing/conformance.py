@@ -197,10 +197,10 @@ def _own_options(distribution: str) -> Mapping[str, Any]:
         return {}
     file = Path(url2pathname(urlparse(origin.get("url", "")).path), "pyproject.toml")
     try:
-        said = tomllib.loads(file.read_text(encoding="utf-8")) if "dir_info" in origin else {}
+        config = tomllib.loads(file.read_text(encoding="utf-8")) if "dir_info" in origin else {}
     except (OSError, ValueError):
         return {}
-    options: Mapping[str, Any] = said.get("tool", {}).get("rlhf_plugins", {}).get("options", {})
+    options: Mapping[str, Any] = config.get("tool", {}).get("rlhf_plugins", {}).get("options", {})
     return options
 
 

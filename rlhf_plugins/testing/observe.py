@@ -27,8 +27,8 @@ def observed(subject: Subject, **changes: Any) -> dict[str, Any]:
         tried = tensor_trials.bench(subject.kind)
         for words, record in [*tried.cases(one), *tried.extremes(one)]:
             torch.default_generator.manual_seed(0)
-            said = _said(subject, one, words, record)
-            found |= {f"{words}{mode}: {name}": part for name, part in said.items()}
+            result = _said(subject, one, words, record)
+            found |= {f"{words}{mode}: {name}": part for name, part in result.items()}
     if any(name.endswith("members") for name in found):  # the trainer reads it of an ensemble
         found["bootstrap"] = made.bootstrap
     return found

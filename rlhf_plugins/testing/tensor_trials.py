@@ -46,26 +46,26 @@ def answer(subject: Subject, acts: Any, case: Case) -> Answer | None:
     """
     words, record = case
     try:
-        said = bench(subject.kind).call(acts, record)
+        result = bench(subject.kind).call(acts, record)
     except ComponentError as error:  # of a part
         raise Broken(words, "an answer", raised(error)) from error
     except RlhfError:
         return None
     except Exception as error:
         raise Broken(words, "an answer", raised(error)) from error
-    parts = named(said, subject.kind)
+    parts = named(result, subject.kind)
     if not parts or not all(isinstance(part, Tensor) for part in parts.values()):
-        raise Broken(words, "tensors", type(said).__name__)
+        raise Broken(words, "tensors", type(result).__name__)
     return parts
 
 
-def named(said: Any, kind: str) -> dict[str, Any]:
+def named(result: Any, kind: str) -> dict[str, Any]:
     """The parts of an answer by name."""
-    if kind == "reward_head" and not is_dataclass(said):
-        return {"reward": said}
-    if not is_dataclass(said):
-        return {NAMES.get(kind, "reward"): said}
-    return flat(said)
+    if kind == "reward_head" and not is_dataclass(result):
+        return {"reward": result}
+    if not is_dataclass(result):
+        return {NAMES.get(kind, "reward"): result}
+    return flat(result)
 
 
 def learned(subject: Subject, record: Any) -> dict[str, Tensor]:

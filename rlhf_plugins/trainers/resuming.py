@@ -49,7 +49,7 @@ class Resumable:
     """A Trainer whose state is kept; a class's first base."""
 
     keeper: Keeper
-    resumed: State | None = None  # that it goes on from
+    resumed: State | None = None  # state that it goes on from
     writes: Callable[[Path], None] | None = None  # writes its model as ours, where transformers' form does not open
 
     def _maybe_log_save_evaluate(self: Any, *given: Any, **named: Any) -> None:

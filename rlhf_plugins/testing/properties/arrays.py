@@ -22,9 +22,9 @@ def _answered(subject: Subject, rare: bool = True) -> Iterator[tuple[str, Any, A
     acts = subject.made()
     for words, record in [*arrays.cases(subject.kind), *(arrays.extremes(subject.kind) if rare else [])]:
         given = arrays.fresh(record)
-        said = arrays.answer(subject, acts, (words, given))
-        if not isinstance(said, Refused):
-            yield words, given, said
+        result = arrays.answer(subject, acts, (words, given))
+        if not isinstance(result, Refused):
+            yield words, given, result
 
 
 # ---- both ------------------------------------------------------------------------------------------------
@@ -69,13 +69,13 @@ def arrays_random_state(subject: Subject) -> None:
 @holds_of("sampler")
 def draws_are_legal(subject: Subject) -> None:
     """The trainer reads rows by these indices: of a wrong number of them, or a wrong one, it makes a wrong batch."""
-    for words, draw, said in _answered(subject):
+    for words, draw, result in _answered(subject):
         assert isinstance(draw, SamplerState)
-        is_array = isinstance(said, np.ndarray) and said.dtype.kind in "iu"
-        expect(is_array, words, "an array of integers", f"{type(said).__name__} {getattr(said, 'dtype', '')}")
-        expect(said.shape == (draw.size,), words, f"shape ({draw.size},)", f"shape {said.shape}")
-        inside = bool(((said >= 0) & (said < len(draw.remaining))).all())
-        expect(inside, words, f"indices from 0 to {len(draw.remaining) - 1}", str(sorted({said.min(), said.max()})))
+        is_array = isinstance(result, np.ndarray) and result.dtype.kind in "iu"
+        expect(is_array, words, "an array of integers", f"{type(result).__name__} {getattr(result, 'dtype', '')}")
+        expect(result.shape == (draw.size,), words, f"shape ({draw.size},)", f"shape {result.shape}")
+        inside = bool(((result >= 0) & (result < len(draw.remaining))).all())
+        expect(inside, words, f"indices from 0 to {len(draw.remaining) - 1}", str(sorted({result.min(), result.max()})))
 
 
 @holds_of("sampler")
@@ -87,8 +87,8 @@ def draws_differ(subject: Subject) -> None:
     for seed in range(8):
         given = arrays.fresh(draw)
         object.__setattr__(given, "rng", np.random.default_rng(seed))
-        said = arrays.answer(subject, acts, (words, given))
-        seen.add("refused" if isinstance(said, Refused) else str(sorted(np.asarray(said).tolist())))
+        result = arrays.answer(subject, acts, (words, given))
+        seen.add("refused" if isinstance(result, Refused) else str(sorted(np.asarray(result).tolist())))
     expect(len(seen) > 1 or "refused" in seen, f"{words}, with 8 generators", "different batches", "one batch, 8 times")
 
 
@@ -96,17 +96,17 @@ def draws_differ(subject: Subject) -> None:
 @holds_of("metric")
 def names_are_its_own(subject: Subject) -> None:
     """A name that is not the metric's own, or does not begin with it, may be another metric's in the report."""
-    for words, _, said in _answered(subject):
-        expect(isinstance(said, Mapping), words, "a mapping of names to numbers", type(said).__name__)
-        strange = [name for name in said if subject.name != "under_test" and not str(name).startswith(subject.name)]
+    for words, _, result in _answered(subject):
+        expect(isinstance(result, Mapping), words, "a mapping of names to numbers", type(result).__name__)
+        strange = [name for name in result if subject.name != "under_test" and not str(name).startswith(subject.name)]
         expect(not strange, words, f"names that begin with {subject.name!r}", ", ".join(map(str, strange)))
 
 
 @holds_of("metric")
 def numbers_are_plain(subject: Subject) -> None:
     """The report is JSON: it holds finite numbers of Python, and a measure that is not known is left out."""
-    for words, _, said in _answered(subject):
-        for name, value in said.items():
+    for words, _, result in _answered(subject):
+        for name, value in result.items():
             number = isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
             expect(number and _is_json(value), words, f"a finite number for {name}", repr(value))
 
@@ -127,10 +127,10 @@ def pairs_have_no_order(subject: Subject) -> None:
     words, pairs = arrays.cases("metric")[0]
     whole = arrays.take(pairs, np.arange(len(pairs.chosen)))
     back = arrays.take(pairs, np.arange(len(pairs.chosen))[::-1])
-    said, again = (arrays.answer(subject, acts, (f"{words}, forwards and backwards", one)) for one in (whole, back))
-    if isinstance(said, Refused) or isinstance(again, Refused):
+    result, again = (arrays.answer(subject, acts, (f"{words}, forwards and backwards", one)) for one in (whole, back))
+    if isinstance(result, Refused) or isinstance(again, Refused):
         return
-    for name, value in said.items():
+    for name, value in result.items():
         same = name in again and math.isclose(value, again[name], rel_tol=1e-6, abs_tol=1e-9)
         expect(same, f"{words}, forwards and backwards", f"{name} {value:.6g} both times", f"{again.get(name)}")
 
@@ -144,7 +144,7 @@ def metric_shift_as_declared(subject: Subject) -> None:
     words, pairs = arrays.cases("metric")[0]
     whole = arrays.take(pairs, np.arange(len(pairs.chosen)))
     tried = f"{words}, 3 added to every reward"
-    said, again = (arrays.answer(subject, acts, (tried, one)) for one in (whole, arrays.shifted(whole, 3.0)))
-    for name, value in ({} if isinstance(said, Refused) or isinstance(again, Refused) else said).items():
+    result, again = (arrays.answer(subject, acts, (tried, one)) for one in (whole, arrays.shifted(whole, 3.0)))
+    for name, value in ({} if isinstance(result, Refused) or isinstance(again, Refused) else result).items():
         same = name in again and math.isclose(value, again[name], rel_tol=1e-6, abs_tol=1e-9)
         expect(same, tried, f"{name} {value:.6g} still", f"{again.get(name)}")

@@ -25,7 +25,7 @@ def direction(subject: Subject) -> None:
         right, wrong = (_leaning(record, sign) for sign in (1.0, -1.0))
         good, bad = (tensor_trials.answer(subject, acts, (words, one)) for one in (right, wrong))
         if good is not None and bad is not None:
-            good_loss, bad_loss = (said["loss"].mean().item() for said in (good, bad))
+            good_loss, bad_loss = (result["loss"].mean().item() for result in (good, bad))
             came = f"{good_loss:.6g} for a model that agrees with people, {bad_loss:.6g} for one that disagrees"
             expect(good_loss <= bad_loss + 1e-5, words, "no lower loss for the model that disagrees", came)
 
@@ -38,13 +38,13 @@ def _leaning(record: Any, sign: float) -> Any:
     assert isinstance(record, RankedScores)
     placed = (record.ranks >= 0) & record.present
     scores = -sign * (record.ranks.to(record.scores.dtype) - 0.5).masked_fill(~placed, 0.0)
-    said = record.prediction
-    assert said is not None
-    named = dict.fromkeys(said.dimensions, scores)
-    quantiles = None if said.quantiles is None else scores.unsqueeze(-1).expand_as(said.quantiles)
+    result = record.prediction
+    assert result is not None
+    named = dict.fromkeys(result.dimensions, scores)
+    quantiles = None if result.quantiles is None else scores.unsqueeze(-1).expand_as(result.quantiles)
     level = {name: -record.ranks.to(scores.dtype) + 0.5 for name in record.ratings}
     ratings = {name: rating.where(record.ratings[name].isnan(), level[name]) for name, rating in record.ratings.items()}
-    prediction = Prediction(scores, said.variance, named, quantiles, None, said.features)
+    prediction = Prediction(scores, result.variance, named, quantiles, None, result.features)
     return replace(record, scores=scores, ratings=ratings, prediction=prediction)
 
 
@@ -54,10 +54,10 @@ def reference_as_declared(subject: Subject) -> None:
     acts = subject.acting()
     if has(acts, "reads_reference"):
         return
-    for case, said in answered(subject, acts):
+    for case, result in answered(subject, acts):
         unread = records.over(case[1], lambda name, x: x * torch.nan if name in REFERENCE else x)
         again = tensor_trials.answer(subject, acts, (f"{case[0]}, without a reference", unread)) or {}
-        for name, part in said.items():
+        for name, part in result.items():
             came = again.get(name, part * torch.nan)
             expected = f"{records.shown(part)}, as `reads_reference = False` says"
             expect(records.equal(came, part), f"{case[0]}, without a reference", expected, records.shown(came))
@@ -80,10 +80,10 @@ def _as_declared(subject: Subject, trait: str, words: str, change: Any) -> None:
     declared = has(acts, trait)
     if declared is None:
         return
-    for case, said in answered(subject, acts):
+    for case, result in answered(subject, acts):
         moved = records.over(case[1], lambda name, x: change(x) if name in REWARDS else x)
         again = tensor_trials.answer(subject, acts, (f"{case[0]}, {words}", moved)) or {}
-        for name, part in said.items():
+        for name, part in result.items():
             wanted = part if declared == "same" else change(part)
             came = again.get(name, part * torch.nan)
             expected = f"{records.shown(wanted)}, as `{trait} = {declared!r}` says"

@@ -21,10 +21,10 @@ def gradients(subject: Subject, acts: Any, case: Case) -> tuple[dict[str, Tensor
     """Gradients of a random sum of the answer, by input and by weight; None where the case is refused."""
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensor_trials.learned(subject, case[1]).items()}
     weights = dict(acts.named_parameters()) if isinstance(acts, nn.Module) else {}
-    said = tensor_trials.answer(subject, acts, (case[0], tensor_trials.filled(case[1], leaves)))
-    if said is None:
+    result = tensor_trials.answer(subject, acts, (case[0], tensor_trials.filled(case[1], leaves)))
+    if result is None:
         return None
-    total = _summed(said)
+    total = _summed(result)
     expect(total.requires_grad, case[0], "an answer with a gradient", "a tensor without one")
     asked = [*leaves.values(), *weights.values()]
     found = torch.autograd.grad(total, asked, allow_unused=True)
@@ -32,9 +32,9 @@ def gradients(subject: Subject, acts: Any, case: Case) -> tuple[dict[str, Tensor
     return dict(zip(leaves, whole, strict=False)), dict(zip(weights, whole[len(leaves) :], strict=True))
 
 
-def _summed(said: Answer) -> Tensor:
+def _summed(result: Answer) -> Tensor:
     """The parts added up with unlike factors, so that nothing cancels."""
-    parts = [part for part in said.values() if part.requires_grad] or list(said.values())
+    parts = [part for part in result.values() if part.requires_grad] or list(result.values())
     return torch.stack([(part * torch.linspace(1, 2, part.numel()).view(part.shape)).sum() for part in parts]).sum()
 
 
@@ -98,8 +98,8 @@ def gradient_stays(subject: Subject) -> None:
         leaves = {
             name: tensor.clone().requires_grad_() for name, tensor in tensor_trials.learned(subject, case[1]).items()
         }
-        said = tensor_trials.answer(subject, acts, (case[0], tensor_trials.filled(case[1], leaves))) or {}
-        first = torch.stack([part[0].sum() for part in said.values()]).sum()
+        result = tensor_trials.answer(subject, acts, (case[0], tensor_trials.filled(case[1], leaves))) or {}
+        first = torch.stack([part[0].sum() for part in result.values()]).sum()
         if first.requires_grad:
             found = torch.autograd.grad(first, list(leaves.values()), allow_unused=True)
             for name, grad in zip(leaves, found, strict=True):
@@ -124,10 +124,10 @@ def gradcheck(subject: Subject) -> None:
 
 def _agrees(subject: Subject, acts: Any, case: Case) -> None:
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensor_trials.learned(subject, case[1]).items()}
-    said = tensor_trials.answer(subject, acts, (case[0], tensor_trials.filled(case[1], leaves)))
-    if said is None:
+    result = tensor_trials.answer(subject, acts, (case[0], tensor_trials.filled(case[1], leaves)))
+    if result is None:
         return
-    for name, part in said.items():
+    for name, part in result.items():
         expect(part.dtype == torch.float64, case[0], f"{name} in float64", str(part.dtype))
 
     def function(*values: Tensor) -> tuple[Tensor, ...]:

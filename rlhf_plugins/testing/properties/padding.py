@@ -46,8 +46,8 @@ def padding_gets_no_gradient(subject: Subject) -> None:
         leaves = {
             name: tensor.clone().requires_grad_() for name, tensor in tensor_trials.learned(subject, record).items()
         }
-        said = tensor_trials.answer(subject, acts, (words, tensor_trials.filled(record, leaves))) or {}
-        total = torch.stack([_marked(part, record).sum() for part in said.values()]).sum()
+        result = tensor_trials.answer(subject, acts, (words, tensor_trials.filled(record, leaves))) or {}
+        total = torch.stack([_marked(part, record).sum() for part in result.values()]).sum()
         if total.requires_grad:
             found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
             for name, grad in zip(leaves, found, strict=True):
@@ -57,13 +57,13 @@ def padding_gets_no_gradient(subject: Subject) -> None:
 
 def _unmoved(subject: Subject, words: str, change: Callable[[Any], Any]) -> None:
     acts = subject.acting()
-    for case, said in answered(subject, acts):
+    for case, result in answered(subject, acts):
         changed = change(case[1])
         if changed is None:
             continue
         tried = f"{case[0]}, {words}"
         again = tensor_trials.answer(subject, acts, (tried, changed)) or {}
-        for name, part in said.items():
+        for name, part in result.items():
             came = again.get(name)
             expect(came is not None, tried, f"{name} both times", "a refusal")
             if came is not None:

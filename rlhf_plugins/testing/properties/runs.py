@@ -64,10 +64,10 @@ def _picked(samples: Samples, row: int) -> Samples:
 
 def _first(subject: Subject, words: str) -> list[Any]:
     """What it says of the samples at first. Raises Untried where it refuses this run."""
-    said = _scores(subject, words, _samples())
-    if isinstance(said, RlhfError):
-        raise Untried(raised(said))
-    return said
+    result = _scores(subject, words, _samples())
+    if isinstance(result, RlhfError):
+        raise Untried(raised(result))
+    return result
 
 
 def _scores(subject: Subject, words: str, samples: Samples) -> list[Any] | RlhfError:
@@ -87,10 +87,10 @@ def _scores(subject: Subject, words: str, samples: Samples) -> list[Any] | RlhfE
 def one_reward_each(subject: Subject) -> None:
     """Rewards are matched with responses by their places: one too few, or a NaN, and every gradient is wrong."""
     words = "four responses to three prompts, one of them empty"
-    said = _first(subject, words)
-    expect(len(said) == 4, words, "4 rewards", str(len(said)))
-    plain = all(one is None or (isinstance(one, float | int) and math.isfinite(one)) for one in said)
-    expect(plain, words, "finite numbers of Python, or None where it abstains", str(said))
+    result = _first(subject, words)
+    expect(len(result) == 4, words, "4 rewards", str(len(result)))
+    plain = all(one is None or (isinstance(one, float | int) and math.isfinite(one)) for one in result)
+    expect(plain, words, "finite numbers of Python, or None where it abstains", str(result))
 
 
 @holds_of("reward")
@@ -115,18 +115,18 @@ def samples_are_unmutated(subject: Subject) -> None:
     """The samples are trained on after they are scored."""
     samples = _samples()
     before = copy.deepcopy(samples)
-    said = _scores(subject, "four responses", samples)
+    result = _scores(subject, "four responses", samples)
     expect(samples == before, "four responses", "the samples as they were", "samples changed in place")
-    if isinstance(said, RlhfError):
-        raise Untried(raised(said))
+    if isinstance(result, RlhfError):
+        raise Untried(raised(result))
 
 
 @holds_of("reward")
 def rewards_repeat(subject: Subject) -> None:
     """A run can be repeated only if equal responses earn equal rewards."""
-    said = _first(subject, "four responses, twice")
+    result = _first(subject, "four responses, twice")
     again = _scores(subject, "four responses, twice", _samples())
-    expect(said == again, "four responses, twice", str(said), str(again))
+    expect(result == again, "four responses, twice", str(result), str(again))
 
 
 @holds_of("reward")
@@ -161,12 +161,12 @@ def one_turn_each(subject: Subject) -> None:
     samples = _samples()
     before = copy.deepcopy(samples)
     try:
-        said = subject.made().build(run_with_reward())(samples)
+        result = subject.made().build(run_with_reward())(samples)
     except ComponentError as error:
         raise Broken(words, "a text or None for each response", raised(error)) from error
     except RlhfError as error:  # it refuses this run, or plain text
         raise Untried(raised(error)) from error
-    expect(len(said) == 4, words, "4 turns", str(len(said)))
+    expect(len(result) == 4, words, "4 turns", str(len(result)))
     expect(samples == before, words, "the samples as they were", "samples changed in place")
 
 

@@ -22,16 +22,16 @@ def answered(subject: Subject, acts: Any, extreme: bool = False) -> Iterator[tup
     """Each case that the component does not refuse, with its answer."""
     tried = tensor_trials.bench(subject.kind)
     for case in [*tried.cases(acts), *(tried.extremes(acts) if extreme else [])]:
-        if (said := tensor_trials.answer(subject, acts, case)) is not None:
-            yield case, said
+        if (result := tensor_trials.answer(subject, acts, case)) is not None:
+            yield case, result
 
 
 def answered_by_row(subject: Subject, acts: Any) -> Iterator[tuple[Case, Answer]]:
     """The answers of `answered` with a row for each example; the property `shape` finds the others."""
-    for case, said in answered(subject, acts):
+    for case, result in answered(subject, acts):
         size = tensor_trials.bench(subject.kind).size(case[1])
-        if all(part.dim() and len(part) == size for part in said.values()):
-            yield case, said
+        if all(part.dim() and len(part) == size for part in result.values()):
+            yield case, result
 
 
 @holds_of(*TENSOR_KINDS)
@@ -57,10 +57,10 @@ def answers(subject: Subject) -> None:
 @holds_of(*TENSOR_KINDS)
 def shape(subject: Subject) -> None:
     """A shape that is wrong is broadcast further on: (B,) against (B, 1) is B x B, each example against every other."""
-    for (words, record), said in answered(subject, subject.acting(), extreme=True):
-        for name, wanted in tensor_trials.expected_shapes(subject.kind, record, said).items():
-            came = f"{name} of shape {tuple(said[name].shape)}"
-            expect(tuple(said[name].shape) == wanted, words, f"{name} of shape {wanted}{_per(subject)}", came)
+    for (words, record), result in answered(subject, subject.acting(), extreme=True):
+        for name, wanted in tensor_trials.expected_shapes(subject.kind, record, result).items():
+            came = f"{name} of shape {tuple(result[name].shape)}"
+            expect(tuple(result[name].shape) == wanted, words, f"{name} of shape {wanted}{_per(subject)}", came)
 
 
 def _per(subject: Subject) -> str:
@@ -70,16 +70,16 @@ def _per(subject: Subject) -> str:
 @holds_of(*TENSOR_KINDS)
 def dtype(subject: Subject) -> None:
     """Numbers of another precision round what is learned, or stop the step where tensors meet."""
-    for (words, _), said in answered(subject, subject.acting()):
-        for name, part in said.items():
+    for (words, _), result in answered(subject, subject.acting()):
+        for name, part in result.items():
             expect(part.dtype == torch.float32, f"{words}, in float32", f"{name} in float32", str(part.dtype))
 
 
 @holds_of(*TENSOR_KINDS)
 def finite(subject: Subject) -> None:
     """One NaN or infinity in a batch makes every weight NaN at the next step; such inputs do occur."""
-    for (words, _), said in answered(subject, subject.acting(), extreme=True):
-        for name, part in said.items():
+    for (words, _), result in answered(subject, subject.acting(), extreme=True):
+        for name, part in result.items():
             expect(bool(part.isfinite().all()), words, f"a finite {name}", records.shown(part))
 
 
@@ -93,9 +93,9 @@ def batch_mates(subject: Subject) -> None:
     acts = subject.acting()
     if _uses_mates(subject, acts):
         return
-    for case, said in answered_by_row(subject, acts):
+    for case, result in answered_by_row(subject, acts):
         for rows in _alone(subject, acts, case[1]):
-            _alone_and_among(subject, acts, case, said, rows)
+            _alone_and_among(subject, acts, case, result, rows)
 
 
 def _alone(subject: Subject, acts: Any, record: Any) -> list[list[int]]:
@@ -106,11 +106,11 @@ def _alone(subject: Subject, acts: Any, record: Any) -> list[list[int]]:
     return [[i] for i in range(size)]
 
 
-def _alone_and_among(subject: Subject, acts: Any, case: Case, said: Answer, rows: list[int]) -> None:
+def _alone_and_among(subject: Subject, acts: Any, case: Case, result: Answer, rows: list[int]) -> None:
     words, record = case
     tried = f"{words}, number {' and '.join(str(row + 1) for row in rows)} alone and among the others"
     alone = tensor_trials.answer(subject, acts, (tried, records.pick(record, rows)))
-    for name, part in said.items():
+    for name, part in result.items():
         apart = None if alone is None else alone.get(name)
         expect(apart is not None, tried, f"{name} both times", "a refusal when alone")
         if apart is not None and not records.equal(apart, part[rows], 1e-4):
@@ -152,11 +152,11 @@ def order(subject: Subject) -> None:
     Of a component that uses batch mates the mean alone must stay.
     """
     acts = subject.acting()
-    for (words, record), said in answered_by_row(subject, acts):
+    for (words, record), result in answered_by_row(subject, acts):
         rows = list(range(tensor_trials.bench(subject.kind).size(record)))[::-1]
         tried = f"{words}, forwards and backwards"
         back = tensor_trials.answer(subject, acts, (tried, records.pick(record, rows))) or {}
-        for name, part in said.items():
+        for name, part in result.items():
             wanted, came = part[rows], back.get(name)
             expect(came is not None, tried, f"{name} both times", "a refusal backwards")
             if came is not None and _uses_mates(subject, acts):
@@ -170,9 +170,9 @@ def order(subject: Subject) -> None:
 def deterministic(subject: Subject) -> None:
     """A run can be repeated only if equal inputs and an equal seed give equal numbers."""
     acts = subject.acting()
-    for case, said in answered(subject, acts):
+    for case, result in answered(subject, acts):
         again = tensor_trials.answer(subject, acts, case) or {}
-        for name, part in said.items():
+        for name, part in result.items():
             same = torch.equal(part.nan_to_num(), again[name].nan_to_num())
             came = f"{records.shown(part)}, then {records.shown(again[name])}"
             expect(same, f"{case[0]}, twice", f"the same {name} both times", came)
@@ -216,8 +216,8 @@ def bfloat16(subject: Subject) -> None:
     acts = subject.acting()
     for words, record in tensor_trials.bench(subject.kind).cases(acts):
         half = records.floats(record, lambda tensor: tensor.bfloat16())
-        said = tensor_trials.answer(subject, acts, (f"{words}, in bfloat16", half)) or {}
-        for name, part in said.items():
+        result = tensor_trials.answer(subject, acts, (f"{words}, in bfloat16", half)) or {}
+        for name, part in result.items():
             expect(bool(part.isfinite().all()), f"{words}, in bfloat16", f"a finite {name}", records.shown(part))
 
 
@@ -228,11 +228,11 @@ def autocast(subject: Subject) -> None:
     A head is exempt: it is always asked outside autocast.
     """
     acts = subject.acting()
-    for case, said in answered(subject, acts):
+    for case, result in answered(subject, acts):
         words = f"{case[0]}, under autocast to bfloat16"
         with torch.autocast("cpu", dtype=torch.bfloat16):
             cast = tensor_trials.answer(subject, acts, (words, case[1])) or {}
-        for name, part in said.items():
+        for name, part in result.items():
             came = cast.get(name, part * torch.nan)
             expect(records.equal(came, part, 0.05), words, f"{name} {records.shown(part)} to 5%", records.shown(came))
 
@@ -242,7 +242,7 @@ def train_mode(subject: Subject) -> None:
     """Training asks in train mode, where the same must hold of shapes and of finite numbers."""
     acts = subject.acting()
     acts = copy.deepcopy(acts).train() if isinstance(acts, torch.nn.Module) else acts
-    for (words, record), said in answered(subject, acts, extreme=True):
-        for name, wanted in tensor_trials.expected_shapes(subject.kind, record, said).items():
-            right = tuple(said[name].shape) == wanted and bool(said[name].isfinite().all())
-            expect(right, f"{words}, in train mode", f"a finite {name} of shape {wanted}", records.shown(said[name]))
+    for (words, record), result in answered(subject, acts, extreme=True):
+        for name, wanted in tensor_trials.expected_shapes(subject.kind, record, result).items():
+            right = tuple(result[name].shape) == wanted and bool(result[name].isfinite().all())
+            expect(right, f"{words}, in train mode", f"a finite {name} of shape {wanted}", records.shown(result[name]))

@@ -1,4 +1,4 @@
-"""What reward functions give beside rewards: the parts of dicts, and what they log. It knows TRL's buffers of it."""
+"""What reward functions give beside rewards: the parts of dicts, and what they log."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class HearsFunctions:
         self.reward_funcs = parted(self.reward_funcs, self.reward_func_names)
 
     def _generate_and_score_completions(self: Any, inputs: Any) -> Any:
-        """As TRL does it, with the mean of each part of a function's dicts beside its reward."""
+        """TRL's, with the mean of each part of a function's dicts beside its reward."""
         found = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         mode = "train" if self.model.training else "eval"
         functions = zip(self.reward_funcs, self.reward_func_names, strict=True)

@@ -125,7 +125,7 @@ def words(numbers: Mapping[str, float], shown: Mapping[str, str] = SHOWN) -> str
 
 
 def _parts(numbers: Mapping[str, float]) -> str:
-    """Those of the reward in brackets, ` (right 0.5, brief 1)`; of many the first ones."""
+    """The parts of the reward in brackets, ` (right 0.5, brief 1)`; of many the first ones."""
     named = {name.removeprefix(PART): value for name, value in numbers.items() if name.startswith(PART)}
     shown = [f"{name} {value:.4g}" for name, value in named.items()]
     return f" ({', '.join(shown[:PARTS] + ['...'] * (len(shown) > PARTS))})" if shown else ""
