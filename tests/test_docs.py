@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from docs.fences import titled
 from docs.write import DOCS, pages
 from rlhf_plugins.recipe.check import check_recipe
 from rlhf_plugins.registry.registry import DISTRIBUTION, KINDS, registry
@@ -171,6 +172,18 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
         assert target.is_file() or not page.is_relative_to(DOCS), f"{name} is a folder"
         assert target.is_relative_to(DOCS) or not page.is_relative_to(DOCS), f"{name} is no page of the site"
         assert not anchor or target.suffix != ".md" or anchor in _anchors(target), f"{name}{anchor}"
+
+
+def test_a_fence_with_a_name_has_a_title_on_the_site() -> None:
+    page = "```python my.py\npass\n```\n```console 2\n$ ls\n```\n"
+    assert titled(page) == '```python title="my.py"\npass\n```\n```console\n$ ls\n```\n'
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.is_relative_to(DOCS)], ids=lambda page: page.stem)
+def test_every_block_of_a_page_is_one_on_the_site(page: Path) -> None:
+    fences = re.findall(r"^ *```.*$", titled(page.read_text(encoding="utf-8")), re.MULTILINE)
+    assert [fence for fence in fences if not re.fullmatch(r' *```(\w+( title="[^"]+")?)?', fence)] == []
+    assert len(fences) % 2 == 0
 
 
 def test_the_menu_holds_every_page() -> None:
