@@ -131,6 +131,9 @@ def _predicted_rewards(answer: Prediction, samples: Samples) -> Prediction:
         if each is not None and (bad := heard & ~each.isfinite().reshape(count, -1).all(1)).any():
             row = int(bad.nonzero()[0])
             raise Wrong(f"gave {_worst(each[row].reshape(-1))} for the response {samples.responses[row]!r}")
+    for name, part in found.dimensions.items():
+        if bool((heard & part.isinf().reshape(count, -1).any(1)).any()):
+            raise Wrong(f"gave an infinite {name!r}, which is one of its dimensions")
     if found.tokens is not None and not torch.allclose(found.tokens.sum(1)[heard], found.reward[heard], 1e-3, 1e-4):
         raise Wrong("gave rewards that are not the sums of their tokens' rewards")
     return found

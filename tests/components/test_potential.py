@@ -16,7 +16,9 @@ from torch import Tensor, tensor
 from torch.testing import assert_close
 
 from rlhf_plugins.arithmetic.objectives import by_potential
+from rlhf_plugins.components.reward import Python
 from rlhf_plugins.components.reward_dense import Guided, Prefixes
+from rlhf_plugins.contract.function_logs import listening
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rollout import ScoredResponses
 from rlhf_plugins.contract.rows import Samples
@@ -168,6 +170,22 @@ def test_prefixes_are_no_siblings_of_whole_responses(tmp_path: Path) -> None:
     found = Prefixes(reward=Compared(), every=2).build(run)(samples([3, 4, 5], [4]))
     assert found.reward.tolist() == [4.0, -4.0]  # 12 and 4, without the 7 of a prefix
     assert found.tokens.tolist() == [[0.0, 0.0, 4.0], [-4.0, 0.0, 0.0]]
+
+
+def test_parts_are_of_whole_responses_and_logs_of_prefixes_are_not_heard(tmp_path: Path) -> None:
+    """The function is called for both responses, of 5 and 2 tokens, and for prefixes of 2 and 4."""
+    (tmp_path / "r.py").write_text(
+        "def own(completion_ids, log_metric):\n"
+        "    log_metric('longest', max(map(len, completion_ids)))\n"
+        "    return [{'score': 1.0, 'tokens': len(ids)} for ids in completion_ids]\n"
+    )
+    run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run")
+    with listening() as heard:
+        found = Prefixes(reward=Python(f"{tmp_path / 'r.py'}:own"), every=2).build(run)(
+            samples([3, 4, 5, 6, 9], [7, 8])
+        )
+    assert found.dimensions["tokens"].tolist() == [5.0, 2.0]
+    assert heard.means() == {"longest": 5.0}
 
 
 def test_prefixes_by_hand(tmp_path: Path) -> None:

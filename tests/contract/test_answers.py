@@ -40,6 +40,7 @@ def scored(said: Any) -> Prediction:
         (Prediction(tensor([1.0, 2.0]), tokens=tensor([[1.0], [2.0]])), r"gave shape \(2, 1\), not \(2, 2\)"),
         (Prediction(tensor([3.0, 2.0]), tokens=tensor([[1.0, 1.0], [2.0, 0.0]])), "not the sums of their tokens"),
         (Prediction(tensor([3.0, 2.0]), tokens=tensor([[float("inf"), 1], [2, 0]])), "gave inf for the response 'a b'"),
+        (Prediction(tensor([1.0, 2.0]), dimensions={"near": tensor([float("inf"), 0.0])}), "gave an infinite 'near'"),
         ([1.0], r"gave 1 number for 2 responses"),
         ([[1.0, 2.0], [3.0], [4.0]], r"gave 3 numbers for 2 responses"),
         ([[1.0, 2.0], None, None], r"gave 3 numbers for 2 responses"),

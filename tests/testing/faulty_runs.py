@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -43,6 +43,14 @@ class OnlyAnswers(Reward):
 
     def build(self, run: Run) -> Callable[[Samples], Sequence[float]]:
         return lambda samples: [float(len(text)) for text in samples.responses if text]
+
+
+@dataclass(frozen=True)
+class Unscored(Reward):
+    """Names its reward as another library does."""
+
+    def build(self, run: Run) -> Callable[[Samples], Sequence[Mapping[str, float]]]:
+        return lambda samples: [{"rewards": float(len(text))} for text in samples.responses]
 
 
 @dataclass(frozen=True)

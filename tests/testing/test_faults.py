@@ -62,6 +62,7 @@ FAULTS = [
     ("metric", other.FirstHalf, "pairs_have_no_order", "forwards and backwards"),
     ("reward", run.Ranked, "rewards_stand_alone", "and each alone"),
     ("reward", run.OnlyAnswers, "one_reward_each", "4 rewards"),
+    ("reward", run.Unscored, "one_reward_each", "a dict with the keys 'rewards' for the response"),
     ("reward", run.Tiring, "state_of_a_reward_is_kept", "the place of the function that Tiring.build returns"),
     ("policy_loss", other.TokenMean, "shape", "of shape (4,)"),
     ("policy_loss", other.PaddedMean, "padding_content", "with other numbers in the padding"),
@@ -113,6 +114,18 @@ def test_what_refuses_to_be_built_is_found_before_all_properties_hold_of_it() ->
 
     (one,) = [each for each in properties_of("reward_head") if each.name == "can_be_built"]
     assert "RunError: width 8 is not supported" in str(examine(Subject.of(Unbuildable, "reward_head", {}), one))
+
+
+def test_a_reward_may_give_dicts() -> None:
+    @dataclass(frozen=True)
+    class Graded(Reward):
+        def build(self, run: Run) -> Any:
+            return lambda samples: [{"score": -1.0, "full": bool(text)} if text else None for text in samples.responses]
+
+    subject = Subject.of(Graded, "reward", {})
+    for name in ("one_reward_each", "rewards_stand_alone", "samples_are_unmutated", "rewards_repeat"):
+        (one,) = [each for each in properties_of("reward") if each.name == name]
+        assert examine(subject, one) is None
 
 
 def test_a_reward_that_refuses_every_run_is_not_said_to_hold() -> None:

@@ -180,17 +180,13 @@ def test_recipes_and_scripts_name_functions_alike(bases: Bases, tmp_path: Path) 
     assert means == [f"rewards/{name}/mean" for name in ("graded", "calm", "calm_2", "graded/long")]
 
 
-def test_trls_own_way_takes_dicts_too(bases: Bases, tmp_path: Path) -> None:
-    options = {
-        "max_steps": 1,
-        "multi_objective_aggregation": "normalize_then_sum",
-        "eval_strategy": "steps",
-        "eval_steps": 1,
-    }
+@pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
+def test_trls_own_way_and_evaluation_take_dicts_too(bases: Bases, tmp_path: Path, aggregation: str) -> None:
+    options = {"max_steps": 1, "multi_objective_aggregation": aggregation, "eval_strategy": "steps", "eval_steps": 1}
     options |= {"per_device_eval_batch_size": 6, "num_generations_eval": 3}
     rows = Dataset.from_list([{"prompt": "how"}, {"prompt": "how ant"}])
     found = script(OURS, bases(), tmp_path, options, reward_funcs=[graded, later], eval_dataset=rows)
-    assert found.obstacle is not None
+    assert (found.obstacle is None) is (aggregation == "sum_then_normalize")
     found.train()
     logged = {name: value for line in lines(found) for name, value in line.items()}
     for prefix in ("", "eval_"):

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlhf_plugins.contract.guards import unchecked
 from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.reward_rows import Wrong, scores_of
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.contract.unsaved_state import Looks, unkept
@@ -74,11 +75,15 @@ def _scores(subject: Subject, words: str, samples: Samples) -> list[Any] | RlhfE
     """What it says of the samples; an error of ours where it refuses this run with one."""
     try:
         answer = unchecked(subject.made().build(run_with_reward()))(samples)
-        return answer.reward.tolist() if isinstance(answer, Prediction) else list(answer)
+        if isinstance(answer, Prediction):
+            return answer.reward.tolist()
+        return scores_of(list(answer), samples.responses)[0]
     except ComponentError as error:  # of a part
         raise Broken(words, "a reward for each response", raised(error)) from error
     except RlhfError as error:
         return error
+    except Wrong as wrong:
+        raise Broken(words, "a number, None or a dict for each response", f"it {wrong}") from wrong
     except Exception as error:
         raise Broken(words, "a reward for each response", raised(error)) from error
 
