@@ -10,8 +10,9 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import inf, isfinite, log
+from math import inf, log
 from pathlib import Path
+from sys import float_info
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -145,8 +146,8 @@ def expect(x: Vector, y: Vector, at: Vector) -> Expected:
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-    centre, scale = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1.0)
-    spread = float(y.std()) or 1.0
+    centre, scale = x.mean(0), np.where(np.ptp(x, 0) > 0, x.std(0), 1.0)  # the deviation of equal numbers is rounding
+    spread = float(y.std()) if np.ptp(y) > 0 else 1.0
     kernel = ConstantKernel(1.0, (0.05, 20.0)) * RBF(2.0, (0.5, 20.0)) + WhiteKernel(0.3, (0.01, 3.0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the bounds are meant: few runs cannot place them
@@ -177,6 +178,8 @@ def _fault(row: Any) -> str:
     """What is wrong with a row of a history; empty where nothing is."""
     if not isinstance(row, dict) or not {"task", "algorithm", "score", "features"} <= row.keys():
         return "should have task, algorithm, score and features"
+    if unnamed := [name for name in ("task", "algorithm") if not isinstance(row[name], str)]:
+        return f"{unnamed[0]}: should be a name, got {row[unnamed[0]]!r}"
     if not _is_number(row["score"]):
         return f"score: should be a finite number, got {row['score']!r}"
     if not isinstance(row["features"], dict):
@@ -186,7 +189,7 @@ def _fault(row: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value)
+    return type(value) in (int, float) and abs(value) <= float_info.max  # `isfinite` raises for a larger integer
 
 
 def _value(features: dict[str, Any], name: str) -> float | None:

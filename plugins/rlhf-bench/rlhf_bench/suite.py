@@ -19,8 +19,9 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from math import isclose, isfinite
+from math import isclose
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 from rlhf_bench import judging
@@ -202,7 +203,7 @@ class _Reader:
             self.fault("budget", f"should be one of {' or '.join(f'{{{name}: NUMBER}}' for name in BUDGETS)}")
             return {}
         ((unit, amount),) = budget.items()
-        if type(amount) not in (int, float) or not amount > 0 or not isfinite(amount):
+        if type(amount) not in (int, float) or not 0 < amount <= float_info.max:
             self.fault(f"budget.{unit}", f"should be a finite number above 0, got {amount!r}{_as_number(amount)}")
             return {}
         return {unit: float(amount)}
