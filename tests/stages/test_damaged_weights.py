@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rlhf_plugins import Adapter, Base, PluginError, Run, RunError, Stage, StageResult, session
+from rlhf_plugins import Adapter, Base, DataFormat, PluginError, Run, RunError, Stage, StageResult, session, uses
 from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.testing import tiny_base, tiny_run
 
@@ -30,6 +30,7 @@ class Forgetful(Stage):
     """A stage that returns nothing."""
 
     name: str = "forgetful"
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
 
     def run(self, run: Run) -> StageResult:
         return None  # type: ignore[return-value]
@@ -50,8 +51,10 @@ def test_a_training_without_a_gradient_fails(tmp_path: Path, stage: str) -> None
         run.train({"use": stage, "trainer": TRAINER}, name=stage)
 
 
-def test_a_stage_returns_a_result(tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [None, {"use": "sandbox", "prompts": 4}])
+def test_a_stage_returns_a_result(tmp_path: Path, data: dict[str, object] | None) -> None:
     base = tiny_base(tmp_path / "base")
     run = session(base, tiny_run(base, tmp_path / "rows").data, tmp_path / "run")
+    own = None if data is None else run.open("data_format", data)
     with pytest.raises(PluginError, match="returned a NoneType, not a StageResult"):
-        run.train(Forgetful(), name="part")
+        run.train(Forgetful(data=own), name="part")

@@ -41,65 +41,105 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         KeyboardInterrupt: the run was asked to end, so that what the stage made may not be whole; it is not saved.
         StopRun: a plugin wants the run to end.
     """
-    import torch
     from transformers import set_seed
 
-    from rlhf_plugins.data.batches.chat import refuse_text
-    from rlhf_plugins.data.changes.steps import made_by
     from rlhf_plugins.engine.cost import counting
-    from rlhf_plugins.recipe.column_needs import refuse_lacking, refuse_unmet
     from rlhf_plugins.run import distributed
-    from rlhf_plugins.run.stage.own_rows import own_data, refuse_unfit, trained_before
-    from rlhf_plugins.run.stage.starts import names
+    from rlhf_plugins.run.stage.own_rows import own_data
 
     distributed.refuse_stage(stage)
-    gc.collect()  # cyclic garbage of an earlier stage would count as this one's memory
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    _free_memory()
     set_seed(run.seed)  # a stage runs alike whether it follows another or a resume
-    services, registry = run.services, run.services.registry
+    services = run.services
     services.stage_started(run.folder, run.name, _steps(run, stage))
     with PeakMemory() as memory, counting() as counter:
         run.ending.counter = counter
         given = run if stage.data is None else replace(run, data=own_data(run, stage, stage.data))
-        refuse_unfit(stage, given.data)
-        distributed.refuse_few_rows(stage, given.data)
-        refuse_text(given.data, given.base.chat)
-        _warn_of_text(run.name, stage, given)
-        lost = _fields_lost(stage, given)
-        refuse_unmet(stage, given.data.train, lambda part: _registered_name(part, registry) or type(part).__name__)
-        refuse_lacking(stage, given.data)
+        lost = _check_rows(given, stage)
         run.history.stage = stage
         result = stage.run(given)
-        if stage.data is not None:
-            own = _left_out_of_its_data(run, stage.data, given.data)
-            left_out = {**own, **result.report.left_out}
-            result = replace(result, report=replace(result.report, left_out=left_out, own_data=_sizes(given.data)))
     if services.stop.asked:
         raise KeyboardInterrupt
-    if not isinstance(result, StageResult):
-        name = _registered_name(stage, registry) or type(stage).__name__
-        raise PluginError(f"stage {name} returned a {type(result).__name__}, not a StageResult")
-    _check_specs(run, result)
-    result = replace(result, metrics=plain_metrics(_described(stage, registry), result.metrics))
-    found = _negative_margins(given.data.train) if "margin" in stage.needs_of() else []
-    found += without_number(result.metrics)
-    for note in found if processes.is_main() else ():
-        logger.warning("%s: %s", run.name or "the stage", note)
-    notes = [*trained_before(run, stage, given), *made_by(given.data.train), *found, *result.report.notes]
-    report = replace(result.report, notes=notes, left_out={**lost, **result.report.left_out})
-    result = replace(result, report=report)
+    _check_result(run, stage, result)
+    result = _with_report(run, stage, given, result, lost)
     cost = sum(run.history.read, _filled(result.cost, processes.cost_of_all(counter.cost(memory.bytes))))
     processes.on_main(lambda: _describe(given, stage, result))
-    used = _registered_name(stage, registry)
-    curves = {name: curve(name, sorted(points.items())) for name, points in run.history.log.curves().items()}
-    curves |= result.curves
-    result = replace(result, name=run.name, stage=used, cost=cost, opened=run.opened, curves=curves)
-    begins: dict[str, Any] = names(stage, run.places)
-    result = replace(result, **begins)
-    result = _saved_result(run, result)
+    result = _saved_result(run, _with_origin(run, stage, replace(result, cost=cost)))
     services.stage_finished(run.folder, result)
     return result
+
+
+def _free_memory() -> None:
+    """Frees what an earlier stage left, which would count as this one's memory."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _check_rows(run: StageRun, stage: Stage) -> dict[str, int]:
+    """Refuses rows that a stage cannot run on; returns how many it trains on without a field of messages, by reason."""
+    from rlhf_plugins.data.batches.chat import refuse_text
+    from rlhf_plugins.recipe.column_needs import refuse_lacking, refuse_unmet
+    from rlhf_plugins.run import distributed
+    from rlhf_plugins.run.stage.own_rows import refuse_unfit
+
+    registry = run.services.registry
+    refuse_unfit(stage, run.data)
+    distributed.refuse_few_rows(stage, run.data)
+    refuse_text(run.data, run.base.chat)
+    _warn_of_text(run.name, stage, run)
+    lost = _fields_lost(stage, run)
+    refuse_unmet(stage, run.data.train, lambda part: _registered_name(part, registry) or type(part).__name__)
+    refuse_lacking(stage, run.data)
+    return lost
+
+
+def _check_result(run: StageRun, stage: Stage, result: Any) -> None:
+    """Raises PluginError for a result that is no StageResult, or has what no later stage could open."""
+    if not isinstance(result, StageResult):
+        name = _registered_name(stage, run.services.registry) or type(stage).__name__
+        raise PluginError(f"stage {name} returned a {type(result).__name__}, not a StageResult")
+    _check_specs(run, result)
+
+
+def _with_report(
+    run: StageRun, stage: Stage, given: StageRun, result: StageResult, lost: Mapping[str, int]
+) -> StageResult:
+    """The result with plain metrics, and with what is known of its rows in the report.
+
+    Args:
+        run: the run of the stage.
+        stage: the stage.
+        given: the same run with the rows that the stage was given.
+        result: what the stage returned.
+        lost: as `_check_rows` returns it.
+    """
+    from rlhf_plugins.data.changes.steps import made_by
+    from rlhf_plugins.run.stage.own_rows import trained_before
+
+    metrics, report = plain_metrics(_described(stage, run.services.registry), result.metrics), result.report
+    found = _negative_margins(given.data.train) if "margin" in stage.needs_of() else []
+    found += without_number(metrics)
+    for note in found if processes.is_main() else ():
+        logger.warning("%s: %s", run.name or "the stage", note)
+    left_out = {**lost, **report.left_out}
+    if stage.data is not None:
+        left_out = {**lost, **_left_out_of_its_data(run, stage.data, given.data), **report.left_out}
+        report = replace(report, own_data=_sizes(given.data))
+    notes = [*trained_before(run, stage, given), *made_by(given.data.train), *found, *report.notes]
+    return replace(result, metrics=metrics, report=replace(report, notes=notes, left_out=left_out))
+
+
+def _with_origin(run: StageRun, stage: Stage, result: StageResult) -> StageResult:
+    """The result with the names of the stage and of what it started from, its lineage, and all that it logged."""
+    from rlhf_plugins.run.stage.starts import names
+
+    curves = {name: curve(name, sorted(points.items())) for name, points in run.history.log.curves().items()}
+    begins: dict[str, Any] = names(stage, run.places)
+    used = _registered_name(stage, run.services.registry)
+    return replace(result, name=run.name, stage=used, opened=run.opened, curves={**curves, **result.curves}, **begins)
 
 
 def outcome(result: StageResult) -> Iterator[str]:
