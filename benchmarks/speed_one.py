@@ -38,7 +38,7 @@ from rlhf_plugins.engine.weights.loading import with_fast_paths
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.run.memory import PeakMemory
-from rlhf_plugins.trainers.arguments import arguments, quiet
+from rlhf_plugins.trainers.arguments import arguments, record_curves
 from rlhf_plugins.trainers.preference import reference as preference_reference
 from rlhf_plugins.trainers.preference import trainer as preference
 from rlhf_plugins.trainers.reward import trainer as reward
@@ -233,7 +233,7 @@ def measured(side: str, case: Case) -> dict[str, Any]:
         clock = Clock()
         with clock.reference():
             trainer = MAKERS[side, case.policy](case, Path(folder))
-        curves = quiet(trainer, lambda _, __: None)
+        curves = record_curves(trainer, lambda _, __: None)
         trainer.add_callback(clock)
         trainer.train()
     losses = [value for _, value in curves.values["loss"]]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.trainers.online.trainer import OnlineTrainer
 
 
-def leave(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> None:
+def save_result(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> None:
     """Writes the critic, the KL's state, and the policy without a critic; in several processes all must call it."""
     from safetensors.torch import save_file
 

@@ -9,7 +9,7 @@ from rlhf_plugins.contract.run import ReportParts, Run, StageResult
 from rlhf_plugins.stages._training_options import PolicyTraining, Training
 
 
-def trained(stage: Training, run: Run, trainer: Any, left_out: Mapping[str, int], **saving: Any) -> StageResult:
+def train_policy(stage: Training, run: Run, trainer: Any, left_out: Mapping[str, int], **saving: Any) -> StageResult:
     """Trains the policy of a trainer, and leaves it with its tokenizer in `model/`.
 
     Args:
@@ -21,14 +21,14 @@ def trained(stage: Training, run: Run, trainer: Any, left_out: Mapping[str, int]
     """
     from rlhf_plugins.contract import processes
     from rlhf_plugins.engine.weights.shards import to_save
-    from rlhf_plugins.trainers.arguments import quiet
+    from rlhf_plugins.trainers.arguments import record_curves
     from rlhf_plugins.trainers.optimizer_state import hand_on
     from rlhf_plugins.trainers.watching.budget import spending
     from rlhf_plugins.trainers.watching.held_out import choice
     from rlhf_plugins.trainers.watching.supervision import supervise
     from rlhf_plugins.trainers.watching.tasks import measure_tasks
 
-    curves, monitors = quiet(trainer, run.log), supervise(trainer, stage, run)
+    curves, monitors = record_curves(trainer, run.log), supervise(trainer, stage, run)
     if isinstance(stage, PolicyTraining):
         measure_tasks(trainer, stage.tasks, run, curves)
         hand_on(trainer, stage, run)

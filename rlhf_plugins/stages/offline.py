@@ -14,7 +14,7 @@ from rlhf_plugins.contract.interfaces import PolicyLoss, Reduction
 from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.errors import AllEqualError
 from rlhf_plugins.recipe.unsupported_options import FULL_EVAL
-from rlhf_plugins.stages._train_policy import trained
+from rlhf_plugins.stages._train_policy import train_policy
 from rlhf_plugins.stages._training_options import From, Training, kept
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Offline(
                 eval_dataset=held_out_rows,
                 processing_class=encoder.tokenizer,
             )
-        return trained(self, run, trainer, rows.left_out)
+        return train_policy(self, run, trainer, rows.left_out)
 
     def _held_out(self, args: Any, run: Run, encoder: RowEncoder) -> Any:
         """What is evaluated on; None, with a warning, where no held-out response is better than another."""

@@ -18,7 +18,7 @@ from rlhf_plugins.recipe.unsupported_options import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rollouts
 from rlhf_plugins.stages._critic import NO_VALUES, check_critic, critic_in_processes, fits_adapters, value_in
 from rlhf_plugins.stages._grpo_options import OF_GRPO_CONFIG, UNREAD
-from rlhf_plugins.stages._online_result import leave
+from rlhf_plugins.stages._online_result import save_result
 from rlhf_plugins.stages._rollout_work import work_of_rollouts
 from rlhf_plugins.stages._training_options import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, kept
 from rlhf_plugins.trainers.ppo import sampling as options_of_sampling
@@ -279,7 +279,7 @@ class Online(
         That is `value_head.safetensors`, and `value_network/` where it has a model of its own.
         """
         from rlhf_plugins.engine.token_budget import room
-        from rlhf_plugins.trainers.arguments import quiet
+        from rlhf_plugins.trainers.arguments import record_curves
         from rlhf_plugins.trainers.ppo.oversight import warned_of_skips
         from rlhf_plugins.trainers.watching.budget import spending
         from rlhf_plugins.trainers.watching.held_out import choice
@@ -287,13 +287,13 @@ class Online(
 
         trainer, backbone, left_out = self._trainer(run)
         self._supervise(trainer, run)
-        curves = quiet(trainer, run.log)
+        curves = record_curves(trainer, run.log)
         measure_tasks(trainer, self.tasks, run.sharing(backbone) if backbone else run, curves)
         with room(self.tokens_per_batch, self.cache_tokens), spending(trainer, self.budget) as spent:
             run.go_on(trainer)
         notes = (*spent.notes, *choice(trainer, self.name), *warned_of_skips(trainer))
         folder = run.folder / "model"
-        leave(trainer, backbone, run.folder)
+        save_result(trainer, backbone, run.folder)
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
             report=ReportParts(left_out=left_out | trainer.unlearned, rollouts=trainer.rollouts_shown, notes=notes),

@@ -13,7 +13,7 @@ from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.workload import PLENTY, Course, Kept, Known, Work, Workload
 from rlhf_plugins.recipe.unsupported_options import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rows
-from rlhf_plugins.stages._train_policy import trained
+from rlhf_plugins.stages._train_policy import train_policy
 from rlhf_plugins.stages._training_options import (
     From,
     PolicyTraining,
@@ -205,7 +205,7 @@ class Preference(
             if models.moves:  # the reference is read by now
                 copy_start(trainer.model, start)
         left_out = {**rows.left_out, **trainer.left_out(len(train))}
-        return trained(self, run, trainer, left_out, **({"selected_adapters": ["default"]} if adapter else {}))
+        return train_policy(self, run, trainer, left_out, **({"selected_adapters": ["default"]} if adapter else {}))
 
 
 class _Models(NamedTuple):

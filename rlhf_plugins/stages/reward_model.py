@@ -167,7 +167,7 @@ class RewardModelStage(
         """One reward model on `groups`, saved in `folder`; a member of an ensemble has a seed and curves of its own."""
         from rlhf_plugins.contract import processes
         from rlhf_plugins.engine.weights.base_paths import described
-        from rlhf_plugins.trainers.arguments import quiet
+        from rlhf_plugins.trainers.arguments import record_curves
         from rlhf_plugins.trainers.watching.budget import spending
         from rlhf_plugins.trainers.watching.held_out import choice
         from rlhf_plugins.trainers.watching.supervision import supervise
@@ -186,7 +186,7 @@ class RewardModelStage(
 
         if member is None:  # the steps of members have one folder
             trainer.writes = save
-        curves, monitors = quiet(trainer, log), supervise(trainer, self, run)
+        curves, monitors = record_curves(trainer, log), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer, last=member is None)
         save(folder)

@@ -13,7 +13,7 @@ from rlhf_plugins.contract.workload import Course, Kept, Known, Work, Workload
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.unsupported_options import FULL_EVAL
 from rlhf_plugins.stages._course import of_rows
-from rlhf_plugins.stages._train_policy import trained
+from rlhf_plugins.stages._train_policy import train_policy
 from rlhf_plugins.stages._training_options import From, PolicyTraining, kept, longest, pair_tokens, sampling, tried
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class SFT(
                 processing_class=encoder.tokenizer,
                 peft_config=config_of(start) if new else None,
             )
-        result = trained(self, run, trainer, {**rows.left_out, **_left_out(trainer, rows.dataset)})
+        result = train_policy(self, run, trainer, {**rows.left_out, **_left_out(trainer, rows.dataset)})
         notes = [*result.report.notes, *([APART.format(rows.apart)] if rows.apart else [])]
         return replace(result, report=replace(result.report, notes=notes))
 

@@ -153,8 +153,8 @@ def building(rows: int) -> Iterator[None]:
             enable_progress_bars()
 
 
-def quiet(trainer: Any, log: Callable[[int, Mapping[str, float]], None]) -> Curves:
-    """Replaces a trainer's progress bar by ours, and returns the curves that the training will fill.
+def record_curves(trainer: Any, log: Callable[[int, Mapping[str, float]], None]) -> Curves:
+    """Returns the curves that a training will fill; it gets our progress bar in the place of its own.
 
     Args:
         trainer: a `transformers.Trainer`.

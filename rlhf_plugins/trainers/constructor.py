@@ -14,14 +14,14 @@ from rlhf_plugins.errors import PluginError, RunError, nearest
 Own = TypeVar("Own")
 
 
-def with_own(trainer: type, own: type) -> Signature:
+def joint_signature(trainer: type, own: type) -> Signature:
     """The signature of TRL's trainer with the fields of a dataclass behind it, by keyword alone."""
     theirs = list(signature(trainer).parameters.values())
     ours = [Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type) for f in fields(own)]
     return Signature([*theirs, *ours])
 
 
-def sorted_out(
+def split_arguments(
     trainer: type, own: type[Own], given: Sequence[Any], named: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Own]:
     """What a constructor was given: TRL's arguments by name, without those left out, and ours; of one GPU at most.
@@ -30,7 +30,7 @@ def sorted_out(
         PluginError: a component of ours is given by its name alone.
         TypeError: an argument is unknown, missing or given twice.
     """
-    form = with_own(trainer, own)
+    form = joint_signature(trainer, own)
     if unknown := [name for name in named if name not in form.parameters]:
         raise TypeError(f"no argument is called {unknown[0]!r} {nearest(unknown[0], form.parameters)}")
     bound = form.bind(*given, **named).arguments

@@ -24,7 +24,7 @@ from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, wit
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.sandbox import POLICY
 from rlhf_plugins.testing import tiny_base
-from rlhf_plugins.trainers.constructor import sorted_out
+from rlhf_plugins.trainers.constructor import split_arguments
 from rlhf_plugins.trainers.reward.options import RewardOptions
 
 NF4 = Base(str(POLICY), quantization="nf4", adapter=Adapter(r=8))
@@ -93,7 +93,7 @@ def test_weights_go_straight_to_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_of_several_gpus_a_script_uses_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     args = trl.RewardConfig(str(tmp_path), use_cpu=True, bf16=False)
     args._n_gpu = 2
-    sorted_out(trl.RewardTrainer, RewardOptions, [SimpleNamespace(), args], {})
+    split_arguments(trl.RewardTrainer, RewardOptions, [SimpleNamespace(), args], {})
     assert args.n_gpu == 1
     assert "one of 2 GPUs is used" in caplog.text
 

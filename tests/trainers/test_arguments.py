@@ -21,7 +21,7 @@ from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, lor
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
-from rlhf_plugins.trainers.arguments import arguments, building, moving, quiet
+from rlhf_plugins.trainers.arguments import arguments, building, moving, record_curves
 from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
 
 from .conftest import OPTIONS
@@ -115,7 +115,7 @@ def test_curves_hold_every_logged_step_and_the_last(
     bases: Bases, tmp_path: Path, options: dict[str, int], logged: list[int]
 ) -> None:
     found = trainer(bases(), tmp_path, max_steps=3, **options)
-    curves = quiet(found, lambda _, __: None)
+    curves = record_curves(found, lambda _, __: None)
     found.train()
     assert [step for step, _ in curves.values["loss"]] == logged
     assert {"rewards/accuracies", "rewards/chosen", "rewards/rejected", "learning_rate"} <= curves.values.keys()
@@ -127,7 +127,7 @@ def test_a_run_prints_its_bar_and_nothing_else(
 ) -> None:
     found = trainer(bases(), tmp_path, max_steps=2, disable_tqdm=False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    quiet(found, lambda _, __: None)
+    record_curves(found, lambda _, __: None)
     capsys.readouterr()
     found.train()
     printed = capsys.readouterr()

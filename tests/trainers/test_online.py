@@ -18,7 +18,7 @@ from rlhf_plugins.engine.weights.loading import load_causal
 from rlhf_plugins.errors import PluginError, RlhfError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import registry
-from rlhf_plugins.trainers.arguments import quiet
+from rlhf_plugins.trainers.arguments import record_curves
 from rlhf_plugins.trainers.online.trainer import OnlineTrainer
 from rlhf_plugins.trainers.ppo.options import Oversight
 
@@ -269,7 +269,7 @@ def test_a_rollout_that_cannot_be_filled_is_refused(
 
 def test_the_guide_says_how_to_read_every_curve(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path, max_steps=2, oversight=Oversight(gold=lambda *_: {"total": 1.0}))
-    curves = quiet(found, lambda *_: None)
+    curves = record_curves(found, lambda *_: None)
     found.train()
     guide = (Path(__file__).parents[2] / "docs" / "curves.md").read_text(encoding="utf-8")
     rows = re.findall(

@@ -16,7 +16,7 @@ from rlhf_plugins.engine import precision
 from rlhf_plugins.engine.precision import half_precision
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers import arguments as module
-from rlhf_plugins.trainers.arguments import arguments, quiet
+from rlhf_plugins.trainers.arguments import arguments, record_curves
 from rlhf_plugins.trainers.scaling import accept_skips
 
 from .conftest import furthest, losses, trained
@@ -122,7 +122,7 @@ def test_a_float16_base_without_scaled_losses_is_refused(bases: Bases, tmp_path:
     found = dpo(bases(), tmp_path)
     found.model.half()
     with pytest.raises(RunError, match="the base is in float16 on this GPU, .* leave out `bf16: false` and"):
-        quiet(found, lambda step, numbers: None)
+        record_curves(found, lambda step, numbers: None)
 
 
 def test_activations_are_offloaded_from_a_gpu_alone(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def fit(run: StageRun, trainer: Any, monitors: Sequence[Monitor]) -> Mapping[str
     import torch
     from transformers import Trainer
 
-    from rlhf_plugins.trainers.arguments import finite, quiet
+    from rlhf_plugins.trainers.arguments import finite, record_curves
     from rlhf_plugins.trainers.watching.supervision import monitors_of, watch
 
     if not isinstance(trainer, Trainer):
@@ -37,6 +37,6 @@ def fit(run: StageRun, trainer: Any, monitors: Sequence[Monitor]) -> Mapping[str
     if monitors:
         watch(trainer, monitors_of(monitors, run.name, run))
     trainer.args.logging_nan_inf_filter = False  # it would show the mean of the finite losses
-    curves = quiet(trainer, log)
+    curves = record_curves(trainer, log)
     run.go_on(trainer, last=False)
     return curves.curves

@@ -33,7 +33,7 @@ from rlhf_plugins.engine.weights.shards import gathered
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.trainers.arguments import prepare
-from rlhf_plugins.trainers.constructor import sorted_out, with_own
+from rlhf_plugins.trainers.constructor import joint_signature, split_arguments
 from rlhf_plugins.trainers.given_rows import Rows
 from rlhf_plugins.trainers.online.engine_or_trl import OnlineOptions, check, ends_asked, objective_of, obstacle_of
 from rlhf_plugins.trainers.online.learning import LearnsInParts, recovering
@@ -82,13 +82,13 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, HearsFunctions, SharesBatches, 
         PluginError: a component fails.
     """
 
-    __signature__ = with_own(trl.GRPOTrainer, OnlineOptions)
+    __signature__ = joint_signature(trl.GRPOTrainer, OnlineOptions)
     eos_token_ids: list[int]
     records = RECORDS
     cuts_batches = False  # each process gets the prompts of all, and generates for its share
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        theirs, own = sorted_out(trl.GRPOTrainer, OnlineOptions, given, named)
+        theirs, own = split_arguments(trl.GRPOTrainer, OnlineOptions, given, named)
         check(own, theirs := Rows(("prompt",)).checked(theirs))
         asked = None
         if own.reward is not None:

@@ -21,7 +21,7 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.weights.loading import use_fast_paths
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import acting, check_rows, make_ready, mean_loss
-from rlhf_plugins.trainers.constructor import sorted_out, with_own
+from rlhf_plugins.trainers.constructor import joint_signature, split_arguments
 from rlhf_plugins.trainers.preference.batch import FILLED, OF_PAIRS, Collator, separate, with_room
 from rlhf_plugins.trainers.preference.engine_or_trl import (
     PreferenceOptions,
@@ -64,10 +64,10 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         RunError: `loss` or `reference_cache` is given, but the engine does not compute what another argument asks for.
     """
 
-    __signature__ = with_own(trl.DPOTrainer, PreferenceOptions)
+    __signature__ = joint_signature(trl.DPOTrainer, PreferenceOptions)
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        arguments, own = sorted_out(trl.DPOTrainer, PreferenceOptions, given, named)
+        arguments, own = split_arguments(trl.DPOTrainer, PreferenceOptions, given, named)
         check(own, arguments)
         self._means, self._tokens, self._reads_ours = Means(), 0, own.loss is not None
         self.reference_cache = None if own.reference_cache is None else Path(own.reference_cache)

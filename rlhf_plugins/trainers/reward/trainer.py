@@ -29,7 +29,7 @@ from rlhf_plugins.engine.weights.loading import without_repacking
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepare
-from rlhf_plugins.trainers.constructor import sorted_out, with_own
+from rlhf_plugins.trainers.constructor import joint_signature, split_arguments
 from rlhf_plugins.trainers.learning_rates import give_rate
 from rlhf_plugins.trainers.reward.classifier import install, obstacle_of, saving_head, scored_by
 from rlhf_plugins.trainers.reward.losses import Losses
@@ -56,10 +56,10 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
     """
 
     train_dataset: Any
-    __signature__ = with_own(trl.RewardTrainer, RewardOptions)
+    __signature__ = joint_signature(trl.RewardTrainer, RewardOptions)
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        theirs, own = sorted_out(trl.RewardTrainer, RewardOptions, given, named)
+        theirs, own = split_arguments(trl.RewardTrainer, RewardOptions, given, named)
         refuse_at_odds(theirs, own)
         if theirs.get("peft_config") is not None:
             theirs["peft_config"] = saving_head(theirs["peft_config"])
