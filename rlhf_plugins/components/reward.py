@@ -39,6 +39,11 @@ class Model(Reward, takes={"reward"}):
         str | None, Field(description="the stage that trained it; null is the latest that did"), Earlier("reward")
     ] = None
 
+    @property
+    def part_name(self) -> str:
+        """The stage's name, where it is given."""
+        return self.stage or super().part_name
+
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError where no earlier stage trained a reward model, or none of that name did."""
         return cast("RewardFunction", run.reward(self.stage))  # a handle, which may be called
@@ -112,6 +117,10 @@ class Weighted(Reward):
             raise ValueError("parts: at least one reward")
         one_for_each(self.weights, self.parts, "parts")
 
+    def part_names(self) -> list[str]:
+        """Those of its parts."""
+        return distinct([part.part_name for part in self.parts])
+
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError as its parts do; what it builds raises ComponentError, which names the part that fails."""
         from rlhf_plugins.reward_models.composed import Composed
@@ -119,7 +128,7 @@ class Weighted(Reward):
 
         weights = self.weights or [1.0] * len(self.parts)
         parts = [reward_handle(part.build(run)) for part in self.parts]  # each is waited for where it is unavailable
-        names = distinct([part.part_name for part in self.parts])
+        names = self.part_names()
 
         def score(samples: Samples) -> Prediction:
             found = [part(samples) for part in parts]

@@ -75,6 +75,7 @@ LOGGED = {
     "abstained_later": Logged("responses", "left out because the reward abstained on a later turn"),
     "without_baseline": Logged("responses", "left out because the greedy response to their prompt has no reward"),
 }
+MISSING = "reward_missing/"  # before the name of a part of a reward: how many responses have none
 PERCENTILES = (5, 25, 50, 75, 95)  # of the responses of a rollout, logged beside the means of `length` and `reward`
 
 
@@ -92,5 +93,6 @@ LOGGED |= {
 
 def curve(name: str, points: Sequence[tuple[int, float]], more: Mapping[str, Logged] | None = None) -> Curve:
     """The points of a logged number with its unit and direction; without, where the name is not there nor in `more`."""
-    known = {**LOGGED, **(more or {})}.get(name.removeprefix("eval_"), Logged("", ""))
+    plain = name.removeprefix("eval_")
+    known = {**LOGGED, **(more or {})}.get(plain, Logged("responses" if plain.startswith(MISSING) else "", ""))
     return Curve(points, known.unit, known.better)

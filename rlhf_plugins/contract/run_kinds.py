@@ -40,6 +40,10 @@ class Reward(Component, kind="reward"):
         """
         return SMALL_THEN_LARGE.sub("_", self.recipe_name).lower()
 
+    def part_names(self) -> Sequence[str]:
+        """The names of the parts that every response has, as far as they are known before it scores any."""
+        return ()
+
     def reads_columns(self) -> frozenset[str]:
         """Columns of the prompts' rows that it cannot do without; those that its parts read are not among them."""
         return frozenset()

@@ -237,7 +237,8 @@ class Online(
     def own_numbers(self, gold: bool) -> frozenset[str]:
         """See `PolicyTraining`."""
         known = {"gold_reward": gold, "kl": self.kl is not None and not changed(self.trainer)}
-        return frozenset({"reward", "length", *(name for name, measured in known.items() if measured)})
+        parts = (f"reward/{name}" for name in self.reward.part_names())
+        return frozenset({"reward", "length", *parts, *(name for name, measured in known.items() if measured)})
 
     def keeping(self, carry: Collection[str]) -> Any:
         """See `Stage`."""

@@ -117,6 +117,10 @@ def test_each_weighted_source_is_known_by_its_own_name() -> None:
     }
 
 
+def test_a_reward_model_is_known_by_its_stage_where_it_is_named() -> None:
+    assert [Model().part_name, Model("helpful").part_name, Gold().part_name] == ["model", "helpful", "gold"]
+
+
 def test_a_function_is_known_by_its_name_and_its_parts_by_both(tmp_path: Path) -> None:
     """The response without a score has no number of the function, but one of the other part."""
     (tmp_path / "r.py").write_text(

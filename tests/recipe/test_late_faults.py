@@ -201,6 +201,11 @@ def test_numbers_that_are_measured_may_choose() -> None:
     best = {**EVERY, "load_best_model_at_end": True, "save_total_limit": 3}
     gold = {"stage": "online", "reward": "gold", "trainer": {**best, "metric_for_best_model": "eval_gold_reward"}}
     assert not faults({"stage": "sft", "trainer": best}, gold)
+    by_parts = {"use": "weighted", "parts": ["gold", "length"]}
+    choosing = {**gold, "reward": by_parts, "trainer": {**best, "metric_for_best_model": "eval_reward/length"}}
+    assert not faults(choosing)
+    misspelt = {**choosing, "trainer": {**best, "metric_for_best_model": "reward/lenght"}}
+    assert "no held-out number 'reward/lenght' (did you mean reward/length?" in fault(misspelt)
 
 
 def task(**options: Any) -> dict[str, Any]:

@@ -41,6 +41,12 @@ def graded(completions, log_metric, log_extra, **_):
 def calm(completions, log_metric=None):
     return [0.5] * len(completions)
 
+asked = []
+
+def shrinking(completions):
+    asked.append(0)
+    return [-(len(asked) // 2) * 1.0] * len(completions)
+
 def taken(completions, log_metric):
     log_metric("reward", 1.0)
     return [float(len(text)) for text in completions]
@@ -92,6 +98,7 @@ def test_parts_of_dicts_are_means_over_the_responses_that_have_them(bases: Bases
     assert curve(result, "reward/even") == pytest.approx([sum(n % 2 == 0 for n in one) / 6 for one in lengths])
     assert curve(result, "reward/half") == pytest.approx([value / 2 for value in others(tmp_path)])
     assert curve(result, "reward_missing/half") == [1, 1]
+    assert result.curves["reward_missing/half"].unit == "responses"
     assert "reward_missing/even" not in result.curves
     rows = json_lines(tmp_path / "run" / "samples.jsonl")
     assert [set(row["parts"]) for row in rows[:2]] == [{"even"}, {"even", "half"}]
@@ -120,12 +127,21 @@ def test_held_out_evaluation_has_the_parts_and_what_was_logged(bases: Bases, tmp
     assert (curve(result, "eval_reward_missing/half"), curve(result, "eval_longest")) == ([1], [max(lengths)])
 
 
+def test_a_part_may_choose_the_best_weights(bases: Bases, tmp_path: Path) -> None:
+    best = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 3, "per_device_eval_batch_size": 6}
+    best |= {"load_best_model_at_end": True, "metric_for_best_model": "reward/shrinking", "greater_is_better": False}
+    rewarded = {"use": "weighted", "parts": [python(tmp_path, "calm"), python(tmp_path, "shrinking")]}
+    result = stage(bases, tmp_path, rewarded, trainer={**OPTIONS, **best})
+    assert curve(result, "eval_reward/shrinking") == [-1.0, -2.0, -3.0]
+    assert result.report.notes[0].endswith("kept step 3, eval_reward/shrinking -3.")
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
         ("taken", "log_metric: the training logs a number 'reward' itself: give yours another name"),
         ("late", "log_metric: the training logs a number 'grad_norm' itself"),
-        ("short", r"r\.py:short failed in line 23: ValueError: log_extra: 'said' has 1 value for 6 responses"),
+        ("short", r"r\.py:short failed in line 29: ValueError: log_extra: 'said' has 1 value for 6 responses"),
         (
             "nameless",
             r"r\.py:nameless gave a dict with the keys 'reward', 'acc' for the response '.*', without 'sc",
@@ -208,6 +224,20 @@ def test_columns_that_functions_log_stay_beside_their_responses(bases: Bases, tm
         table = pd.read_parquet(file)
         assert table["same"].tolist() == table["completion"].tolist()
         assert len(table)
+
+
+def test_columns_of_a_rollout_without_rewards_are_not_those_of_the_next(bases: Bases, tmp_path: Path) -> None:
+    calls = []
+
+    def late(completions: list[Any], log_extra: Any, **_: Any) -> list[Any]:
+        calls.append(list(completions))
+        log_extra("same", list(completions))
+        return [None] * len(completions) if len(calls) == 1 else ants(completions)
+
+    script(OURS, bases(), tmp_path, {"max_steps": 2, "log_completions": True}, reward_funcs=late).train()
+    assert calls[0] != calls[1]
+    table = pd.read_parquet(tmp_path / "completions" / "completions_00002.parquet")
+    assert table["same"].tolist() == table["completion"].tolist() == calls[1]
 
 
 def test_a_script_refuses_what_a_recipe_does(bases: Bases, tmp_path: Path) -> None:

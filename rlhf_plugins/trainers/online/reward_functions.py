@@ -34,7 +34,7 @@ class Parted:
         return self._scores(self.function(**given), given["completions"])
 
     def _scores(self, answer: Any, completions: Sequence[Any]) -> list[Any]:
-        texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
+        texts = [each if isinstance(each, str) else str([one.get("content") for one in each]) for each in completions]
         try:
             refuse_whole(answer, len(texts))
             scores, self.parts = scores_of(list(answer), texts, nan_is_none=True)

@@ -195,7 +195,7 @@ def no_comparison(group: int, turns: int, best: str, fallback: bool) -> str:
         return "trainer.num_generations: one is sampled: write 2 or more"
     if turns > 1:
         return "environment: a later turn of a conversation has no other: leave it out"
-    if best.removeprefix("eval_") == "reward":
+    if best.removeprefix("eval_").partition("/")[0] == "reward":  # or a part of it
         return (
             "trainer.metric_for_best_model: a held-out evaluation samples one, and so measures no reward: take another "
             "number, such as that of the task reward_wins"

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlhf_plugins.arithmetic import masked, objectives
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.function_logs import Heard
-from rlhf_plugins.contract.metrics import PERCENTILES, percentile
+from rlhf_plugins.contract.metrics import MISSING, PERCENTILES, percentile
 from rlhf_plugins.contract.rows import GoldReward, Samples, Text
 from rlhf_plugins.contract.run import Step
 from rlhf_plugins.data.turns import as_text
@@ -150,7 +150,7 @@ def parts_of(dimensions: Mapping[str, Tensor]) -> dict[str, float]:
         if lacking < len(values):
             found[f"reward/{name}"] = values.nanmean().item()
         if lacking:
-            found[f"reward_missing/{name}"] = float(lacking)
+            found[f"{MISSING}{name}"] = float(lacking)
     return found
 
 
