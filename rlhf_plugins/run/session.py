@@ -83,34 +83,46 @@ def session(
     model = base if isinstance(base, Base) else Base(base, adapter=Adapter() if base_policy.is_policy(base) else None)
     start = base_policy.weights(replace(model, path=base_path(model.path)))
     files = RunFolder(Path(folder))
-    if files.path.is_dir():
-        acquire(files.path, again=True)
-    if not files.is_free and not files.is_run:
-        raise RunError(f"{folder} is not empty and not a run of rlhf; give another folder")
     described = replace(model, quantization=start.base.quantization, adapter=start.base.adapter)
     recipe = {**_described(described), "stages": [], "seed": seed}
-    own = origin.digested(files, recipe["base"], start.base.path) if files.is_run else ()
-    if files.is_run and (changed := difference(files.recipe(), recipe, digested=own)):
-        raise RunError(f"{folder} holds another run: {changed}; give another folder")
-    if files.is_run:
-        origin.refuse_other_base(files, start.base.path)
-        files.drop_checkpoints()
+    resumed = _resumed(files, recipe, start.base.path)
     rows = data if isinstance(data, Data) else _loaded(data, start.base, seed, registry)
     refuse_text(rows, start.base.chat)
     if alone := unrendered(rows.train, lambda: load_tokenizer(start.base), start.base.path, AS_MESSAGES):
         logger.warning("%s", alone)
-    if not files.is_run:
+    if not resumed:
         files.path.mkdir(parents=True, exist_ok=True)
         acquire(files.path, again=True)
         files.start(recipe, {**reporting.birth(rows, ()), origin.BASE: of_base(start.base.path)})
     files.note(status="running", message="", data=reporting.counted(rows))
+    services = Services(registry, files.path, _started(registry, files), checkpoint=checkpoint)
+    return StageRun(start.base, rows, seed, files.path, services=services, begins=at(start))
+
+
+def _resumed(files: RunFolder, recipe: dict[str, Any], base: str) -> bool:
+    """Whether the folder holds this session from before; it is locked then. Raises RunError for other content."""
+    if files.path.is_dir():
+        acquire(files.path, again=True)
+    if not files.is_run:
+        if not files.is_free:
+            raise RunError(f"{files.path} is not empty and not a run of rlhf; give another folder")
+        return False
+    own = origin.digested(files, recipe["base"], base)
+    if changed := difference(files.recipe(), recipe, digested=own):
+        raise RunError(f"{files.path} holds another run: {changed}; give another folder")
+    origin.refuse_other_base(files, base)
+    files.drop_checkpoints()
+    return True
+
+
+def _started(registry: Registry, files: RunFolder) -> Hooks:
+    """The hooks of the session, which are called now and when the process ends."""
     hooks = Hooks(registry, RunFolder(files.path.absolute()), print)
     atexit.register(_ended, hooks)
     _OPEN.append(hooks)
     _end_by_signals()
     hooks.started(files.recipe())
-    services = Services(registry, files.path, hooks, checkpoint=checkpoint)
-    return StageRun(start.base, rows, seed, files.path, services=services, begins=at(start))
+    return hooks
 
 
 def _described(base: Base) -> dict[str, Any]:
