@@ -65,12 +65,12 @@ class Situation:
     """What a selector decides on: data, resources, and the algorithms that there are.
 
     Args:
-        features: the features of the data.
-        resources: the resources that may be used.
-        algorithms: the algorithms by name.
-        stages: the stages of each, where it may be trained.
-        costs: of each, so far as they are known before it trains: `steps` of its optimizers, `sequences` (prompts with
-            a response, trained on or sampled), their `tokens` and `flops`, all about, the forecast `peak_bytes`, and
+        features: what is known of the data.
+        resources: what may be used.
+        algorithms: the names of the algorithms.
+        stages: the stages of each algorithm that may be trained.
+        costs: what is known of each algorithm before it trains: about how many `steps` of its optimizers, `sequences`
+            (prompts with a response, trained on or sampled), `tokens` and `flops`, the forecast `peak_bytes`, and
             `seconds` where a trial timed them.
     """
 

@@ -95,7 +95,7 @@ def generated(
     """What is generated for all rows in order, for neighbours that fit into memory together.
 
     Args:
-        model: that generates; gradient checkpointing, which generation switches off, is on again after a failure.
+        model: the one that generates; after a failure its gradient checkpointing is on again as before.
         lengths: tokens of each row at its end.
         rows: most at once.
         generate: is called with the places of some rows; with fewer of them where they do not fit.

@@ -39,7 +39,7 @@ class Conversation:
         decoding: how answers are sampled; each has a seed of its own.
         judge: the reward model for `rewards`, opened when it is first asked.
         file: where `prefer` writes.
-        ending: of every line, where policies are given text; None gives them messages where there is a chat template.
+        ending: added to every line, where policies get text; None gives them messages where there is a chat template.
         reader: the reader of a reward model, for which answers are cut as long as it can read the conversation at all.
     """
 

@@ -41,8 +41,8 @@ def export_reward_model(
             token and the head one output. Otherwise any pooling and head; `import rlhf_plugins.auto` opens it.
         dtype: `bf16`, `fp16` or `fp32` of the trunk; None is float32. Of a classifier that is not stock, pooling and
             head stay in float32.
-        tolerance: of a model that was trained on a quantized base, the most that a reward of a few responses may move
-            on the plain one, as a share of the largest reward, or of 1 where that is less.
+        tolerance: for a model that was trained on a quantized base: how far the rewards of a few responses may move on
+            the plain base, as a share of the largest reward, or of 1 where that is less.
 
     Returns:
         Sentences to be read: how far these rewards move, and what else the model says of a response.

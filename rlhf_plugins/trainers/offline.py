@@ -39,7 +39,7 @@ class OfflineTrainer(Trainer):
         model: a causal language model, plain or PEFT.
         args: transformers' TrainingArguments.
         policy_loss: one that takes responses of any policy, which its trait `off_policy` says.
-        reduction: of the losses of a batch's tokens; accumulated batches count alike, however many tokens they have.
+        reduction: reduces the losses of a batch's tokens; accumulated batches count alike, whatever their tokens.
         named: Trainer's other arguments; `train_dataset` holds the rows of `data/batches/logged.py`.
 
     Raises:

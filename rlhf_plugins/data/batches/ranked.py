@@ -122,8 +122,8 @@ class Collator:
     Args:
         pad_id: token id that fills short rows.
         layout: how groups become rows.
-        features: of every response of every row, in order, (responses, width), where the trunk is frozen: then no
-            tokens are laid out.
+        features: (responses, width) of a frozen trunk, for every response of every row in order: then no tokens are
+            laid out.
     """
 
     pad_id: int

@@ -72,8 +72,8 @@ def select(
         data: such as `{"format": "preference", "source": "pairs.jsonl"}`.
         resources: what may be used, and what for.
         selector: its name or its spec.
-        base: of the recipe, of whose shape and tokens the costs are; None: the sandbox's policy for its own rows, else
-            the one of the bundled recipes, of which nothing is loaded.
+        base: the recipe's base, by whose shape and tokens costs are computed; None: the sandbox's policy for its own
+            rows, else the base of the bundled recipes, of which nothing is loaded.
         samples: the samples of the base, where it is known, to see whether the rows are its own.
         trial: seconds for which each training is made on this machine, to know how long all of it takes; None: none.
 
