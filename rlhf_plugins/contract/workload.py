@@ -88,6 +88,7 @@ class Known:
         rewards: whether a stage before it makes a reward model.
         held_out: prompts of each kind that are held out; None is unknown.
         prompts: about how many prompts there are to sample from while it trains; None is unknown.
+        below: the path or name of the model that the base was trained from, where the base is a policy; else empty.
     """
 
     rows: int | None = None
@@ -96,6 +97,7 @@ class Known:
     rewards: bool = False
     held_out: tuple[int, ...] | None = None
     prompts: int | None = None
+    below: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
-from rlhf_plugins.data.file_names import ADAPTER
+from rlhf_plugins.data.file_names import ADAPTER, POLICY
 from rlhf_plugins.data.other_run import bases_beside, saved_folder
-from rlhf_plugins.data.saved_steps import is_run, not_whole
+from rlhf_plugins.data.saved_steps import FOLDER, is_run, not_whole
 from rlhf_plugins.errors import RunError, nearest
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 CLOSE = 0.8  # how like a folder's name one is that is a slip rather than a name on the hub
 NAME = "base"  # of these weights, as `from` and `reference` call them
+STAGE_NUMBER = re.compile(r"^\d+-")  # of a stage's folder
 
 
 def no_model(path: str, start: Path = Path()) -> str:  # noqa: B008 (the working directory)
@@ -98,3 +99,28 @@ def weights(base: Base) -> Weights:
     if base.adapter not in (Adapter(), saved.adapter):
         raise RunError(f"{base.path}: its adapter is trained further as it is, so leave `adapter` out, or write none")
     return Weights(NAME, saved, folder)
+
+
+def below(base: Weights) -> Weights | None:
+    """The model that the base of a recipe was trained from, where that base is a policy, and the model is here.
+
+    It is the base of an adapter, and of a whole model the one that is noted beside it.
+    """
+    if base.folder is not None:
+        return Weights(NAME, base.base)
+    folder = Path(base.base.path)
+    if not (folder / POLICY).is_file():
+        return None
+    from rlhf_plugins.engine.policy import saved_base
+
+    saved = saved_base(folder, base.base.trust_remote_code)
+    if no_model(saved.path):
+        return None
+    return Weights(NAME, replace(base.base, path=saved.path, quantization=saved.quantization))
+
+
+def called(base: Weights) -> str:
+    """What a policy that is a recipe's base is called beside the model below it: `dpo`, `dpo@20`, or its folder."""
+    folder = (base.folder or Path(base.base.path)).resolve()
+    stage, step = STAGE_NUMBER.sub("", folder.parent.name), FOLDER.fullmatch(folder.name)
+    return f"{stage}@{step[1]}" if step else stage if folder.name == "model" else folder.name

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.contract.workload import Course, Kept, Known
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ def courses(
         data: its rows, where they are loaded.
         kept: what stages take of their rows, by name, as far as a check found it.
     """
-    return of_stages(assembled.stages, assembled.base.lengths.max_length, data, assembled.data, kept or {})
+    from rlhf_plugins.recipe import base_policy
+
+    found = base_policy.below(Weights(base_policy.NAME, assembled.base, assembled.adapter))
+    more: dict[str, Any] = {"source": assembled.data, "kept": kept or {}, "below": found.base.path if found else ""}
+    return of_stages(assembled.stages, assembled.base.lengths.max_length, data, **more)
 
 
 def of_stages(
@@ -36,6 +41,7 @@ def of_stages(
     data: Data | None,
     source: DataFormat | None = None,
     kept: Mapping[str, Kept] = NOTHING,
+    below: str = "",
 ) -> dict[str, Course | None]:
     """How long each stage is, by name. It takes the arguments of `courses`, and the format of rows not yet loaded."""
     formats: dict[int, DataFormat | None] = {}
@@ -55,8 +61,9 @@ def of_stages(
         asked = (len(loaded.prompts.get("train", ())) or None) if loaded else None
         if (taken := kept.get(stage.name)) is not None:
             count = asked = taken.of(count if taken.rows is None else taken.rows)
-        known = Known(count, max_length, policies, rewards, kinds if loaded else None, asked)
+        known = Known(count, max_length, policies, rewards, kinds if loaded else None, asked, below)
         found[stage.name] = _saying(stage.course(known), taken)
+        below = "" if "base" in stage.makes else below
         policies, rewards = policies + ("policy" in stage.makes), rewards or "reward" in stage.makes
     return found
 

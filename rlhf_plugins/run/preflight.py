@@ -26,7 +26,7 @@ from rlhf_plugins.report.sampling_settings import warnings as sampled_otherwise
 from rlhf_plugins.run.rows import counted, read, text_alone
 from rlhf_plugins.run.stage.own_rows import refuse_unfit, without_held_out_of
 from rlhf_plugins.run.stage.stage_run import Services, StageRun
-from rlhf_plugins.run.stage.starts import BASE, PREVIOUS, at
+from rlhf_plugins.run.stage.starts import BASE, BELOW, NOTHING_BELOW, PREVIOUS, at
 from rlhf_plugins.trainers.optimizer_state import refuse_none_kept
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ class Preflight:
                 if isinstance(own, Data) and isinstance(rows, Data) and own is not rows:
                     own = without_held_out_of(stage, own, rows)
                 if own is not None:
-                    found = [*_unkept(assembled, index), *self._refused(assembled, stage, own)]
+                    found = [*_unkept(assembled, index), *_nothing_below(assembled, index)]
+                    found += self._refused(assembled, stage, own)
                     faults += [((*keys, *below), message) for below, message in found]
         return faults, look.partly
 
@@ -205,6 +206,17 @@ def _unkept(assembled: Assembled, index: int) -> Iterator[Fault]:
             refuse_none_kept(Weights(BASE, assembled.base, assembled.adapter))
         except RunError as error:
             yield ("optimizer",), str(error).removeprefix("optimizer: ")
+
+
+def _nothing_below(assembled: Assembled, index: int) -> Iterator[Fault]:
+    """The fault that an evaluation names the model below a base that is no policy."""
+    from rlhf_plugins.recipe.base_policy import below
+
+    if assembled.stages[index].reference != BELOW:
+        return
+    made = any("base" in stage.makes for stage in assembled.stages[:index])
+    if made or below(Weights(BASE, assembled.base, assembled.adapter)) is None:
+        yield ("reference",), NOTHING_BELOW
 
 
 def _refuse_asked(task: Task, run: StageRun) -> None:

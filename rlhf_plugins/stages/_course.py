@@ -78,7 +78,7 @@ def of_evaluation(stage: Evaluate, known: Known, best_of: int) -> Course:
     """Samples of every policy on prompts of two kinds and tasks, and the best-of-n of the first, where n is not 0."""
     kinds = (stage.prompts,) * 2 if known.held_out is None else known.held_out
     asked, tasks = sum(min(stage.prompts, kind) for kind in kinds), [task.sampled() for task in stage.tasks]
-    policies, own = known.policies, asked * stage.responses
+    policies, own = known.policies + bool(known.below), asked * stage.responses
     tokens = policies * (own * stage.max_new_tokens + sum(answers * longest for answers, longest in tasks))
     measured = [
         "1 policy" if policies == 1 else f"{policies} policies",
@@ -91,7 +91,9 @@ def of_evaluation(stage: Evaluate, known: Known, best_of: int) -> Course:
     beside = [f"best of {best_of}"] if best_of > 0 else []
     if stage.judge is None and stage.reward is None:
         beside.append(f"best of {stage.ceiling} where the true reward is known")
-    return Course(None, sequences, f"{words}, beside {' and '.join(beside)}" if beside else words)
+    words += f", beside {' and '.join(beside)}" if beside else ""
+    reference = f"base, which is {known.below}" if known.below else stage.reference
+    return Course(None, sequences, f"{words}; reference {reference}")
 
 
 def _times(count: float, word: str) -> str:

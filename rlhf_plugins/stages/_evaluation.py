@@ -35,6 +35,7 @@ from rlhf_plugins.evaluate.policies import (
 )
 from rlhf_plugins.report.words import called
 from rlhf_plugins.reward_models.handle import reward_handle
+from rlhf_plugins.stages._base_measured import name_of_base, open_base, sentences
 from rlhf_plugins.stages._reward_parts import part_sections
 from rlhf_plugins.stages._tasks import Tasks
 
@@ -84,6 +85,7 @@ class EvaluateRun:
         self.encoder = load_row_encoder(run.base)
         self.judge = self.chosen_judge()
         self.reference, self.weights = run.reference(), run.weights("reference")
+        self.start = name_of_base(run, list(self.trained_policies()))
         asked = run.data.prompts["test"] if self.judge else self.answered()
         if not self.judge and not asked:
             raise RunError(NOTHING)
@@ -104,7 +106,7 @@ class EvaluateRun:
 
     def responses(self) -> int:
         """How many are sampled in all."""
-        trained = sum(1 for _ in self.trained_policies())
+        trained = sum(1 for _ in self.trained_policies()) + bool(self.start)
         each = len(self.asked) + len(self.strange)
         return len(self.asked) * self.pool_size + (trained + 1) * each * self.options.responses
 
@@ -226,6 +228,8 @@ class EvaluateRun:
             best = best_of(ScoreJudge(None, self.reward).scores(first), n, n)
             name = f"best-of-{n}"
             yield name, self.judged(name, first.take(best), best_of_kl(n), None)
+        if self.start:
+            yield self.start, self.trained(self.start, open_base(self.run))
         for name in self.trained_policies():
             logger.info("evaluating %s", name)
             yield name, self.trained(name, self.run.policy(name))
@@ -307,7 +311,7 @@ class EvaluateRun:
             own = "The judge is the run's own reward model: it favours what was trained on it."
             judge = [own] * self.may_be_trained_on()
             judge += self.judge.reasons() if isinstance(self.judge, PairJudge) else []
-        return [*judge, *self.unknown_kls()] + [
+        return [*judge, *sentences(self.run, self.start), *self.unknown_kls()] + [
             "Seconds are those of a policy's own stage; one trained with the reward model also needs the "
             f"{result.cost.seconds:.0f} s of {result.name}."
             for result in rewards[-1:]

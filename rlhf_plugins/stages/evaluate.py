@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -52,8 +52,10 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, pr
     tasks: tuple[Task, ...] = uses("task", [])
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
     reference: Annotated[
-        Annotated[str, Field(description="what scores and KL are compared with: `base`, or an earlier policy")],
-        Earlier("policy", ("base",)),
+        Annotated[
+            str, Field(description="what scores and KL are compared with: `base`, `below` it, or an earlier policy")
+        ],
+        Earlier("policy", ("base", "below")),
     ] = "base"
     tokens_per_batch: Annotated[int, Field(ge=1, description="tokens in memory at once, in any pass")] = 8_192
     cache_tokens: CacheTokens = None
@@ -97,7 +99,9 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, scores_prompts=True, pr
     def course(self, known: Known) -> Course:
         """Its length, by the samples that it draws."""
         chooses = known.rewards and self.best_of > 1 and self.temperature > 0
-        return of_evaluation(self, known, self.best_of if chooses else 0)
+        below = self.reference == "below" or (self.reference == "base" and known.policies == 1)
+        own = known if below and known.below else replace(known, below="")
+        return of_evaluation(self, own, self.best_of if chooses else 0)
 
     def rehearse(self, run: Run) -> None:
         """Refuses too few askable prompts."""

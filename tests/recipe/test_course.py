@@ -59,7 +59,7 @@ def test_epochs_of_prompts_become_steps_where_the_prompts_are_loaded() -> None:
 
 def test_policies_of_an_evaluation(tmp_path: Path) -> None:
     evaluate = {"stage": "evaluate", "prompts": 4, "max_new_tokens": 3}
-    ceiling = ", beside best of 64 where the true reward is known"
+    ceiling = ", beside best of 64 where the true reward is known; reference base"
     *_, found = words({"stage": "preference"}, evaluate)
     assert found == "up to 4 prompts of each kind, 2 policies, at most 48 sampled tokens" + ceiling
     *_, found = words({"stage": "reward_model"}, evaluate)

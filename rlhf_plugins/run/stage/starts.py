@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rlhf_plugins.data.stage_outputs import HandedOn
     from rlhf_plugins.registry.registry import Registry
 
-BASE, PREVIOUS, START = "base", "previous", "start"
+BASE, BELOW, PREVIOUS, START = "base", "below", "previous", "start"
+NOTHING_BELOW = "the recipe's base is no policy that was trained from a model which is here, so nothing is `below` it"
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,27 @@ def places(stage: Stage, policies: Policies, outer: Places, chains: bool = True)
         lineage.append(made)
     if stage.reference == START:
         reference = start
+    elif stage.reference == BELOW or (stage.reference == BASE and _measures_the_base(stage, policies)):
+        reference = _below(stage, outer.base)
     elif stage.reference != BASE:
         reference, made = policies.named(stage.reference)
         lineage.append(made)
     return Places(outer.base, start, reference, tuple(dict.fromkeys(lineage)))
+
+
+def _measures_the_base(stage: Stage, policies: Policies) -> bool:
+    """Whether an evaluation has no other policy than the base, which is compared with what it was trained from."""
+    return stage.judges and not any(result.policies or result.base for result in policies.earlier)
+
+
+def _below(stage: Stage, base: Weights) -> Weights:
+    """Raises RunError where a stage names the model below the base, and there is none."""
+    from rlhf_plugins.recipe.base_policy import below
+
+    found = below(base)
+    if found is None and stage.reference == BELOW:
+        raise RunError(f"reference: {NOTHING_BELOW}")
+    return found or base
 
 
 def names(stage: Stage, places: Places) -> dict[str, str]:
