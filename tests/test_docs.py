@@ -42,7 +42,7 @@ ROW = re.compile(r"^\| `(\w+)`[^|]*\| (.*) \|$", re.MULTILINE)
 BLOCK = re.compile(r"^```(yaml|python)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ONLINE = {
     name: (DOCS / f"{name}.md").read_text(encoding="utf-8")
-    for name in ("online", "rewards", "online_options", "curves", "token_rewards", "conversations")
+    for name in ("online", "rewards", "online_options", "online_sampling", "curves", "token_rewards", "conversations")
 }
 ALGORITHMS = (DOCS / "algorithms.md").read_text(encoding="utf-8")
 WHOLE, *OTHERS = [yaml.safe_load(block) for _, _, block in BLOCK.findall(ALGORITHMS)]
