@@ -118,7 +118,7 @@ class Weighted(Reward):
         one_for_each(self.weights, self.parts, "parts")
 
     def part_names(self) -> list[str]:
-        """Those of its parts."""
+        """A different name for each of its parts."""
         return distinct([part.part_name for part in self.parts])
 
     def build(self, run: Run) -> RewardFunction:

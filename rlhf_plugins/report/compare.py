@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
-from rlhf_plugins.report.sampling_settings import measured
 from rlhf_plugins.report.schema import Report
+from rlhf_plugins.report.settings import measured
 from rlhf_plugins.report.table import COLUMNS, REFERENCE, cells, verbatim
 from rlhf_plugins.report.verdict import specs
 from rlhf_plugins.report.words import TASKS, cell, number, share

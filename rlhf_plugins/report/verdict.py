@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from rlhf_plugins.report import sampling_settings, weight_selection
 from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report, RewardModelReport
+from rlhf_plugins.report.settings import EVALUATE, chosen_on_the_same, otherwise
 from rlhf_plugins.report.words import FEW, FEWEST, called, number, share
 
 Word = Literal["better", "not shown", "worse", "hardly differs", "not judged", "judge not trusted"]
@@ -147,12 +147,9 @@ def _caveats(report: Report, name: str) -> tuple[str, ...]:
         found.append(f"at a KL near 0 its responses hardly differ from those of {report.reference or 'the reference'}")
     if policy.cut is not None and policy.cut > _CUT:
         found.append(f"{share(policy.cut)} of its responses were cut at max_new_tokens")
-    if evaluations := [one for one in specs(report) if one.get("stage") == sampling_settings.EVALUATE]:
+    if evaluations := [one for one in specs(report) if one.get("stage") == EVALUATE]:
         spec = _spec(report, _stage_of(report, name))
-        found += filter(
-            None,
-            [sampling_settings.otherwise(spec, evaluations[-1]), weight_selection.on_the_same(spec, evaluations[-1])],
-        )
+        found += filter(None, [otherwise(spec, evaluations[-1]), chosen_on_the_same(spec, evaluations[-1])])
     return (*found, *_of_judge(report, name))
 
 

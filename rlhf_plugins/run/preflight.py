@@ -22,7 +22,7 @@ from rlhf_plugins.recipe.column_needs import lacking_columns, unmet, unscorable
 from rlhf_plugins.recipe.options import all_parts, parts_of
 from rlhf_plugins.recipe.order import too_early
 from rlhf_plugins.recipe.source import Keys
-from rlhf_plugins.report.sampling_settings import warnings as sampled_otherwise
+from rlhf_plugins.report.settings import warnings as sampled_otherwise
 from rlhf_plugins.run.rows import counted, read, text_alone
 from rlhf_plugins.run.stage.own_rows import refuse_unfit, without_held_out_of
 from rlhf_plugins.run.stage.stage_run import Services, StageRun

@@ -25,7 +25,7 @@ from rlhf_plugins.recipe.course import courses
 from rlhf_plugins.recipe.members import SEEDS, SWEEP
 from rlhf_plugins.registry.discovery import OWN_FILE
 from rlhf_plugins.registry.registry import registry as installed
-from rlhf_plugins.report.sampling_settings import warnings as sampled_otherwise
+from rlhf_plugins.report.settings import warnings as sampled_otherwise
 from rlhf_plugins.report.words import duration
 from rlhf_plugins.run import blame, changed_options, distributed, origin
 from rlhf_plugins.run.files import forecasts, reporting

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.report.sampling_settings import warnings
 from rlhf_plugins.report.schema import Report
+from rlhf_plugins.report.settings import warnings
 from rlhf_plugins.report.verdict import Verdict, verdicts
 
 JUDGE = {"judge": {"kind": "reward model", "stage": "reward"}, "score_name": "reward model score"}

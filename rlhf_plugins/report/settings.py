@@ -1,4 +1,4 @@
-"""How policies were sampled in training, and how they are measured, as a recipe writes both."""
+"""What the settings of a training and its evaluation say: other sampling, or weights chosen on the same rows."""
 
 from __future__ import annotations
 
@@ -34,6 +34,29 @@ def measured(stages: Sequence[Spec]) -> str:
     values = _values(evaluations[-1])
     shown = (name for name, plain in _plain().items() if name == "temperature" or values[name] != plain)
     return ", ".join(f"{name} {values[name]:g}" for name in shown)
+
+
+def chosen_on_the_same(trained: Spec, evaluation: Spec) -> str:
+    """How the evaluations of a training chose what a later one measures on the same rows; empty where they did not.
+
+    Args:
+        trained: the words of the stage that trained a policy.
+        evaluation: those of the stage that measures it.
+    """
+    given, patience = trained.get("trainer"), trained.get("early_stopping_patience")
+    if not isinstance(given, Mapping) or trained.get("data") != evaluation.get("data"):
+        return ""
+    best = str(given.get("metric_for_best_model") or "loss").removeprefix("eval_")
+    tasks = [one for one in trained.get("tasks") or () if isinstance(one, Mapping) and one.get("name") == best]
+    if any(one.get("data") for one in tasks):  # rows of its own
+        return ""
+    if given.get("load_best_model_at_end"):
+        what = "its weights are those of the step that had the best"
+    elif patience:
+        what = "its training was ended by"
+    else:
+        return ""
+    return f"{what} eval_{best} on held-out rows that are measured here too, which favours it"
 
 
 def warnings(stages: Sequence[Spec]) -> Iterator[str]:
