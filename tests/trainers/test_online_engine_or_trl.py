@@ -31,8 +31,6 @@ TRLS_ALONE: dict[str, dict[str, Any]] = {  # of GRPOConfig's own fields: what ma
     "mask_truncated_completions": {"mask_truncated_completions": True},
     "multi_objective_aggregation": {"multi_objective_aggregation": "normalize_then_sum"},
     "off_policy_mask_threshold": {"off_policy_mask_threshold": 0.1},
-    "sapo_temperature_neg": {"loss_type": "sapo", "sapo_temperature_neg": 1.1},
-    "sapo_temperature_pos": {"loss_type": "sapo", "sapo_temperature_pos": 1.1},
     "top_entropy_quantile": {"top_entropy_quantile": 0.5},
     "use_adaptive_entropy": {"use_adaptive_entropy": True, "entropy_target": 1.0},
     **{name: {"use_adaptive_entropy": True, "entropy_target": 1.0, name: value}
