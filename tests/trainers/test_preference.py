@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +20,11 @@ from rlhf_plugins.contract.records import PairLogps
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.batches.branches import Layout
 from rlhf_plugins.engine.weights.loading import load_causal, load_tokenizer, lora_config
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.preference.batch import Collator, separate
+from rlhf_plugins.trainers.preference.batch import Collator, separate, with_room
 from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
 
 from .conftest import OPTIONS, furthest, losses, trained
@@ -167,6 +169,7 @@ ROW = {"prompt_ids": [1, 2, 3], "chosen_ids": [4, 5, 6, 7], "rejected_ids": [8]}
     ("mode", "longest", "kept"),
     [
         ("keep_start", 5, [([1, 2, 3], [4, 5]), ([1, 2, 3], [8])]),
+        ("keep_start", 2, [([1, 2], [0]), ([1, 2], [0])]),  # 0 is the padding, where nothing is left
         ("keep_end", 5, [([3], [4, 5, 6, 7]), ([1, 2, 3], [8])]),
         ("keep_end", 3, [([5], [6, 7]), ([2, 3], [8])]),
         ("keep_end", 7, [([1, 2, 3], [4, 5, 6, 7]), ([1, 2, 3], [8])]),
@@ -177,6 +180,29 @@ def test_rows_are_cut_as_trl_cuts_them(mode: str, longest: int, kept: list[tuple
     read, scored = batch["mask"] & ~batch["response"], batch["response"]
     ids = batch["input_ids"].flatten()[batch["index"]]
     assert [(ids[i][read[i]].tolist(), ids[i][scored[i]].tolist()) for i in range(2)] == kept
+
+
+@pytest.mark.parametrize(
+    ("longest", "mode", "kept"),
+    [(3, "keep_start", [1, 2]), (3, "keep_end", [1, 2, 3, 4]), (None, "keep_start", [1, 2, 3, 4])],
+)
+def test_rows_with_tokens_are_kept_where_their_prompt_leaves_room(longest: Any, mode: str, kept: list[int]) -> None:
+    data = Dataset.from_list([{"prompt_ids": [5] * count} for count in range(1, 5)])
+    args = SimpleNamespace(max_length=longest, truncation_mode=mode)
+    for rows in (data, data.to_iterable_dataset()):
+        assert [len(row["prompt_ids"]) for row in with_room(rows, args)] == kept
+    args.max_length = 1
+    if mode == "keep_start":
+        with pytest.raises(RunError, match=r"every prompt fills max_length \(1\): write a larger one, or null"):
+            with_room(data, args)
+        assert list(with_room(data.to_iterable_dataset(), args)) == []  # a stream is not counted
+
+
+@pytest.mark.parametrize(("longest", "cut"), [(None, False), (7, False), (6, True), (4, True)])
+def test_a_row_is_cut_where_its_longer_response_does_not_fit(longest: int | None, cut: bool) -> None:
+    swapped = {**ROW, "chosen_ids": ROW["rejected_ids"], "rejected_ids": ROW["chosen_ids"]}
+    collator = Collator(0, longest, "keep_start", Layout.PACKED)
+    assert [collator.is_cut(row) for row in (ROW, swapped)] == [cut, cut]
 
 
 @pytest.mark.parametrize(
@@ -205,3 +231,20 @@ def test_known_reference_log_probabilities_reach_the_loss() -> None:
     )
     torch.testing.assert_close(batch["ref_chosen_logps"], torch.tensor([-1.5]))
     torch.testing.assert_close(batch["ref_rejected_logps"], torch.tensor([-2.5]))
+
+
+def test_what_a_row_lacks_is_a_sure_label_and_no_margin() -> None:
+    given = [{**ROW, "probability": None, "margin": None}, {**ROW, "probability": 0.0, "margin": 2.0}]
+    batch = Collator(0, None, "keep_start", layout=Layout.PACKED)(given)
+    assert (batch["probability"].tolist(), batch["margin"].tolist()) == ([1, 0], [0, 2])
+
+
+def test_rows_in_trls_layout_are_all_chosen_before_all_rejected_of_each_part() -> None:
+    rows = [{"prompt_ids": [1], "chosen_ids": [10 + i], "rejected_ids": [20 + i, 5]} for i in range(3)]
+    collator = Collator(0, None, "keep_start", layout=Layout.PACKED)
+    plain = separate([collator(rows[:2]), collator(rows[2:])], pad_id=9)
+    assert plain["input_ids"].tolist() == [
+        *([1, 10 + i, 9] for i in range(3)),
+        *([1, 20 + i, 5] for i in range(3)),
+    ]
+    assert plain["attention_mask"].tolist() == [[1, 1, 0]] * 3 + [[1, 1, 1]] * 3
