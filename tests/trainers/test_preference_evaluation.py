@@ -50,6 +50,22 @@ def test_a_metric_gets_the_whole_of_a_last_batch_that_is_smaller(bases: Bases, t
     assert seen == [6, 5]
 
 
+def test_parts_and_those_that_count_nothing_evaluate_as_the_whole_batch(
+    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process computes them that has fewer parts of a batch than another, where weights are in shards."""
+    given = {"eval_dataset": rows(5, 1), "compute_metrics": token_metrics}
+    whole, parts = (script(OURS, bases(), tmp_path, {}, tokens_per_batch=tokens, **given) for tokens in (None, 20))
+    expected = whole.evaluate()
+    uneven = "rlhf_plugins.trainers.preference.trainer.evened"
+    monkeypatch.setattr(uneven, lambda parts, filler: [*parts, filler(parts[-1])])
+    found = parts.evaluate()
+    names = ("loss", "rewards/margins", "logps/chosen", "entropy", "logits", "ids")
+    assert [found[f"eval_{name}"] for name in names] == pytest.approx(
+        [expected[f"eval_{name}"] for name in names], rel=1e-4
+    )
+
+
 @pytest.mark.slow
 def test_micro_batches_evaluate_as_whole_batches(bases: Bases, tmp_path: Path) -> None:
     given = {"eval_dataset": rows(10, 1), "compute_metrics": token_metrics}
@@ -116,7 +132,7 @@ def adapted(base: Base) -> PeftModel:
     return model
 
 
-@pytest.mark.parametrize("precomputed", slow(False, True))
+@pytest.mark.parametrize("precomputed", [False, *slow(True)])
 def test_an_adapter_that_is_trained_on_has_a_copy_as_its_reference(
     bases: Bases, tmp_path: Path, precomputed: bool
 ) -> None:
@@ -178,7 +194,6 @@ def test_messages_train_as_with_trl(bases: Bases, tmp_path: Path) -> None:
     assert_equal(trained(OURS), trained(STOCK))
 
 
-@pytest.mark.slow
 def test_texts_without_a_prompt_train_as_with_trl(bases: Bases, tmp_path: Path) -> None:
     """TRL takes their common beginning for the prompt; some have none, and then nothing predicts their first token."""
     whole = [{s: row["prompt"] * (i % 2) + row[s] for s in ("chosen", "rejected")} for i, row in enumerate(rows())]

@@ -172,13 +172,14 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
             return theirs
         self.note_rows(inputs)
         prepared = self._prepare_inputs(inputs)
-        parts = evened(prepared.get(MICRO_BATCHES, [prepared]), uncounted)
+        own = prepared.get(MICRO_BATCHES, [prepared])
+        parts = evened(own, uncounted)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = torch.stack([self.compute_loss(model, part) for part in parts]).sum()
             self._note_batch()
             if prediction_loss_only:
                 return loss, None, None
-            outputs, ids = self._outputs(parts)
+            outputs, ids = self._outputs(own)
         return loss, outputs.logits, ids
 
     @property
