@@ -89,6 +89,37 @@ def test_data_given_to_evaluate_are_trls(bases: Bases, tmp_path: Path, options: 
     assert {"eval_near_loss", "eval_rewards/margins"} <= found[0].keys()
 
 
+@pytest.mark.parametrize("sets", [lambda: rows(8, 1), lambda: {"near": rows(8, 1)}], ids=["one", "named"])
+def test_a_policy_that_was_its_own_reference_is_held_out_against_what_it_was(
+    bases: Bases, tmp_path: Path, sets: Callable[[], Any]
+) -> None:
+    """Its weights are all trained, so that the reference of held-out rows is gone after the first step."""
+    options = {**EVERY_2, "precompute_ref_log_probs": True, "max_steps": 2}
+    found, expected = (logged(script(cls, bases(), tmp_path, options, eval_dataset=sets())) for cls in (OURS, STOCK))
+    for first in (found[0], expected[0]):
+        del first["rewards/accuracies"]  # of equal rewards, to rounding
+    assert_equal(found, expected)
+    (margins,) = [line[name] for line in found for name in line if name.startswith("eval_") and "margins" in name]
+    assert abs(margins) > 1e-4
+
+
+def test_responses_that_nothing_predicts_are_of_log_probability_0_as_with_trl(bases: Bases, tmp_path: Path) -> None:
+    """A single token without a prompt, now and from the file of the reference."""
+    some = [
+        {"prompt": "", "chosen": "ant bee", "rejected": ""},
+        {"prompt": "who ", "chosen": "ant", "rejected": "mud fox"},
+    ]
+    train, kept = Dataset.from_list(some * 4), {"precompute_ref_log_probs": True}
+    stock, ours = (script(cls, bases(), tmp_path, {}, train=train) for cls in (STOCK, OURS))
+    cached = script(OURS, bases(), tmp_path, kept, train=train, reference_cache=tmp_path / "reference.sqlite")
+    assert cached.data_collator(list(cached.train_dataset))["scored"].sum() == 12  # of 16
+    found = [logged(trainer) for trainer in (stock, ours, cached)]
+    for line in (line for each in found for line in each):
+        line.pop("num_tokens", None)  # ours counts the padding that takes the place of a response
+    assert_equal(found[1], found[0])
+    assert_equal(found[2], found[0])
+
+
 def test_streamed_rows_train_and_evaluate_as_with_trl(bases: Bases, tmp_path: Path) -> None:
     def trained(cls: Any) -> list[dict[str, float]]:
         given = {"train": rows().to_iterable_dataset(), "eval_dataset": rows(8, 1).to_iterable_dataset()}

@@ -11,14 +11,17 @@ import torch
 import trl
 from marks import slow
 from peft import LoraConfig, get_peft_model
+from torch import tensor
 from trl_rows import preference_dataset
 
 from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.engine.passes import Passes as passes_of
 from rlhf_plugins.engine.weights.loading import base_weights, load_causal, load_tokenizer, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.score_cache import files_identity, weights_identity
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.preference import reference
 from rlhf_plugins.trainers.preference.trainer import PreferenceTrainer
 
 from .conftest import OPTIONS, losses
@@ -109,3 +112,31 @@ def test_a_reference_that_is_known_by_its_files_is_not_hashed(
     for _ in range(2):
         trainer(bases(), tmp_path, identity=known)
     assert passes == [48]
+
+
+def test_a_second_model_is_known_by_its_own_weights_and_read_without_gradients(
+    bases: Bases, tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In passes of no more tokens than a batch may have."""
+    limits: list[int] = []
+    monkeypatch.setattr(reference, "Passes", lambda *given: limits.append(given[3]) or passes_of(*given))
+    args = arguments(trl.DPOConfig, tmp_path / "run", 0, {**OPTIONS, "precompute_ref_log_probs": True})
+    for seed in (0, 1):
+        trainer = PreferenceTrainer(
+            load_causal(bases()),
+            load_causal(bases(seed=seed)),
+            args,
+            train_dataset=preference_dataset(tiny_pairs(24)),
+            processing_class=load_tokenizer(bases()),
+            reference_cache=tmp_path / "reference.sqlite",
+            tokens_per_batch=40,
+        )
+    assert passes == [48, 48]
+    assert limits == [40, 40]
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    known = (
+        tensor([row[name] for row in trainer.train_dataset]) for name in ("ref_chosen_logps", "ref_rejected_logps")
+    )
+    for found, expected in zip(trainer.compute_ref_log_probs(trainer.model, batch), known, strict=True):
+        assert not found.requires_grad
+        torch.testing.assert_close(found, expected)
