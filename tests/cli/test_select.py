@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from marks import slow
 from typer.testing import CliRunner, Result
 
 from rlhf_plugins import Run, Selector, check_recipe
@@ -31,8 +32,8 @@ def select(*words: str) -> Result:
     [
         ((), "dpo"),
         (("--priority", "stability"), "ipo"),
-        (("--hours", "8", "--online", "yes", "--priority", "quality", "--vram", "24GB"), "ppo"),
         (("--staged",), "dpo_then_ppo"),
+        *slow((("--hours", "8", "--online", "yes", "--priority", "quality", "--vram", "24GB"), "ppo")),
     ],
 )
 def test_the_recipe_of_the_first_is_sound_and_has_its_reasons(
