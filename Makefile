@@ -65,6 +65,7 @@ bench-pages: $(READY)  ## run the scripts of docs/benchmarks that need no GPU an
 	$(BIN)/python benchmarks/reward_sandbox.py
 	$(BIN)/python benchmarks/reward_unit.py
 	$(BIN)/python benchmarks/online.py
+	$(BIN)/python benchmarks/critics.py
 	$(BIN)/python benchmarks/best_of_n.py
 	$(BIN)/python benchmarks/certificates.py --seeds 5
 	$(BIN)/python benchmarks/conversations.py --seeds 5
