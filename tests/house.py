@@ -57,6 +57,8 @@ HEAVY = {
 PRINTERS = {"click.echo", "print", "typer.echo", "Console().print"}
 PICKLES = {"cloudpickle", "dill", "joblib", "pickle", "shelve"}
 DOTTED = re.compile(r"`(\w+\.\w+\.\w+(?:\.\w+)*)`")
+SHIPPED = re.compile(rf"(?:{PACKAGE}|plugins/[^/]+/rlhf_[^/]+)/")
+NOUNLESS = re.compile(r"(?:As|Of|That|Those) .*")
 GUESS = re.compile(  # some of what `Stage` and `Monitor` declare
     r"""attr\(\w+, ["'](trainer|setting|makes_rollouts|keep_optimizer|early_stopping_patience|reads_rollouts)["']"""
 )
@@ -258,6 +260,14 @@ def guessing(source: Source) -> Iterator[str]:
         yield from (source.at(place, f"guesses {name}, which a base class declares") for name in GUESS.findall(line))
 
 
+def nounless(source: Source) -> Iterator[str]:
+    """A docstring says what it is about, since help and pages show it without its function."""
+    for node, _ in [(source.tree, True), *source.statements] if SHIPPED.match(source.path) else ():
+        documented = isinstance(node, ast.Module | ast.ClassDef | Function)
+        if documented and (found := NOUNLESS.match(ast.get_docstring(node) or "")):
+            yield source.at(node.body[0].lineno, f"a docstring leaves out its noun: {found[0]}")
+
+
 RULES = (
     file_too_long,
     function_too_long,
@@ -270,6 +280,7 @@ RULES = (
     pickling,
     printing,
     guessing,
+    nounless,
 )
 
 

@@ -243,6 +243,15 @@ BAD = [
         "x = y\nhasattr(stage, 'trainer')",
         "2: guesses trainer, which a base class declares",
     ),
+    *(
+        (house.nounless, "data/a.py", text, f"{line}: a docstring leaves out its noun: {words}")
+        for text, line, words in (
+            ('"""Of each\nitem."""', 1, "Of each"),
+            ('class A:\n """Those of it."""', 2, "Those of it."),
+            ('class A:\n def f() -> str:\n  """As JSON."""', 3, "As JSON."),
+            ('async def f() -> str:\n """That of a key."""', 2, "That of a key."),
+        )
+    ),
 ]
 
 
@@ -266,6 +275,7 @@ GOOD = [
     ("stages/a.py", "from . import b\nfrom rlhf_plugins.registry.registry import x"),
     ("cli/a.py", "if TYPE_CHECKING:\n import torch\ndef f() -> None:\n import torch"),
     ("data/a.py", "from safetensors.torch import save, load\nload(x)"),
+    ("data/a.py", 'def f() -> None:\n """Offers what is there. Of each, one."""'),
 ]
 
 
@@ -279,6 +289,13 @@ def test_a_plugin_imports_the_front_alone() -> None:
     fault = "plugins/a/b.py:3: a plugin imports rlhf_plugins.engine.y; import from rlhf_plugins itself"
     source = Source("plugins/a/b.py", front + "from rlhf_plugins.engine import y")
     assert list(house.private_import(source)) == [fault]
+
+
+def test_docstrings_of_plugins_have_a_noun_and_those_of_tests_may_go_without() -> None:
+    text = '"""Of each item."""'
+    fault = "plugins/a/rlhf_a/b.py:1: a docstring leaves out its noun: Of each item."
+    assert list(house.nounless(Source("plugins/a/rlhf_a/b.py", text))) == [fault]
+    assert list(house.nounless(Source("plugins/a/tests/test_b.py", text))) == []
 
 
 def test_a_circle_of_packages_is_found() -> None:

@@ -33,15 +33,15 @@ class Apart(DataFormat, like="rows"):
         return self._part(self.rows.load(base, seed))
 
     def load_in(self, run: Run) -> Data:
-        """As `load`."""
+        """Loads the rows as `load` does, with the other format's `load_in`."""
         return self._part(self.rows.load_in(run))
 
     def known_gold(self) -> bool | None:
-        """As of the other format."""
+        """Whether a gold reward comes with the rows of the other format; None is unknown."""
         return self.rows.known_gold()
 
     def known_columns(self) -> frozenset[str] | None:
-        """As of the other format."""
+        """Which of `COLUMNS` the rows of the other format have; None is unknown."""
         return self.rows.known_columns()
 
     def known_rows(self) -> int | None:
@@ -72,19 +72,19 @@ class Unseen(DataFormat, like="rows"):
         return self._without(self.rows.load(base, seed), self.by.load(base, seed))
 
     def load_in(self, run: Run) -> Data:
-        """As `load`."""
+        """Loads the rows as `load` does, with the `load_in` of both formats."""
         return self._without(self.rows.load_in(run), self.by.load_in(run))
 
     def known_gold(self) -> bool | None:
-        """As of the rows."""
+        """Whether a gold reward comes with the rows of `rows`; None is unknown."""
         return self.rows.known_gold()
 
     def known_columns(self) -> frozenset[str] | None:
-        """As of the rows."""
+        """Which of `COLUMNS` the rows of `rows` have; None is unknown."""
         return self.rows.known_columns()
 
     def known_rows(self) -> int | None:
-        """As of the rows, of which some may be left out."""
+        """About how many rows `rows` has to train on, of which some may be left out here; None is unknown."""
         return self.rows.known_rows()
 
     def _without(self, data: Data, others: Data) -> Data:

@@ -146,7 +146,7 @@ def _ordered(scores: Tried, key: Callable[[str], Any]) -> Tried:
 
 
 def drawn(run: Run, number: int) -> Data:
-    """As many of the training rows as there are, with replacement."""
+    """The run's data with its training rows drawn with replacement, as many as there are."""
     rows = run.data.train
     places = np.random.default_rng([run.seed, number]).integers(len(rows), size=len(rows))
     return replace(run.data, train=tuple(rows[place] for place in places))

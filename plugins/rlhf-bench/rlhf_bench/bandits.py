@@ -31,7 +31,7 @@ WAYS: dict[str, dict[str, Any]] = {  # the options of the bandit; halving of thr
     "halving_long": {"by": "halving", "flops": LONG, "max_new_tokens": 32},
 }
 ONE_SEED = {"ucb", "halving_long"}  # the first one, for its time
-Stages = dict[str, list[dict[str, Any]]]  # of each algorithm
+Stages = dict[str, list[dict[str, Any]]]  # algorithm -> its stages, in a recipe's words
 Row = dict[str, Any]
 
 

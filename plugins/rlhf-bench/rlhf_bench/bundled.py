@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlhf_plugins import RunError, nearest
 
-SPLIT = Path(__file__).parent / "split.yaml"  # of the suite `selection`
+SPLIT = Path(__file__).parent / "split.yaml"  # the tasks of the suite `selection` to learn from, and those held out
 
 
 def find(suite: str) -> Path:

@@ -30,7 +30,7 @@ class Change:
     change: Estimate
 
     def record(self) -> Row:
-        """As JSON."""
+        """Returns the fields as a dictionary that JSON can hold."""
         return {**asdict(self), "change": self.change._asdict()}
 
 

@@ -13,7 +13,7 @@ from rlhf_bench.markup import Table, number, shown
 from rlhf_bench.suite import Suite
 from rlhf_plugins import StageResult
 
-CURVES = {"kl": "kl", "gold": "gold_reward", "proxy": "reward"}  # of an online stage
+CURVES = {"kl": "kl", "gold": "gold_reward", "proxy": "reward"}  # our name of each curve -> an online stage's
 DIGITS = 4
 ABOUT = (
     "Of what online stages sampled as they trained, those that end an algorithm and start from their reference: the "
@@ -49,11 +49,11 @@ class Climb:
     course: Course
     highest: Estimate | None  # less the baseline's, seed by seed; None of the baseline itself
     end: Estimate | None
-    fit: Fit | None  # of the form of reinforcement learning; None where too few points have a KL
-    of_seeds: float | None  # R squared of each seed's own fit, the median
+    fit: Fit | None  # the form `rl` fitted to the mean curve; None where too few points have a KL
+    of_seeds: float | None  # the median R squared of each seed's own fit
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Returns the fields as a dictionary that JSON can hold."""
         parts = {name: getattr(self, name) for name in ("course", "highest", "end", "fit")}
         return {**asdict(self), **{name: value and value._asdict() for name, value in parts.items()}}
 
@@ -107,7 +107,7 @@ def _beside(own: Mapping[int, Course], other: Mapping[int, Course], name: str) -
 
 
 def _fits(curves: Sequence[Curve]) -> tuple[Fit | None, float | None]:
-    """Of the mean curve, and R squared of the median seed."""
+    """Gao's form fitted to the mean curve, and the median R squared over seeds; None, None where a fit fails."""
     try:
         squares = [fit("rl", *gains(curve)).r_squared for curve in curves]
         return fit("rl", *mean_curve(curves)), median(squares)

@@ -9,7 +9,7 @@ from rlhf_bench.markup import Table, number, shown
 from rlhf_bench.suite import Suite
 from rlhf_bench.table import TASK, Line
 
-APART = 0.02  # of the budget, which steps of a training divide into parts of about a hundredth
+APART = 0.02  # a share of the budget; a step of a training spends about 0.01 of it
 Column = tuple[str, Callable[[Line], str]]
 WHO: list[Column] = [("task", lambda line: line.task), ("algorithm", lambda line: line.algorithm)]
 

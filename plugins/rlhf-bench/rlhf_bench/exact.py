@@ -16,9 +16,9 @@ from torch import Tensor
 
 from rlhf_plugins import PairLogps, component
 
-Loss = Callable[[Tensor], Tensor]  # of log-probabilities, (answers,)
+Loss = Callable[[Tensor], Tensor]  # from the log-probabilities (answers,) to a scalar
 Pair = tuple[int, int]  # the preferred answer, the other one
-REFERENCE, REWARDS = (0.4, 0.3, 0.2, 0.1), (0.0, 1.0, 0.5, 2.0)  # of four answers
+REFERENCE, REWARDS = (0.4, 0.3, 0.2, 0.1), (0.0, 1.0, 0.5, 2.0)  # probabilities and rewards of four answers
 
 
 @dataclass(frozen=True)

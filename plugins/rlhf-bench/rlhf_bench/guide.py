@@ -149,7 +149,7 @@ def of_knobs(suite: Bench) -> Table:
 
 
 def scores(suite: Bench, task: str) -> Scores:
-    """Of every finished run of a task, and of the untrained base."""
+    """The scores of every finished run of a task, and of the untrained base, by algorithm, then by seed and prompts."""
     found: Scores = {}
     for run in suite["runs"]:
         if run["task"] == task and run["status"] == "finished":

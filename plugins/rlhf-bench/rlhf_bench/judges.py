@@ -94,7 +94,7 @@ def learned(path: str) -> Data:
 
 
 def prompts(data: Data) -> set[str]:
-    """Those to train on."""
+    """The words of each prompt to train on."""
     return {group.prompt_words for group in (*data.train, *data.prompts.get("train", ()))}
 
 
@@ -151,7 +151,7 @@ def _known(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _of_others(rows: Sequence[Row]) -> Iterator[str]:
-    """Of a judge from outside: whether it saw the prompts that policies learn from."""
+    """Says of a judge from outside the suite whether it was trained on prompts that policies learn from."""
     if rows[0].get("judge_kind") == "pairs":
         yield JUDGED["pairs"]
     found = [row.get("judge_shares") for row in rows]

@@ -8,10 +8,11 @@ from typing import Any
 from rlhf_plugins import Stage
 
 Recipe = dict[str, Any]
-OWN_ROWS = "own_rows"  # of a stage of `judge`: the part of the training prompts that it alone learns from
+OWN_ROWS = "own_rows"  # key of a stage of `judge`: the share of the training prompts that it alone learns from
 OF_STAGE = "stage"  # the format of rows that an earlier stage of the run made from its own
 TRAINED = frozenset({"policy", "reward"})  # what a stage makes that learns from rows
-SAMPLING = {"prompts": "rows", "max_new_tokens": "max_new_tokens", "temperature": "temperature"}  # as a task has them
+# an option of `evaluate` -> the same option of a task
+SAMPLING = {"prompts": "rows", "max_new_tokens": "max_new_tokens", "temperature": "temperature"}
 
 
 def judged(words: Mapping[str, Any], data: Any) -> tuple[Any, list[Recipe], Recipe]:

@@ -28,7 +28,7 @@ class Fit(NamedTuple):
 
 FORMS = ("best_of_n", "rl")
 LEAST_KL = 0.01  # nats: below it sqrt(KL) is noise
-STEPS = 20  # of a mean curve
+STEPS = 20  # points at which a mean curve is computed
 Curve = Mapping[str, Sequence[float]]  # "kl" and "gold" of each point, in the order of training
 
 

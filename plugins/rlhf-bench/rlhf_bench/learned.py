@@ -26,7 +26,7 @@ Vector = NDArray[np.float64]
 COUNTS = ("pairs", "prompts", "topics")  # on a log scale
 BUNDLED = Path(__file__).parent / "history.json"
 NORMAL = 1.96
-UNUSED = ("vram", "hours", "staged", "latency", "update_every", "priority")  # of the resources
+UNUSED = ("vram", "hours", "staged", "latency", "update_every", "priority")  # resources that no score knows
 OF_POLICY = "off_policy"  # the feature that needs a policy
 FEWEST = 3  # tasks of an algorithm
 
@@ -116,7 +116,7 @@ class Learned(Selector):
 
 
 def _ruled(choices: Sequence[Choice], situation: Situation, unused: Sequence[str]) -> list[Choice]:
-    """Those that can do what is asked first, as the rules see it, and each with what its score does not know."""
+    """Puts the choices that the rules hold possible first; each says what its score does not know and it cannot do."""
     ruled = {one.algorithm: one for one in component("selector", "rules")(situation)}
     said = [f"its score does not know {', '.join(unused)}"] * bool(unused)
     found = []

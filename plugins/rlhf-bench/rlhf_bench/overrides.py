@@ -9,7 +9,7 @@ from typing import Any
 from rlhf_plugins import RunError, nearest, with_overrides
 
 Words = dict[str, Any]
-PICKED = ("tasks", "algorithms")  # of which a list of names selects some
+PICKED = ("tasks", "algorithms")  # keys under which a list of names selects what is run
 
 
 def overridden(file: Path, words: Words, quick: bool, overrides: Sequence[str]) -> tuple[Words, frozenset[str]]:

@@ -38,7 +38,7 @@ class Property(NamedTuple):
     agrees: Callable[[Mapping[str, float]], bool] | None = None
 
     def cells(self) -> list[str]:
-        """Of the table."""
+        """The cells of this row in the table."""
         means = {name: sum(of) / len(of) for name, of in self.values.items() if of}
         verdict = "-"
         if self.agrees and len(means) == len(THREE):

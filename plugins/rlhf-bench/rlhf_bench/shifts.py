@@ -37,11 +37,11 @@ class Elsewhere(DataFormat, like="rows"):
         return replace(data, train=(*data.train, *learned), test=held_out, prompts=prompts, out_of_distribution=())
 
     def known_gold(self) -> bool | None:
-        """As of the other format."""
+        """Whether a gold reward comes with the rows of the other format; None is unknown."""
         return self.rows.known_gold()
 
     def known_columns(self) -> frozenset[str] | None:
-        """As of the other format."""
+        """Which of `COLUMNS` the rows of the other format have; None is unknown."""
         return self.rows.known_columns()
 
 
@@ -65,7 +65,7 @@ class Conflicting(DataFormat, like="rows"):
         return replace(data, train=tuple(self._judged(data, np.random.default_rng(seed))))
 
     def known_gold(self) -> bool | None:
-        """As of the other format."""
+        """Whether a gold reward comes with the rows of the other format; None is unknown."""
         return self.rows.known_gold()
 
     def known_columns(self) -> frozenset[str] | None:

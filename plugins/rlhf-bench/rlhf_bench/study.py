@@ -125,7 +125,7 @@ def regrets(scores: Mapping[str, Mapping[str, float]], chosen: Mapping[str, str]
 
 
 def outcome(found: Kept, choices: Sequence[Mapping[str, str]]) -> Tried:
-    """Of a selector that chose once on each task or, under several seeds, several times: the mean regret of each."""
+    """The result of a selector: its regret on each task, the mean over seeds, and its hits over all tasks and seeds."""
     hits = sum(found["best"][task] == name for chosen in choices for task, name in chosen.items())
     lost = np.mean([regrets(found["scores"], chosen) for chosen in choices], axis=0)
     return Tried(lost, hits, sum(map(len, choices)))

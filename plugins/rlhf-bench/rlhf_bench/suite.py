@@ -29,7 +29,7 @@ from rlhf_bench.overrides import overridden
 from rlhf_plugins import RecipeError, RunError, Stage, check_recipe, component, nearest, read_yaml, recipe_digest
 
 Recipe = dict[str, Any]
-SHARED = ("base", "adapter", "quantization", "engine", "plugins")  # of every recipe
+SHARED = ("base", "adapter", "quantization", "engine", "plugins")  # keys that a suite gives to every recipe
 OPTIONS = (
     *SHARED,
     "about",

@@ -29,17 +29,17 @@ class Line:
 
     task: str
     algorithm: str
-    seeds: tuple[int, ...]  # that finished
+    seeds: tuple[int, ...]  # the seeds whose runs finished
     gold: Estimate
     gain: Estimate | None  # over the baseline, on the same prompts and seeds; None for the baseline itself
-    p: float | None  # of the gain, corrected for all comparisons of the suite
+    p: float | None  # p value of the gain, corrected for all comparisons of the suite
     spread: float | None  # standard deviation of the mean over seeds
-    means: dict[str, float | None]  # of everything else
+    means: dict[str, float | None]  # measure -> its mean over seeds
     wins: Estimate | None = None  # share of prompts won over the baseline, a draw by half; p of 1/2, corrected
     rating: Estimate | None = None  # by people, over prompts
 
     def record(self) -> Row:
-        """As JSON."""
+        """Returns the fields as a dictionary that JSON can hold."""
         estimates = {name: getattr(self, name) for name in ("gold", "gain", "wins", "rating")}
         return {**asdict(self), **{name: value and value._asdict() for name, value in estimates.items()}}
 

@@ -62,7 +62,7 @@ def stage(place: Place) -> dict[str, Any]:
 
 
 def reward(completions: list[str]) -> list[float]:
-    """Of each answer; the end alone is no text."""
+    """The reward of each answer; an empty text is the answer of the end token alone."""
     return [REWARDS[ANSWERS.index(answer.strip() or ANSWERS[-1])] for answer in completions]
 
 

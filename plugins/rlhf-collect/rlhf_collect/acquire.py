@@ -93,7 +93,7 @@ def _diverse(valued: Sequence[tuple[float, Open]]) -> list[Open]:
 
 
 def predictions(model: Any, items: Sequence[Open]) -> tuple[Prediction, Prediction]:
-    """Of the first and the second answer of each item, which are scored in one call, each item by itself."""
+    """The predictions for the first and the second answer of each item; one call scores both, each item by itself."""
     prompts = [one.prompt for one in items]
     first, second = (model.encode(prompts, [one.answers[place] for one in items]) for place in (0, 1))
     found, count = model.predict(first.beside(second)), len(items)
@@ -104,7 +104,7 @@ def predictions(model: Any, items: Sequence[Open]) -> tuple[Prediction, Predicti
 
 
 def _doubts(model: Any, by: str, items: Sequence[Open]) -> list[float]:
-    """Of each item: how unsure the model is which answer is better, higher is less sure."""
+    """For each item, how unsure the model is which answer is better; higher is less sure."""
     first, second = predictions(model, items)
     if by == "margin":
         near: list[float] = (-(first.reward - second.reward).abs()).tolist()

@@ -75,7 +75,7 @@ class People(Judge):
 
 
 def _verdict(share: float | None, turned: bool) -> Verdict:
-    """Of the share of votes for the item's first answer; `turned` where that is the pair's second."""
+    """The verdict from the share of votes for the item's first answer; `turned` where that is the pair's second."""
     return NO_VOTE if share is None else Verdict(1 - share if turned else share)
 
 

@@ -26,7 +26,7 @@ class Migrated:
 
     before: str
     after: str
-    copy: Path | None = None  # of the file as it was
+    copy: Path | None = None  # a copy of the file as it was; None where none was made
 
 
 def migrate(folder: Path) -> Migrated:

@@ -32,8 +32,8 @@ class Parameters:
 
     aggregate: str = "majority"
     min_agreement: float = 0.0  # items below it are left out and counted
-    test_fraction: float = 0.1  # of clusters of prompts
-    without: tuple[int, ...] = ()  # persons
+    test_fraction: float = 0.1  # share of the clusters of prompts that are held out
+    without: tuple[int, ...] = ()  # ids of the people whose votes do not count
     verified: bool = False  # answers that confirm or correct a label that was shown count as votes too
 
     def __post_init__(self) -> None:

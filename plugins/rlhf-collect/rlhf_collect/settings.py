@@ -17,14 +17,14 @@ class Settings:
     """
 
     kind: str = "pair"
-    dimensions: tuple[str, ...] = ()  # of ratings
+    dimensions: tuple[str, ...] = ()  # names of what a rating rates; empty for other kinds
     votes: int = 3  # people who judge an item, before it is known whether they are divided
-    most_votes: int = 7  # of an item on which they are divided
+    most_votes: int = 7  # people who judge an item on which they are divided, at most
     lease_seconds: float = 1800.0  # after which an item that was given out goes to somebody else
-    gold_share: float = 0.1
-    gold_share_first: float = 0.3  # of a person's first 20 items
-    pass_mark: float = 0.7  # of the training items
-    seed: int = 0  # of the sides and of the order
+    gold_share: float = 0.1  # chance that a person's next item is one with a known answer
+    gold_share_first: float = 0.3  # the same chance for a person's first 20 items
+    pass_mark: float = 0.7  # share of the training items that a person has to answer rightly
+    seed: int = 0  # with which sides and the order of items are drawn
 
     def __post_init__(self) -> None:
         if not 1 <= self.votes <= self.most_votes:
@@ -36,7 +36,7 @@ class Settings:
                 raise DataError(f"{name} should be between 0 and 1, got {getattr(self, name)}")
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Returns the fields as a dictionary that JSON can hold."""
         return {**asdict(self), "dimensions": list(self.dimensions)}
 
     @classmethod

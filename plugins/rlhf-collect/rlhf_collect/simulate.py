@@ -16,8 +16,8 @@ from rlhf_collect.store.people import Person
 from rlhf_collect.store.rows import Asked, Written
 from rlhf_collect.study import Study
 
-Worth = Callable[[str, str], float]  # of a prompt and an answer
-SECONDS = 20.0  # that each takes for an item
+Worth = Callable[[str, str], float]  # (prompt, answer) -> how good the answer is
+SECONDS = 20.0  # which a simulated person takes for an item
 CUTS = (0.8, 1.6, 2.8, 4.5)  # impressions from which a preference is stronger
 
 

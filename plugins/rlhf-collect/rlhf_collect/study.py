@@ -21,7 +21,7 @@ from rlhf_collect.store.database import Database
 from rlhf_collect.store.rows import Asked
 from rlhf_plugins import DataError
 
-FILE, ADDRESS = "study.db", "study.url"  # of SQLite; of a database on a server
+FILE, ADDRESS = "study.db", "study.url"  # SQLite's file; the file with the address of a database on a server
 GUIDELINES = "Choose the answer that serves the person who asked better. Choose a tie where you see no difference."
 
 

@@ -47,7 +47,7 @@ class Summary:
     slots: Mapping[str, int]  # by state
     acts: Mapping[str, int]  # answered, skipped, flagged
     votes: int  # on whole items
-    labels: Mapping[str, int]  # of the majority; `undecided` too
+    labels: Mapping[str, int]  # label -> how many items the majority gives it; `undecided` too
     changed: int  # to which Dawid and Skene give another label than the majority
     agreement: Mapping[str, Interval]  # by the name of the coefficient; of the votes that every item gets
     couples: tuple[Couple, ...]  # the two people who agree least, and the next ones
@@ -65,7 +65,7 @@ class Summary:
 
 
 def summarise(study: Study, samples: int = SAMPLES) -> Summary:
-    """Of everything that was said until now."""
+    """Summarises all judgements until now; `samples` are the resamples of the bootstrap."""
     with study.database.reading() as connection:
         said = judged.votes(connection, study.kind, judged.watermark(connection))
         first, second = (majority(said), dawid_skene(said)) if study.kind.voted else ({}, {})

@@ -15,7 +15,7 @@ Codes = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of a judge with gold, on the pairs that the judge keeps and gold does not tie."""
+    """How far a judge agrees with gold, on the pairs that the judge keeps and gold does not tie."""
 
     pairs: int
     kept: float  # the share of all pairs
@@ -37,7 +37,7 @@ class Agreement:
 
 
 def agreement(judged: Numbers, gold: Numbers, gap: float = 0.0, prompts: Codes | None = None) -> Agreement:
-    """Of two judgements of the same pairs, as differences s_a - s_b; a pair is kept where |judged| > gap.
+    """The agreement of two judgements of the same pairs, as differences s_a - s_b; a pair is kept where |judged| > gap.
 
     Pairs of one prompt, whose codes 0, 1, ... `prompts` has, depend on each other: then the error is that of the sums
     over prompts (Liang and Zeger 1986), else each pair is its own.
@@ -55,7 +55,7 @@ def agreement(judged: Numbers, gold: Numbers, gap: float = 0.0, prompts: Codes |
 
 
 def _error(same: npt.NDArray[np.bool_], prompts: Codes) -> float:
-    """Of the share of pairs that are the same; NaN of one prompt with several pairs."""
+    """The standard error of the share of equal judgements; NaN where all of several pairs are of one prompt."""
     codes = np.unique(prompts, return_inverse=True)[1]
     count = int(codes.max()) + 1
     sums = np.bincount(codes, same - same.mean())
@@ -96,7 +96,7 @@ class Gains:
 
 
 def gains(scores: Numbers, again: Numbers, gold: Numbers | None = None) -> Gains:
-    """Of the best of n by `scores`, all arguments (prompts, n); `again` has other noise."""
+    """The gains of choosing the best of n by `scores`; all arguments are (prompts, n), and `again` has other noise."""
     rows, best = np.arange(len(scores)), scores.argmax(1)
 
     def gain(values: Numbers) -> float:

@@ -24,8 +24,8 @@ class Asker:
 
     asked: Asked
     ledger: Ledger
-    file: Path | None = None  # of the cache; None keeps nothing
-    key: str = ""  # of the assistant: another one's answers are not read
+    file: Path | None = None  # the cache; None keeps nothing
+    key: str = ""  # names the assistant: another one's answers are not read from the cache
     most: int = 256  # tokens of a written answer
     known: dict[str, list[float]] = field(default_factory=dict)
     hits: int = 0
@@ -61,7 +61,7 @@ class Asker:
                 self.ledger.count(**row)
 
     def choose(self, questions: Sequence[str], choices: Sequence[str]) -> list[Chosen]:
-        """As `Asked.choose`; a question of equal content is asked once, and a failure is asked again next time."""
+        """Answers as `Asked.choose` does; equal questions are asked once, and a failed one is asked again next time."""
         keys = [self.hash(question, choices) for question in questions]
         new = {key: question for key, question in zip(keys, questions, strict=True) if key not in self.known}
         self.hits += len(keys) - len(new)
@@ -84,13 +84,13 @@ class Asker:
         return bad
 
     def write(self, questions: Sequence[str], seed: int) -> list[Written]:
-        """As `Asked.write`, within the budget."""
+        """Answers as `Asked.write` does; questions that the budget does not cover get `OVER`."""
         paid = [self.ledger.reserve(len(text.encode()) + self.most) for text in questions]
         answers = iter(self.asked.write([text for text, ok in zip(questions, paid, strict=True) if ok], seed))
         return [next(answers) if ok else OVER for ok in paid]
 
     def hash(self, question: str, choices: Sequence[str]) -> str:
-        """Of the content, whatever the fence."""
+        """The hash of the assistant, the question and the choices; the fence in the question does not change it."""
         content = json.dumps([self.key, unfenced(question), list(choices)])
         return blake2b(content.encode(), digest_size=16).hexdigest()
 

@@ -38,7 +38,7 @@ class Classifier(Principle, as_written=True):
         return judge
 
     def outcome(self, found: Prediction, place: int) -> Outcome:
-        """Of one response."""
+        """The value of the response at a place, or `Abstain` where its reward abstains."""
         if found.abstained is not None and bool(found.abstained[place]):
             return Abstain("the reward abstains")
         value = float(((found.reward[place].double() - self.center) / self.scale).sigmoid())

@@ -85,11 +85,11 @@ class _Differences:
         self.words = np.array([counts[row][a] - counts[row][b] for row, a, b in self.places])
 
     def all(self) -> Any:
-        """Of every pair."""
+        """The agreement of judge and truth on all pairs."""
         return agreement(self.judged, self.gold, prompts=self.prompts)
 
     def by_length(self) -> Iterator[tuple[str, Any]]:
-        """Of each quartile."""
+        """The agreement of judge and truth in each quartile of the difference in length, with its name."""
         return by_length(self.judged, self.gold, self.words, self.prompts)
 
     def length_controlled(self) -> float:

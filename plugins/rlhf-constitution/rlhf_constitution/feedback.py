@@ -37,7 +37,7 @@ class Pair:
 
     better: int
     worse: int
-    difference: float  # of P; a gate may decide against it
+    difference: float  # P of the better less P of the worse; negative where a gate decides against P
     by_gate: bool
     probability: float
     confidence: float

@@ -31,7 +31,7 @@ class Measured:
 
     @property
     def mean(self) -> float:
-        """Of the scores."""
+        """The mean of the scores over prompts."""
         return fmean(self.scores)
 
     def lead(self, other: Measured) -> tuple[float, float]:
@@ -48,7 +48,7 @@ class HeldOut:
 
     prompts: list[Text]
     judge: Judge
-    name: str  # of the judge
+    name: str  # the judge's
     answers: int
     max_new_tokens: int
 
@@ -81,7 +81,7 @@ class ByPeople(HeldOut):
     start: tuple[float, ...] = ()  # leans of the policy that the stage starts from
 
     def scores(self, policy: Policy, texts: Sequence[str], draw: int) -> list[float]:
-        """Of each pair."""
+        """1 for each pair where the lean has risen, 0 where it has fallen, 1/2 where it moved by less than `TIE`."""
         moved = [now - then for now, then in zip(leans(policy, self.pairs), self.start, strict=True)]
         return [0.5 if abs(move) < TIE else float(move > 0) for move in moved]
 

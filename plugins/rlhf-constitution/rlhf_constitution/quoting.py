@@ -11,7 +11,7 @@ import secrets
 import unicodedata
 from collections.abc import Callable, Mapping
 
-MAX_CHARACTERS = 20_000  # of a quoted text
+MAX_CHARACTERS = 20_000  # where a quoted text is cut
 CONTROL = re.compile(
     r"<\|[^|<>]{1,40}\|>"  # <|im_start|>, <|eot_id|>
     r"|</?s>|<bos>|<eos>|<pad>|<unk>"

@@ -29,7 +29,7 @@ class Samples(Reviser):
     max_new_tokens: Annotated[int, Field(ge=1, description="where an answer is cut")] = 64
 
     def build(self, run: Run) -> Propose:
-        """Of the policy that the stage starts from."""
+        """A function that samples `n` answers to each request's prompt from the policy that the stage starts from."""
 
         def propose(requests: Sequence[Request], seed: int) -> list[list[str]]:
             asked = [request.prompt for request in requests]

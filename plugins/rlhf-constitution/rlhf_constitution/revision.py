@@ -191,7 +191,7 @@ def edit(text: str, other: str) -> float:
 
 
 def hashed(text: str) -> str:
-    """Of a text, whatever its spacing."""
+    """The hash of a text; its spacing does not change it."""
     return blake2b(" ".join(text.split()).encode(), digest_size=16).hexdigest()
 
 

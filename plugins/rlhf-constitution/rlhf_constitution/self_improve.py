@@ -100,7 +100,7 @@ class _Loop:
 
     def __init__(self, options: SelfImprove, run: Run, held_out: HeldOut, others: HeldOut) -> None:
         self.options, self.run = options, run
-        self.held_out, self.others = held_out, others  # that choose, that measure what was chosen
+        self.held_out, self.others = held_out, others  # prompts that choose the round; those that measure the choice
         self.rows: dict[str, list[Sequence[Group]]] = {}  # by the stage that made them, of each round, without replay
         self.rounds: list[Round] = []
         self.specs: dict[str, Any] = {START: spec_of_start(run)}

@@ -14,7 +14,7 @@ from rlhf_constitution.outcome import Ok, Outcome
 from rlhf_constitution.principle import Principle
 from rlhf_plugins import hookimpl
 
-ROUNDING = 1e-9  # of shares that are compared with gates
+ROUNDING = 1e-9  # allowed where a share is compared with a threshold
 Count = Annotated[int, Field(ge=1)]
 SomeTexts = Annotated[list[str], Field(min_length=1, description="words or phrases, in any case")]
 
@@ -148,7 +148,7 @@ class Cites(Principle):
 
 
 def held(texts: Sequence[str], response: str) -> list[str]:
-    """Those of the texts that a response holds as whole words, in any case."""
+    """Returns the texts that a response holds as whole words, in upper or lower case."""
     return [text for text in texts if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", response, re.IGNORECASE)]
 
 

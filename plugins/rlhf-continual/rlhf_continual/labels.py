@@ -36,12 +36,12 @@ class Asked:
 
     @property
     def answered(self) -> list[tuple[Pair, float]]:
-        """Those with an answer."""
+        """The pairs with an answer, each with P(the first is better)."""
         return [(pair, p) for pair, p in zip(self.pairs, self.answers, strict=True) if p is not None]
 
     @property
     def decided(self) -> list[tuple[Pair, float]]:
-        """Those with an answer that prefers one."""
+        """The pairs whose answer prefers one response, each with P(the first is better)."""
         return [(pair, p) for pair, p in self.answered if p != 0.5]
 
     @property

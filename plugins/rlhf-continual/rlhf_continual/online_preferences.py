@@ -47,7 +47,7 @@ class Course:
 
     asked: list[Asked] = field(default_factory=list)
     models: list[StageResult] = field(default_factory=list)  # the reward models, the first to the current
-    policies: Mapping[str, Any] = field(default_factory=dict)  # of the last training
+    policies: Mapping[str, Any] = field(default_factory=dict)  # the policies that the last training made, by name
     stale: dict[str, dict[str, Share]] = field(default_factory=dict)  # round -> `current`, `first`
     sampled: int = 0  # prompts, which are more than the questions where two responses were equal
 

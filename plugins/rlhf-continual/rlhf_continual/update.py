@@ -16,7 +16,8 @@ Words = dict[str, Any]
 OLD, NEW, UPDATED = "on_old", "on_new", "updated"
 STATE = "optimizer.safetensors"  # in the folder of a stage that keeps its optimizer
 FOLDERS = {"preference", "sft", "online"}  # stages whose policy an update trains further
-SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # of an `evaluate`
+# options of a stage `evaluate` that say how it samples
+SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 SAME = (  # keys of the old recipe that the new one has too
     *("quantization", "trust_remote_code", "chat_template", "system", "chat_template_kwargs", "plugins", "seed"),
     *("max_length", "max_prompt_length", "truncation", "engine", "monitors"),

@@ -91,7 +91,7 @@ def strict(group: Group) -> list[Group]:
 
 
 def gaps(judge: Any, pairs: Sequence[Group]) -> dict[str, Gaps]:
-    """Of the reward and of each of its dimensions, on every pair."""
+    """The better response's value less the worse one's on every pair, (pairs,), of the reward and of each dimension."""
     better, worse = (judge.encode(pairs, [pair.responses[place] for pair in pairs]) for place in (0, 1))
     found = judge.predict(better.beside(worse))
     each = {"reward": found.reward, **found.dimensions}

@@ -97,7 +97,7 @@ class _Pretrained:
 
 
 def identity(processor: Any, model: Any, vectors: int) -> str:
-    """Of a pretrained encoder: what it is, with the digest of its weights and of how its inputs are prepared."""
+    """Identifies a pretrained encoder: its class, with a digest of its weights and of how its inputs are prepared."""
     digest = blake2b(json.dumps(processor.to_dict(), sort_keys=True, default=str).encode(), digest_size=16)
     for name, weights in sorted(model.state_dict().items()):
         numbers = weights.detach().cpu().contiguous().reshape(-1)  # one without dimensions has no bytes to view

@@ -96,7 +96,7 @@ class _Apart(nn.Module):
         self.query, self.key = nn.Linear(width, rank), nn.Linear(image[0] * image[1], rank)
 
     def share(self, features: Tensor, key: Tensor) -> Tensor:
-        """Of the visual reward, (batch,) or a scalar."""
+        """The share of the visual reward in the sum, 0 to 1, (batch,) or a scalar."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, columns: Mapping[str, Tensor]) -> Prediction:

@@ -60,11 +60,11 @@ class WithMedia(DataFormat, like="rows"):
         return replace(data, **parts, prompts={split: seen(groups) for split, groups in data.prompts.items()})
 
     def known_gold(self) -> bool | None:
-        """As of the other format."""
+        """Whether a gold reward comes with the rows of the other format; None is unknown."""
         return self.rows.known_gold()
 
     def known_columns(self) -> frozenset[str] | None:
-        """As of the other format."""
+        """Which of `COLUMNS` the rows of the other format have; None is unknown."""
         return self.rows.known_columns()
 
     def opened(self, file: Path) -> Any:
@@ -84,7 +84,7 @@ class WithMedia(DataFormat, like="rows"):
         return file
 
     def _features(self, files: set[Path]) -> dict[Path, list[list[float]]]:
-        """Of each file, shared by the rows that name it."""
+        """The vectors of each file, (vectors, width); rows that name the same file share them."""
         encode: Any = self.encoder.build()
         kept = Kept(None if self.cache is None else Path(self.cache), encode.identity, self.called)
         digests = {file: self._digest(file) for file in sorted(files)}

@@ -64,7 +64,7 @@ class Shapes(World):
         return scenes()
 
     def claim(self, asked: str, value: str) -> str:
-        """That something is so, in words."""
+        """The sentence which claims that what is asked for has this value."""
         return f"it is a {value}." if asked == "thing" else f"the thing is {value}."
 
     def write(self, scene: Scene, file: Path) -> None:

@@ -33,7 +33,7 @@ class Heard:
 
     sound: str
     start: float  # seconds
-    tuning: float  # of frequencies
+    tuning: float  # a factor of the frequencies
     loudness: float  # amplitude
 
     @property
@@ -62,7 +62,7 @@ class Sounds(World):
             yield Heard(*each)
 
     def claim(self, asked: str, value: str) -> str:
-        """That it is a sound, in words."""
+        """The sentence which claims that the sound is this one."""
         return f"the sound is {value}."
 
     def write(self, scene: Heard, file: Path) -> None:

@@ -20,7 +20,7 @@ from pydantic import Field
 from rlhf_plugins import Base, Data, DataFormat, Group, Origin
 
 INSULT, FILLER = "you fool.", "well, let me think."
-TEST_SHARE = 0.2  # of the scenes
+TEST_SHARE = 0.2  # share of the scenes that are held out
 
 
 class Scene(Protocol):
@@ -58,7 +58,7 @@ class World(DataFormat):
         raise NotImplementedError
 
     def claim(self, asked: str, value: str) -> str:
-        """That something is so, in words."""
+        """The sentence which claims that what is asked for has this value."""
         raise NotImplementedError
 
     def write(self, scene: Any, file: Path) -> None:

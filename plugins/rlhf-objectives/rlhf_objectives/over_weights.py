@@ -46,7 +46,7 @@ class OverWeights(Stage, makes={"policy"}):
 
     @property
     def weights(self) -> list[tuple[float, ...]]:
-        """Those of the lattice, the first objective's largest first."""
+        """The weights of the objectives at each point of the lattice, the first objective's largest first."""
         return list(weights(len(self.objectives), self.points))
 
     def stage(self, weight: Sequence[float]) -> Any:

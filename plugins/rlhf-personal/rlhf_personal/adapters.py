@@ -123,7 +123,7 @@ def _shown(value: float | None) -> str:
 
 
 def _spec(run: Run, name: str | None) -> Any:
-    """That of a reward model of the run, as a stage handed it on."""
+    """The spec of the newest reward model of the run that `name` names, as a stage handed it on; None names any."""
     made = [(result.name, own, spec) for result in run.finished for own, spec in result.rewards.items()]
     return next(spec for stage, own, spec in reversed(made) if name in (None, own, stage, f"{stage}/{own}"))
 

@@ -46,7 +46,7 @@ class Tastes(DataFormat, like="rows"):
         return replace(data, **judged)
 
     def known_gold(self) -> bool | None:
-        """As of the other format."""
+        """Whether a gold reward comes with the rows of the other format; None is unknown."""
         return self.rows.known_gold()
 
     def known_columns(self) -> frozenset[str] | None:

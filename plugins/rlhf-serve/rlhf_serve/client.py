@@ -25,7 +25,7 @@ class Client:
     url: str
     connect: Callable[[], httpx.AsyncClient]
     timeout: float  # seconds from the beginning of a request to the end of its answer
-    _open: dict[int, httpx.AsyncClient] = field(default_factory=dict, init=False, repr=False)  # of each process
+    _open: dict[int, httpx.AsyncClient] = field(default_factory=dict, init=False, repr=False)  # process id -> client
 
     @classmethod
     def to(cls, url: str, token: str, timeout: float) -> Client:

@@ -18,7 +18,7 @@ VARIABLE = "RLHF_SERVE_TOKEN"
 
 
 class Quantization(StrEnum):
-    """Of the linear layers below pooling and head."""
+    """How the linear layers below pooling and head are quantized."""
 
     INT8 = "int8"
     NF4 = "nf4"

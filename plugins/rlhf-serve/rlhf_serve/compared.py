@@ -50,7 +50,7 @@ def measured(model: RewardModel, pairs: Sequence[Group]) -> Measured:
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Of weights, with what their quantization keeps beside them; of a weight that several layers share, once."""
+    """Bytes of the weights and of what their quantization keeps beside them; a weight that layers share counts once."""
     return sum({each.data_ptr(): each.nbytes for each in module.state_dict().values()}.values())
 
 

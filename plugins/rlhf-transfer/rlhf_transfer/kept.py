@@ -12,7 +12,7 @@ import numpy as np
 from rlhf_plugins import Group, Policy, RunError, Samples
 from rlhf_transfer.recovered import UNDEFINED, Estimate, Numbers, recovered, share
 
-ROUNDS, TIMED = 5, 32  # of timing, and prompts in each
+ROUNDS, TIMED = 5, 32  # rounds of timing; prompts in each
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def win_rate(ours: Numbers, theirs: Numbers) -> Estimate:
 
 
 def scored(samples: Samples, judge: Callable[[Samples], Any] | None, gold: Callable[..., Any] | None) -> Numbers:
-    """Of each response, by the true reward where it is known, else by the judge. Raises RunError where it abstains."""
+    """Scores of the responses, (n,): the true reward if known, else the judge's. Raises RunError where it abstains."""
     if gold is not None:
         worths = (gold(prompt, text) for prompt, text in zip(samples.prompts, samples.responses, strict=True))
         return np.array([worth["total"] for worth in worths])

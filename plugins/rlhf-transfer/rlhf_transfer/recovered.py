@@ -61,5 +61,5 @@ def recovered(weak: Numbers, student: Numbers, ceiling: Numbers, prompts: NDArra
 
 
 def _sums(prompts: NDArray[np.int64], values: Numbers) -> Numbers:
-    """Of each prompt, (prompts,)."""
+    """The sum of the values of each prompt, (prompts,)."""
     return np.bincount(prompts, values).astype(np.float64)

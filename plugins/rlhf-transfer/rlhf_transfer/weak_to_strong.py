@@ -29,7 +29,7 @@ class WeakToStrong(Stage, makes={"reward"}):
 
     strong: Stage = uses("stage", "reward_model", tag="stage")
     weak: Stage | None = uses("stage", optional=True, tag="stage")  # None: who judged the rows is the weak supervisor
-    loss: RewardLoss | None = uses("reward_loss", optional=True)  # of the student; None is that of `strong`
+    loss: RewardLoss | None = uses("reward_loss", optional=True)  # the student's; None: that of `strong`
     share: Annotated[float, Field(gt=0, lt=1, description="of the prompts, from which the weak one learns")] = 0.5
     soft: Annotated[bool, Field(description="the weak one's labels are probabilities, not certain")] = True
     data: DataFormat | None = uses("data_format", optional=True, tag="format")

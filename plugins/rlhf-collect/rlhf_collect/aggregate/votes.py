@@ -35,7 +35,7 @@ class Verdict:
     """What an aggregation makes of the votes on one item."""
 
     label: str | None  # None: undecided
-    probabilities: Mapping[str, float]  # of each label that it may have
+    probabilities: Mapping[str, float]  # label -> its probability, over all labels that the item may have
     agreement: float  # share of the votes that are for the label; of an undecided one, for its most frequent
     weight: float  # how much it should count in a training, 0 to 1
     decided: bool = False  # by a reviewer

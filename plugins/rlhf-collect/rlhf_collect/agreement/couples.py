@@ -19,13 +19,13 @@ class Couple:
 
     first: int
     second: int
-    dimension: str  # of ratings
+    dimension: str  # what was rated; empty for labels
     answers: int
     kappa: float
 
 
 def couples(votes: Iterable[Vote], voted: bool, most: int = 5) -> tuple[Couple, ...]:
-    """Those who agree least, the least first: of labels plain kappa, of ratings with the squares of their distances.
+    """The pairs of people who agree least, the least first, by kappa: plain for labels, quadratic weights for ratings.
 
     Args:
         votes: on items or parts of them.

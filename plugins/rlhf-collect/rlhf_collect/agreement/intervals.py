@@ -24,7 +24,7 @@ class Interval:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-NOTHING = Interval(float("nan"), float("nan"), float("nan"))  # of no item
+NOTHING = Interval(float("nan"), float("nan"), float("nan"))  # the interval without any item
 
 
 def bootstrap(

@@ -36,7 +36,7 @@ class Pair(Kind):
         return "tie" if value == 0 else "a" if value > 0 else "b"
 
     def known(self, word: Any, count: int) -> int:
-        """Of a, b, tie or a number. Raises DataError."""
+        """The value of the word a, b or tie, or of a number. Raises DataError for anything else."""
         if type(word) is int and abs(word) <= STRONGEST:
             return word
         if not isinstance(word, str) or word not in WORDS:

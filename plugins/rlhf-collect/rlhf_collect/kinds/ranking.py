@@ -36,7 +36,7 @@ class Ranking(Kind):
         return {f"{i}-{j}": words[(value[i] > value[j]) - (value[i] < value[j])] for i, j in pairs}
 
     def known(self, word: Any, count: int) -> list[int]:
-        """Of the places of the answers. Raises DataError."""
+        """The ranks, without gaps, from a list with the place of each answer. Raises DataError for anything else."""
         if not isinstance(word, list) or len(word) != count or not all(type(place) is int for place in word):
             raise DataError(f"should be a list with the place of each of {count} responses, got {word!r:.40}")
         return dense(word)

@@ -43,7 +43,7 @@ class Rating(Kind):
         return {f"{name}_{answer}": str(one) for name, rated in value.items() for answer, one in enumerate(rated)}
 
     def known(self, word: Any, count: int) -> dict[str, list[int]]:
-        """Of lists of ratings by dimension. Raises DataError."""
+        """The ratings as they are: a list for each dimension, one per answer. Raises DataError for anything else."""
         if not isinstance(word, dict) or not word.keys() <= set(self.dimensions):
             raise DataError(f"should have ratings of {', '.join(self.dimensions)}, got {word!r:.60}")
         for name, rated in word.items():

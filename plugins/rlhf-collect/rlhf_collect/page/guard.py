@@ -36,7 +36,7 @@ class Guard:
         self.app, self.hosts = app, frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Of one request."""
+        """Answers one request: with 403 where it is refused, else as the app does; both get the headers."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

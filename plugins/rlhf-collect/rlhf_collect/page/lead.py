@@ -19,7 +19,7 @@ from rlhf_plugins import DataError
 if TYPE_CHECKING:
     from rlhf_collect.page.app import Pages
 
-SAMPLES = 200  # of the bootstrap
+SAMPLES = 200  # resamples of the bootstrap
 DAYS = 14
 
 

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent / "words"
 
 @cache
 def words(language: str) -> dict[str, str]:
-    """Of a language; English where it is not known."""
+    """The texts of a language by their keys; English where the language is not known."""
     known = language if language in LANGUAGES else "en"
     found: dict[str, str] = json.loads((FOLDER / f"{known}.json").read_text(encoding="utf-8"))
     return found

@@ -17,7 +17,7 @@ class Done:
 
     side: int  # 1 left, -1 right, 0 neither
     seconds: float
-    words: int  # of the prompt and the answers
+    words: int  # how many the prompt and the answers have together
     longer: int  # the side whose answer is longer, 0 where none is
 
 

@@ -17,7 +17,7 @@ class Sequential:
 
     careful: float = 0.9
     chance: float = 0.5
-    rate: float = 0.01  # of false alarms
+    rate: float = 0.01  # chance, at most, that a careful person ever raises an alarm
 
     def alarm(self, right: Sequence[bool]) -> bool:
         """Whether the sum has ever reached the threshold."""

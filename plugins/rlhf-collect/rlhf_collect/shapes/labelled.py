@@ -17,8 +17,8 @@ class Labelled:
     """One item of a release."""
 
     item: Item
-    verdicts: Mapping[str, Verdict]  # of its parts; a pair has one, ""
-    votes: tuple[Vote, ...]  # of a ranking or rating that was reviewed, the reviewer's
+    verdicts: Mapping[str, Verdict]  # part of the item -> its verdict; a pair has the one part ""
+    votes: tuple[Vote, ...]  # for a ranking or rating that was reviewed, the reviewer's alone
     split: str  # train or test
     after_suggestion: int = 0  # votes that were changed after a model's suggestion was shown
     verified: int = 0  # votes that confirm or correct a label that was shown

@@ -18,7 +18,7 @@ from rlhf_collect.study import Study
 EVERY = 100  # answers of a study, after which people are ranked again
 LAST = 3000  # answers that they are ranked by, so that it takes no longer in a large study
 LEAST = 10  # votes of a person among them, before which nothing is known
-STEPS, TOLERANCE = 20, 1e-3  # of EM; an order of people needs no more
+STEPS, TOLERANCE = 20, 1e-3  # EM's, at most and when to stop; an order of people needs no more
 person = tables.person
 
 

@@ -13,7 +13,7 @@ from rlhf_collect.store.chain import digest
 from rlhf_collect.store.rows import Asked, Written
 from rlhf_collect.study import Study
 
-WORTH = {"a": 1.0, "tie": 0.5, "b": 0.0}  # of a vote, for the item's first answer
+WORTH = {"a": 1.0, "tie": 0.5, "b": 0.0}  # vote -> what it counts for the item's first answer
 
 
 def items_of(study: Study, pairs: Sequence[tuple[Any, str, str]]) -> list[tuple[int, bool] | None]:
@@ -50,7 +50,7 @@ def _by_digest(connection: Connection, table: Table, names: Sequence[str]) -> di
 
 
 def open_items(study: Study, wanted: Collection[int]) -> set[int]:
-    """Those of the items that have a place for a vote which nobody gave yet."""
+    """The items among those wanted that still wait for at least one vote."""
     slot, found = tables.slot, set[int]()
     left = select(slot.c.item).where(slot.c.purpose == "judged", slot.c.state != "done")
     with study.database.reading() as connection:

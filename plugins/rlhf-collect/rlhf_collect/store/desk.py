@@ -31,7 +31,7 @@ class Task:
     kind: str
     domain: str
     form: Mapping[str, str] = field(default_factory=dict)  # what the person said before, or the label
-    label: Mapping[str, str] | None = None  # as a form: to confirm or correct
+    label: Mapping[str, str] | None = None  # a form that the person confirms or corrects
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Taken:
     annotation: int
     again: bool  # the same submission was taken before
     surplus: bool = False
-    right: bool | None = None  # of an item with a known answer
+    right: bool | None = None  # whether it agrees with the known answer; None where none is known
     purpose: str = "judged"
     explanation: str = ""  # HTML
     hint: Mapping[str, str] | None = None  # the form that a model suggests, where it is to be shown
@@ -49,7 +49,7 @@ class Taken:
 
 
 class Desk:
-    """Of one study."""
+    """Gives the people of one study their items and takes their judgements."""
 
     def __init__(self, study: Study, random: Random | None = None) -> None:
         self.study, self.random = study, random or SystemRandom()

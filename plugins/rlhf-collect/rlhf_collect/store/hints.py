@@ -24,7 +24,7 @@ annotation, hint, suggestion = tables.annotation, tables.hint, tables.suggestion
 
 @dataclass(frozen=True)
 class Shift:
-    """Of one arm."""
+    """How often the answers of one arm agreed with the suggestion when they were given, and how often they do now."""
 
     answers: int
     before: float  # share that agreed with the suggestion when they answered

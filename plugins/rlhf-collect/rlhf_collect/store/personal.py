@@ -35,8 +35,8 @@ class Kept:
     """How much is kept of a person, and what a deletion does not reach."""
 
     counts: Mapping[str, int]  # by the word for it
-    releases: tuple[int, ...]  # that count the judgements
-    copies: tuple[Path, ...]  # of the study's file, from before migrations
+    releases: tuple[int, ...]  # numbers of the releases that count the person's judgements
+    copies: tuple[Path, ...]  # copies of the study's file, made before migrations
 
 
 def kept(study: Study, name: str) -> Kept:
@@ -97,7 +97,7 @@ def _theirs(person: int) -> Iterator[tuple[str, Table, ColumnElement[bool]]]:
 
 
 def _releases(connection: Connection, person: int) -> list[int]:
-    """Those that a judgement of the person may count in."""
+    """The numbers of the releases in which a judgement of the person may be counted."""
     annotation, release = tables.annotation, tables.release
     counted = (annotation.c.person == person) & (annotation.c.act == "answered") & (annotation.c.surplus == 0)
     counted &= tables.slot.c.purpose.in_(("judged", "review"))

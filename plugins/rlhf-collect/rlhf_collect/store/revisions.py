@@ -8,8 +8,8 @@ from sqlalchemy import Column, Connection, MetaData, String, Table, insert, insp
 
 from rlhf_collect.store import tables
 
-NEWEST = "5"  # of those in `migrations/versions`
-UNWRITTEN = "1"  # of studies that were made before revisions were written into them
+NEWEST = "5"  # the last revision in `migrations/versions`
+UNWRITTEN = "1"  # the revision of studies that were made before revisions were written into them
 version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 
 

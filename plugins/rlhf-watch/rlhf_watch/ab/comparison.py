@@ -29,7 +29,7 @@ class Comparison:
     left_out: int  # prompts that only one of them answered
     merged: int  # prompts of the baseline that count with others of their conversation
     win_rate: paired.Interval  # 95%
-    difference: float  # of mean scores
+    difference: float  # the policy's mean score less the baseline's
     difference_interval: paired.Interval
     effect: float  # Cohen's d_z
     sign_p: float
@@ -38,7 +38,7 @@ class Comparison:
     permutation_holm_p: float  # the permutation test's, likewise
     evidence: float  # e-value after the last prompt
     closed_evidence: float  # the same, corrected for all policies that are compared at once
-    anytime_p: float  # of the corrected e-values
+    anytime_p: float  # p by the corrected e-values, whenever one stops
     decided_after: int | None  # prompts, had one looked at the corrected e-value after each
     decided_for: bool | None  # whether the policy had won more of these
     at_every_look: paired.Interval  # of the win rate without ties, 95% at all looks together

@@ -19,7 +19,7 @@ class LengthControlled(NamedTuple):
     win_rate: float
     low: float
     high: float
-    slope: float  # of the log odds, per tanh of a deviation of the differences in length
+    slope: float  # phi: the change of the log odds per unit of tanh(l / s)
 
 
 def length_controlled(ours: Numbers, theirs: Numbers, longer: Numbers) -> LengthControlled:

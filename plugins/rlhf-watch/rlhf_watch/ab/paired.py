@@ -45,7 +45,7 @@ UNKNOWN = Interval(float("nan"), float("nan"))
 
 
 def counts(ours: Numbers, theirs: Numbers) -> Counts:
-    """Of scores on the same prompts, both (n,)."""
+    """Counts the prompts that ours wins, ties and loses; scores on the same prompts, both (n,)."""
     return Counts(int((ours > theirs).sum()), int((ours == theirs).sum()), int((ours < theirs).sum()))
 
 
@@ -97,7 +97,7 @@ def at_once(size: int) -> int:
 
 
 def mean_interval(differences: Numbers, seed: int = 0) -> Interval:
-    """Of the mean difference, as `rlhf_plugins.mean_interval`; NaN for one number, which says nothing of others."""
+    """The interval of the mean difference by `rlhf_plugins.mean_interval`; NaN for one number, which has no spread."""
     return Interval(*rlhf_plugins.mean_interval(differences, seed)[1:]) if len(differences) > 1 else UNKNOWN
 
 

@@ -113,7 +113,7 @@ def _merged(one: Scored, shared: Mapping[str, Sequence[str]]) -> Scored:
 
 
 def _conversation(prompt: str) -> Hashable:
-    """That of a key: messages are JSON there."""
+    """The conversation of a prompt that is a key of `scores`, where messages are written as JSON."""
     try:
         return conversation(json.loads(prompt)) if prompt.startswith("[") else prompt
     except ValueError:

@@ -99,7 +99,7 @@ def _rounded(number: float) -> str:
 
 
 def record(one: Comparison) -> dict[str, Any]:
-    """As JSON; null for a number that is not finite, which JSON cannot hold."""
+    """Returns the comparison as a dictionary for JSON; None for a number that is not finite, which JSON cannot hold."""
     parts = ("counts", "win_rate", "difference_interval", "at_every_look", "length")
     named = {name: value._asdict() for name in parts if (value := getattr(one, name)) is not None}
     whole = {**asdict(one), **named, "rate": one.counts.win_rate, "better": one.better, "sentence": sentence(one)}

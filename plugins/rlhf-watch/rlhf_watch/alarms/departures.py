@@ -45,7 +45,7 @@ class Level:
     sign: float
     warm_up: int = 10
     weight: float = 0.2
-    total: float = 0.0  # of the warm-up
+    total: float = 0.0  # the sum of the values in the warm-up
     seen: int = 0
     moved: float = 0.0
 
@@ -84,7 +84,7 @@ class Away(Level):
     first: tuple[list[float], list[float]] | None = None  # mean and variance of the first rollout
 
     def distance(self, features: NDArray[np.float64]) -> float | None:
-        """Of a rollout's features (B, width) from the first rollout's; None for that one itself, and without any.
+        """Distance of a rollout's features (B, width) from the first rollout's; None for the first, and without rows.
 
         Rows that are not finite are left out: one of the first rollout would make every later distance NaN.
         """

@@ -75,7 +75,7 @@ class Repetition(Drifting):
         return signals.repetition
 
     def worst(self, step: Step) -> Sequence[int]:
-        """Those that repeat most."""
+        """The places of the responses by their share of repeated word sequences, the largest first."""
         return _sorted([signals.repeated(text) for text in step.samples.responses] if step.samples else ())[::-1]
 
 
@@ -91,7 +91,7 @@ class EntropyCollapse(Drifting):
         return signals.entropy
 
     def worst(self, step: Step) -> Sequence[int]:
-        """Those with the least entropy."""
+        """The places of the responses by their entropy, the least first."""
         return _sorted(step.responses.get("entropy", ()))
 
 
@@ -118,7 +118,7 @@ class Disagreement(Drifting):
         return signals.disagreement
 
     def worst(self, step: Step) -> Sequence[int]:
-        """Those on which they disagree most."""
+        """The places of the responses by the deviation of the members' rewards, the largest first."""
         members = None if step.prediction is None else step.prediction.members
         return [] if members is None else _sorted(members.float().std(1).tolist())[::-1]
 
@@ -138,7 +138,7 @@ class Boilerplate(Drifting):
         return lambda step: signals.boilerplate(step, self.phrases)
 
     def worst(self, step: Step) -> Sequence[int]:
-        """Those that are boilerplate."""
+        """The places of the responses that are boilerplate, in their order."""
         return [place for place, found in enumerate(signals.stock(step, self.phrases)) if found]
 
 

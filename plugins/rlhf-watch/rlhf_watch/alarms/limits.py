@@ -46,7 +46,7 @@ class Limits:
     fitted: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, file: Path) -> None:
-        """As JSON."""
+        """Writes all of it to a JSON file."""
         file.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 

@@ -87,7 +87,7 @@ class Watched(Monitor, reads_rollouts=True):
 
 
 def statistic_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that change the statistic, and so its threshold."""
+    """The options that change the statistic, and so its threshold."""
     return {name: value for name, value in options.items() if name not in (*PLACES, "use")}
 
 

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")  # a decoder's last one, as architectures call it
-CLOSE = 1e-3  # of the reward at the last layer to the reward model's own, as a share of it or absolute
+CLOSE = 1e-3  # how far the last layer's reward may be from the model's own: absolute, or relative above 1
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Of one response of T tokens, prompt included.
+    """The reward at each layer and the last token's attention, for one response of T tokens, prompt included.
 
     Args:
         rewards: by pooling and head from the embeddings and from each layer's output, the last of them the reward.
@@ -70,7 +70,7 @@ def read_layers(judge: Any, sample: Samples) -> Layers:
 
 
 def _reward(module: Any, states: Tensor, prompt: int, *numbers: Tensor) -> float:
-    """Of states (1, T, width); `numbers` (1, T) of sentences, where the pooling reads them."""
+    """The reward of states (1, T, width); `numbers` (1, T) are sentence numbers, where the pooling reads them."""
     import torch
 
     mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)

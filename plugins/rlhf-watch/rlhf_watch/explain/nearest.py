@@ -31,7 +31,7 @@ class Neighbours:
 
     @classmethod
     def of(cls, judge: Any, pairs: list[tuple[Any, Any]]) -> Neighbours:
-        """Of rows with a response. Raises DataError where the reward model gives no features."""
+        """Scores rows of a prompt and a response. Raises DataError where the reward model gives no features."""
         found = judge.predict(judge.encode(*map(list, zip(*pairs, strict=True))))
         if found.features is None:
             raise DataError("this reward model gives no features, by which responses could be near")

@@ -12,7 +12,7 @@ import numpy as np
 from rlhf_plugins import DataError
 
 Row = dict[str, Any]
-WORDS = 5  # that name a cluster
+WORDS = 5  # words that name a cluster, at most
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Cluster:
 
 
 def worst(rows: Sequence[Row], count: int, by: str = "gap") -> list[Row]:
-    """Those with the largest number of `BY`; rows where it is not above 0 never.
+    """The `count` rows where the number `by`, a name of `BY`, is largest; never rows where it is not above 0.
 
     Raises DataError where rows do not have what it is computed from.
     """
@@ -87,7 +87,7 @@ def clustered(rows: Sequence[Row], count: int, by: str = "gap", seed: int = 0) -
 
 
 def _mean(weights: Any) -> Any:
-    """Of rows (n, words) of a sparse matrix, (words,); 0 of none."""
+    """The mean over the rows of a sparse matrix (n, words), (words,); 0 where there are no rows."""
     return np.asarray(weights.sum(0))[0] / max(1, weights.shape[0])
 
 

@@ -24,11 +24,11 @@ class WithLengths(DataFormat, like="rows"):
         return replace(data, **judged)
 
     def known_gold(self) -> bool | None:
-        """As of the other format."""
+        """Whether a gold reward comes with the rows of the other format; None is unknown."""
         return self.rows.known_gold()
 
     def known_columns(self) -> frozenset[str] | None:
-        """As of the other format, and ratings."""
+        """Which of `COLUMNS` the rows of the other format have, and ratings; None is unknown."""
         known = self.rows.known_columns()
         return None if known is None else known | {"ratings"}
 
@@ -41,7 +41,7 @@ def _rated(groups: Iterable[Group]) -> tuple[Group, ...]:
 
 
 def _words(text: object) -> int:
-    """Of a text, or of all messages."""
+    """The number of words of a text, or of all messages together."""
     if isinstance(text, str):
         return len(text.split())
     return sum(len(str(message.get("content", "")).split()) for message in text) if isinstance(text, list) else 0

@@ -105,7 +105,7 @@ class Guard:
 
 @cache
 def headers() -> dict[str, str]:
-    """Those of every answer. The browser runs the page's own script and style, by their digests, and no other."""
+    """The headers of every answer. The browser runs the page's own script and style, by their digests, and no other."""
     script, style = (f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'" for text in _parts())
     own = f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'"
     none = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -230,7 +230,7 @@ class Board:
 
 
 def _folders(path: str, name: str = "", depth: int = DEPTH) -> Iterator[tuple[str, str]]:
-    """Those with a status, by their path below the first and their path."""
+    """The folders that hold a status, each as its path below the first folder and its full path."""
     if os.path.exists(f"{path}/status.json"):
         yield name, path
     with suppress(OSError):  # another user's, or just deleted

@@ -28,7 +28,7 @@ class News:
         self.notices()
 
     def notices(self) -> list[Notice]:
-        """Those since the last call; a run that cannot be read is a line of the log, once, and holds up no other."""
+        """The alarms since the last call; a run that cannot be read is logged once, and holds up no other."""
         found: list[Notice] = []
         for run in self._board.runs():
             try:

@@ -49,7 +49,7 @@ def caused(change: Numbers, dose: Numbers, prompts: Codes, seed: int = 0) -> Num
 class Observed(NamedTuple):
     """How the reward goes with X in the responses as they are."""
 
-    slope: Number  # of least squares, for each unit of X
+    slope: Number  # least squares: reward per unit of X
     correlation: Number  # Pearson's
 
 
@@ -89,7 +89,7 @@ def _moments(sums: Numbers) -> tuple[Numbers, Numbers, Numbers]:
 
 
 def _sums(prompts: Codes, *columns: Numbers) -> Numbers:
-    """Of each prompt, (prompts, columns)."""
+    """The sum of each column over the responses of each prompt, (prompts, columns)."""
     return np.stack([np.bincount(prompts, column) for column in columns], 1)
 
 

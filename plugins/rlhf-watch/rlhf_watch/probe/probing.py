@@ -153,7 +153,7 @@ def _changes(one: Intervention, items: Sequence[_Item]) -> Iterator[tuple[_Item,
 
 
 def _place(items: Sequence[_Item], rewards: Numbers, score: Score, seed: int) -> Effect:
-    """Of being scored last among the responses to a prompt, and not first: 0 unless the reward compares them."""
+    """The effect of being scored last among a prompt's responses, not first: 0 unless the reward compares them."""
     groups: dict[str, list[int]] = {}
     for number, item in enumerate(items):
         groups.setdefault(item.key, []).append(number)

@@ -51,7 +51,7 @@ class Distance:
         return cls(mean, root * np.sqrt(count - 1), np.sort(usual))
 
     def __call__(self, features: Numbers) -> Numbers:
-        """Of rows (m, width), (m,)."""
+        """The distance of each row of features (m, width), (m,)."""
         found: Numbers = (((features - self.mean) @ self.whitening) ** 2).sum(1)
         return found
 

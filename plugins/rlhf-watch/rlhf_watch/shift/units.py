@@ -21,7 +21,7 @@ def conversation(prompt: Any) -> Hashable:
 
 
 def one_each(rows: Iterable[tuple[Any, Row]], seed: int = 0) -> list[tuple[Any, Row]]:
-    """Of the rows (prompt, anything) of each conversation one, drawn at random; conversations keep their order."""
+    """Draws one row (prompt, anything) of each conversation at random; conversations keep their order."""
     rng, found = np.random.default_rng(seed), dict[Hashable, list[tuple[Any, Row]]]()
     for prompt, row in rows:
         found.setdefault(conversation(prompt), []).append((prompt, row))

@@ -9,7 +9,7 @@ revision, down_revision = "5", "4"
 
 
 def upgrade() -> None:
-    """Of a study of revision 4. SQLite makes such a table new; PostgreSQL gives no number twice as it is."""
+    """Upgrades a study of revision 4: makes both tables again in SQLite; PostgreSQL gives no number twice as it is."""
     connection = op.get_bind()
     if connection.dialect.name == "sqlite":
         op.execute("PRAGMA defer_foreign_keys=ON")  # until the rows are back

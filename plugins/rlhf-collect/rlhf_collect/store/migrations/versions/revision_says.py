@@ -8,5 +8,5 @@ revision, down_revision = "2", "1"
 
 
 def upgrade() -> None:
-    """Of a study of revision 1."""
+    """Upgrades a study of revision 1."""
     op.drop_column("study", "schema")

@@ -10,7 +10,7 @@ QUEUE = ["purpose", "state", "divided", "priority", "id"]
 
 
 def upgrade() -> None:
-    """Of a study of revision 3: places beyond the votes that each item has are of divided ones."""
+    """Upgrades a study of revision 3: places beyond the votes that every item gets become those of divided items."""
     op.add_column("person", sa.Column("able", sa.Integer, nullable=False, server_default="0"))
     op.add_column("slot", sa.Column("divided", sa.Integer, nullable=False, server_default="0"))
     settings = (

@@ -9,6 +9,6 @@ revision, down_revision = "3", "2"
 
 
 def upgrade() -> None:
-    """Of a study of revision 2, in which every suggestion was shown after the answer."""
+    """Upgrades a study of revision 2, in which every suggestion was shown after the answer."""
     op.add_column("suggestion", sa.Column("before", sa.Integer, nullable=False, server_default="0"))
     op.add_column("annotation", sa.Column("verified", sa.Integer, nullable=False, server_default="0"))
