@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LONG = 512  # tokens of an answer
 HELP = {
-    "/again": "another answer to the last line; of one policy it is compared with the one before",
+    "/again": "another answer to the last line; with one policy, the answer before becomes answer 1",
     "/better 1|2": "write that answer as the better of the two, and go on from it",
     "/reward": "the reward model's score of each answer",
     "/reset": "forget what was said",
@@ -127,6 +127,8 @@ class _Chat:
 
     def _again(self) -> None:
         self.talk.again()
+        if self.talk.answers:
+            echo("[1] is the answer before")
         self._answer()
 
     def _answer(self) -> None:
@@ -134,24 +136,31 @@ class _Chat:
         talk = self.talk
         numbered = len(talk.policies) > 1 or bool(talk.answers)
         for name, policy in talk.policies:
+            number = len(talk.answers) + 1
             if numbered:
-                echo(f"[{len(talk.answers) + 1}] {name}: ", nl=False)
+                echo(f"[{number}] {name}: ", nl=False)
+            which = f"answer {number} " if numbered else ""
             pieces = talk.answer(name, policy)
             try:
                 for piece in pieces:
                     echo(piece, nl=False)
                     sys.stdout.flush()
-                cut = "" if talk.answers and talk.answers[-1].ended else " [cut; see --max-new-tokens]"
+                ended = len(talk.answers) == number and talk.answers[-1].ended
+                cut = "" if ended else f" [{which}cut; see --max-new-tokens]"
             except KeyboardInterrupt:
                 pieces.close()  # type: ignore[attr-defined]
-                cut = " [stopped]"
+                cut = f" [{which}stopped]"
             echo(cut)
 
     def _better(self, *words: str) -> None:
         if len(words) != 1 or not words[0].isdigit():
             raise RunError("/better 1 or /better 2: which of the two answers is better")
-        row = self.talk.prefer(int(words[0]))
-        echo(f"{self.talk.file}: {row['chosen_by']} is better than {row['rejected_by']}")
+        number = int(words[0])
+        row = self.talk.prefer(number)
+        one, other = row["chosen_by"], row["rejected_by"]
+        if one == other:
+            one, other = f"answer {number}", f"answer {3 - number}"
+        echo(f"{self.talk.file}: {one} is better than {other}")
 
     def _reward(self) -> None:
         for number, (answer, reward) in enumerate(zip(self.talk.answers, self.talk.rewards(), strict=True), start=1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -126,6 +126,40 @@ def test_a_conversation_comes_from_a_pipe(rlhf: Rlhf, run: Path) -> None:
     assert [line.split()[0] for line in out[5:]] == ["/again", "/better", "/reward", "/reset", "/help", "/quit"]
     assert [*err[2:4], err[4][:17]] == [ALIKE, "/again takes no 'x'", "there is no answe"]
     assert json.loads(Path("preferences.jsonl").read_text())["prompt"] == "how is"
+
+
+CUT = "cut; see --max-new-tokens]"
+ONE = [
+    f"a [{CUT}",
+    "[1] is the answer before",
+    f"[2] run#dpo: b [answer 2 {CUT}",
+    "preferences.jsonl: answer 2 is better than answer 1",
+    "[1] is the answer before",
+    "[2] run#dpo: c",
+]
+TWO = [
+    f"[1] run#dpo: a [answer 1 {CUT}",
+    f"[2] run#base: b [answer 2 {CUT}",
+    "[1] run#dpo: c",
+    f"[2] run#base:  [answer 2 {CUT}",
+]
+
+
+@pytest.mark.parametrize(("beside", "lines"), [((), ONE), (("--beside", "run#base"), TWO)], ids=["one", "two"])
+def test_answers_are_numbered_where_there_are_two(
+    rlhf: Rlhf, run: Path, beside: tuple[str, ...], lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers are a and b, cut; c, whole; and one that is cut before it has a character."""
+    answers = iter([("a", False), ("b", False), ("c", True), ("", False)])
+
+    def stream(*args: object) -> Generator[str, None, bool]:
+        text, ended = next(answers)
+        yield from text
+        return ended
+
+    monkeypatch.setattr("rlhf_plugins.engine.streaming.stream", stream)
+    said = "how is\n/again\n" if beside else "how is\n/again\n/better 2\n/again\n"
+    assert rlhf("chat", "run#dpo", *beside, input=said).stdout.splitlines() == lines
 
 
 ALIKE = "unknown command /beter (did you mean /better? known: /again, /better, /help, /quit, /reset, /reward)"
