@@ -196,12 +196,12 @@ def _groups(data: Any) -> list[Group]:
     return sorted(groups, key=lambda group: (group.origin and group.origin.row) or 0)
 
 
-def _with_room(groups: Sequence[Group], run: Run, most: int, room: int) -> list[Group]:
+def _with_room(groups: Sequence[Group], run: Run, most: int, room: int, option: str = "") -> list[Group]:
     """The first of them that leave the model room for a response."""
     from rlhf_plugins.data.batches.tokenized import prompts_with_room
     from rlhf_plugins.engine.weights.loading import load_row_encoder
 
-    return prompts_with_room(groups, load_row_encoder(run.base), room)[0][:most]
+    return prompts_with_room(groups, load_row_encoder(run.base), room, option)[0][:most]
 
 
 def _judged(task: Answers | Violations | RewardWins, groups: Sequence[Group], run: Run) -> list[Group]:
@@ -209,7 +209,7 @@ def _judged(task: Answers | Violations | RewardWins, groups: Sequence[Group], ru
 
     Where no row has the column that it reads, it says so itself.
     """
-    asked = _with_room(groups, run, task.rows, task.max_new_tokens)
+    asked = _with_room(groups, run, task.rows, task.max_new_tokens, "max_new_tokens")
     if task.reward.reads_columns() <= {name for group in asked for name in group.columns}:
         for group in asked:
             if not task.reward.can_score(group):

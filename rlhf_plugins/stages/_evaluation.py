@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SHOWN = 8  # prompts whose responses the report shows side by side
+ROOM = "max_new_tokens"  # the option for the tokens of a response
 OTHERS = 1_000_003  # added to the seed for best-of-n and the ceiling
 NOTHING = (
     "evaluate: there is nothing to judge by: no reward model of an earlier stage, no gold reward, and no held-out "
@@ -62,7 +63,7 @@ def askable(options: Evaluate, prompts: Sequence[Group], encoder: RowEncoder) ->
         DataError: none leaves room.
         RunError: fewer than two do.
     """
-    asked, left_out = prompts_with_room(prompts[: options.prompts], encoder, options.max_new_tokens)
+    asked, left_out = prompts_with_room(prompts[: options.prompts], encoder, options.max_new_tokens, ROOM)
     if len(asked) < 2:
         raise RunError("evaluate: fewer than two held-out prompts")
     return asked, left_out
@@ -93,7 +94,7 @@ class EvaluateRun:
         self.prompts = [group.prompt for group in self.asked]
         strange = run.data.prompts.get("out_of_distribution", ())[: options.prompts]
         scored = isinstance(self.judge, ScoreJudge)  # only such a judge needs nothing to compare with
-        self.strange, _ = prompts_with_room(strange if scored else (), self.encoder, options.max_new_tokens)
+        self.strange, _ = prompts_with_room(strange if scored else (), self.encoder, options.max_new_tokens, ROOM)
         self.answers = self.held_out_answers()
         self.pool_size = max(options.ceiling if self.judged_by_gold else 0, options.best_of if self.chooses else 0)
         self.tasks = Tasks(options.tasks, run)

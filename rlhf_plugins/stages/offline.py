@@ -83,7 +83,7 @@ class Offline(
         refuse_uninstalled(args)
         encoder = load_policy_encoder(run.base)
         rows = logged_rows(groups, self.dimension, encoder)
-        refuse_few_rows(args, "OfflineTrainer", len(rows.dataset))
+        refuse_few_rows(args, len(rows.dataset))
         return args, encoder, rows, self._held_out(args, run, encoder)
 
     def run(self, run: Run) -> StageResult:

@@ -250,12 +250,10 @@ class Online(
 
     def rehearse(self, run: Run) -> Kept:
         """See `Stage`."""
-        from rlhf_plugins.trainers.arguments import refuse_few_prompts
         from rlhf_plugins.trainers.watching.held_out import held_out
 
         def asked(prompts: Sequence[Group]) -> tuple[int, Mapping[str, int]]:
             found = self._inputs(run, prompts)
-            refuse_few_prompts(found.args, "OnlineTrainer", len(found.prompts))
             held_out(found.args, found.unseen, tuple)
             return len(found.prompts), found.left_out
 
@@ -263,15 +261,23 @@ class Online(
         return kept(run.data.prompts["train"], "prompts", asked)
 
     def _inputs(self, run: Run, train: Sequence[Group]) -> _Inputs:
-        """What is known before weights load. Raises DataError where no prompt is left."""
+        """What is known before weights load.
+
+        Raises:
+            DataError: no prompt is left.
+            RunError: fewer prompts are left than a rollout takes.
+        """
         from rlhf_plugins.data.batches.tokenized import prompts_with_room
         from rlhf_plugins.engine.weights.loading import load_policy_encoder
+        from rlhf_plugins.trainers.arguments import refuse_few_prompts
 
         encoder = load_policy_encoder(run.base)
         args = self._arguments(run, encoder.fit.most)
-        prompts, left_out = prompts_with_room(train, encoder, args.max_completion_length)
+        room, option = args.max_completion_length, "trainer.max_completion_length"
+        prompts, left_out = prompts_with_room(train, encoder, room, option)
+        refuse_few_prompts(args, len(prompts))
         asked = run.data.prompts.get("test", ())[: self.eval_prompts]
-        unseen, _ = prompts_with_room(asked, encoder, args.max_completion_length)
+        unseen, _ = prompts_with_room(asked, encoder, room, option)
         return _Inputs(args, encoder, prompts, unseen, left_out)
 
     def run(self, run: Run) -> StageResult:

@@ -147,7 +147,7 @@ class Preference(
         def learned(groups: Sequence[Group]) -> tuple[int, dict[str, int]]:
             found = self._rows(groups, encoder)
             left = len(with_room(found.dataset, args))
-            refuse_few_rows(args, "PreferenceTrainer", left)
+            refuse_few_rows(args, left)
             return left, {**found.left_out, FILLED: len(found.dataset) - left}
 
         with building(len(run.data.train)):

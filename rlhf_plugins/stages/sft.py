@@ -154,7 +154,7 @@ def _refuse(args: Any, train: Dataset) -> None:
     refuse_layout(args)
     refuse_weights(args, train)
     if not args.packing:
-        refuse_few_rows(args, "SFTTrainer", len(train))
+        refuse_few_rows(args, len(train))
     limit = args.max_length
     if limit is None or args.packing or args.truncation_mode != "keep_start":
         return

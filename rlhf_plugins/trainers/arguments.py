@@ -281,19 +281,19 @@ def check_rows(trainer: Any) -> None:
         return
     rows = len(trainer.train_dataset)
     if rows == 0 or len(trainer.get_train_dataloader()) == 0:
-        raise RunError(_too_few(trainer.args, type(trainer).__name__, rows))
+        raise RunError(_too_few(trainer.args, rows))
 
 
-def refuse_few_rows(args: Any, name: str, rows: int) -> None:
-    """Raises RunError where a trainer of this name, which drops a last batch that is not full, has no full one."""
+def refuse_few_rows(args: Any, rows: int) -> None:
+    """Raises RunError where the trainer of a stage, which drops a last batch that is not full, has no full one."""
     if args.dataloader_drop_last and rows < args.train_batch_size:
-        raise RunError(_too_few(args, name, rows))
+        raise RunError(_too_few(args, rows))
 
 
-def refuse_few_prompts(args: Any, name: str, prompts: int) -> None:
-    """Raises RunError where a trainer of this name has fewer prompts than a rollout takes."""
+def refuse_few_prompts(args: Any, prompts: int) -> None:
+    """Raises RunError where the trainer of a stage has fewer prompts than a rollout takes."""
     if prompts < args.generation_batch_size // args.num_generations:
-        raise RunError(_too_few(args, name, prompts))
+        raise RunError(_too_few(args, prompts))
 
 
 def train_in_float32(model: nn.Module) -> None:
@@ -306,9 +306,9 @@ def train_in_float32(model: nn.Module) -> None:
             weights.data = weights.data.float()
 
 
-def _too_few(args: Any, name: str, rows: int) -> str:
+def _too_few(args: Any, rows: int) -> str:
     if hasattr(args, "generation_batch_size"):
         prompts = args.generation_batch_size // args.num_generations
         sizes = "per_device_train_batch_size or steps_per_generation, or a larger num_generations"
-        return f"{name} has {rows} prompts, but a rollout takes {prompts}: try a smaller {sizes}"
-    return f"{name} has {rows} rows, too few for one batch: give more data, or change per_device_train_batch_size"
+        return f"there are {rows} prompts, but a rollout takes {prompts}: try a smaller {sizes}"
+    return f"there are {rows} rows, too few for one batch: give more data, or change per_device_train_batch_size"

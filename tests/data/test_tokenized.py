@@ -91,6 +91,22 @@ def test_prompts_leave_room_for_a_response(tmp_path: Path) -> None:
         prompts_with_room([Group("who")], encoder, 4)
 
 
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        (["who", "who is the"], "; write a smaller new: the shortest of them leaves 3, the longest 1"),  # 4 - 1, 4 - 3
+        (["who is", "the who"], "; write a smaller new: 2 fits all of them"),
+        (["who", "who is the who"], "; write a smaller new: the shortest of them leaves 3"),
+        (["who is the who"], ""),
+    ],
+)
+def test_what_leaves_no_room_for_any_prompt_names_the_option(tmp_path: Path, asked: list[str], fits: str) -> None:
+    encoder = load_row_encoder(tiny_base(tmp_path, max_position_embeddings=4))
+    with pytest.raises(DataError) as refused:
+        prompts_with_room([Group(each) for each in asked], encoder, 4, "new")
+    assert str(refused.value).partition(" takes")[2] == fits
+
+
 def test_a_token_beyond_the_embedding_is_named_before_training(tmp_path: Path) -> None:
     base = tiny_base(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(base.path)

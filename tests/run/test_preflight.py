@@ -73,11 +73,13 @@ KINDS: dict[str, tuple[Rows, str, dict[str, Any], dict[str, Any], dict[str, Any]
     "beyond the positions": (
         PAIRS, "preference", {}, {},
         {"stage": "online", "reward": "length", "trainer": {**ONLINE, "max_completion_length": 500}},
-        "stages.0", "10 x prompt that leaves no room for 500 tokens of the 256 that the model takes",
+        "stages.0", "10 x prompt that leaves no room for 500 tokens of the 256 that the model takes; write a smaller "
+        "trainer.max_completion_length: the shortest of them leaves 253, the longest 242",
     ),
     "an evaluation beyond the positions": (
         PAIRS, "preference", {}, {}, {"stage": "evaluate", "reward": "length", "max_new_tokens": 500},
-        "stages.0", "2 x prompt that leaves no room for 500 tokens of the 256 that the model takes",
+        "stages.0", "2 x prompt that leaves no room for 500 tokens of the 256 that the model takes; write a smaller "
+        "max_new_tokens: the shortest of them leaves ",
     ),
     "vLLM": (
         PAIRS, "preference", {}, {}, {"stage": "online", "reward": "length", "trainer": {**ONLINE, "use_vllm": True}},
@@ -107,7 +109,7 @@ KINDS: dict[str, tuple[Rows, str, dict[str, Any], dict[str, Any], dict[str, Any]
     "few prompts": (
         PAIRS, "preference", {}, {},
         {"stage": "online", "reward": "length", "trainer": {**ONLINE, "per_device_train_batch_size": 40}},
-        "stages.0", "OnlineTrainer has 10 prompts, but a rollout takes 20",
+        "stages.0", "there are 10 prompts, but a rollout takes 20",
     ),
     "a rating that no row has": (
         RATED, "ratings", {}, {}, {"stage": "reward_model", "loss": {"use": "regression", "dimension": "tone"}},

@@ -59,15 +59,15 @@ def measured(**task: Any) -> dict[str, Any]:
 KINDS: dict[str, tuple[Rows, str, dict[str, Any], str, str]] = {
     "pairs for less than a batch": (
         PAIRS, "preference", {"stage": "preference", "trainer": DROPS},
-        "stages.0", "PreferenceTrainer has 10 rows, too few for one batch",
+        "stages.0", "there are 10 rows, too few for one batch",
     ),
     "answers for less than a batch": (
         PAIRS, "preference", {"stage": "sft", "trainer": DROPS},
-        "stages.0", "SFTTrainer has 10 rows, too few for one batch",
+        "stages.0", "there are 10 rows, too few for one batch",
     ),
     "logged prompts for less than a batch": (
         RATED, "ratings", {"stage": "offline", "trainer": DROPS},
-        "stages.0", "OfflineTrainer has 10 rows, too few for one batch",
+        "stages.0", "there are 10 rows, too few for one batch",
     ),
     "rows without padding that are to be cut": (
         PAIRS, "preference", {"stage": "sft", "trainer": {"padding_free": True}},
@@ -107,7 +107,7 @@ KINDS: dict[str, tuple[Rows, str, dict[str, Any], str, str]] = {
     ),
     "no room for an answer to a task": (
         PAIRS, "preference", measured(use="answers", max_new_tokens=500),
-        "stages.0.tasks.0", "2 x prompt that leaves no room for 500 tokens",
+        "stages.0.tasks.0", "500 tokens of the 256 that the model takes; write a smaller max_new_tokens: 255 fits all",
     ),
 }  # fmt: skip
 

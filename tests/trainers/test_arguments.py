@@ -106,7 +106,7 @@ def test_no_prompt_with_room_for_a_response_is_named(bases: Bases, tmp_path: Pat
 
 
 def test_no_row_left_is_refused(bases: Bases, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="PreferenceTrainer has 0 rows, too few for one batch"):
+    with pytest.raises(RunError, match="there are 0 rows, too few for one batch"):
         trainer(bases(), tmp_path, max_length=1)
 
 

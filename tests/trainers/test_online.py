@@ -256,7 +256,7 @@ def test_a_bad_estimator_is_named(bases: Bases, tmp_path: Path, advantage: Any, 
         ({"num_generations": 5}, "OnlineConfig refuses these options: a rollout has"),
         (
             {"per_device_train_batch_size": 60},
-            "has 12 prompts, but a rollout takes 40: try a smaller",
+            "^there are 12 prompts, but a rollout takes 40: try a smaller",
         ),
     ],
 )

@@ -171,15 +171,23 @@ def _turns(
     return [*rows, {**row, "completion_mask": marks}] if any(marks) else rows
 
 
-def prompts_with_room(prompts: Iterable[Group], encoder: RowEncoder, room: int) -> tuple[list[Group], dict[str, int]]:
+def prompts_with_room(
+    prompts: Iterable[Group], encoder: RowEncoder, room: int, option: str = ""
+) -> tuple[list[Group], dict[str, int]]:
     """The prompts that leave the model `room` tokens for a response, and the number of the others by reason.
 
     They are sampled from as they are: none is cut.
 
+    Args:
+        prompts: the prompts.
+        encoder: the encoder of the model.
+        room: the tokens of a response.
+        option: the option that sets `room`, which the error names; empty where none does.
+
     Raises:
         DataError: none is left.
     """
-    left_out, kept = Counter[str](), []
+    left_out, kept, rooms = Counter[str](), list[Group](), list[int]()
     most, longest = encoder.fit.most, encoder.lengths.max_prompt_length
     for group in prompts:
         try:
@@ -194,11 +202,24 @@ def prompts_with_room(prompts: Iterable[Group], encoder: RowEncoder, room: int) 
         elif most is not None and tokens + room > most:
             whose = "that the model takes" if most == encoder.max_tokens else "of max_length"
             left_out[f"prompt that leaves no room for {room} tokens of the {most} {whose}"] += 1
+            rooms.append(most - tokens)
         else:
             kept.append(group)
     if left_out and not kept:
-        raise DataError("no prompt is left: " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items()))
+        reasons = ", ".join(f"{n} x {reason}" for reason, n in left_out.items())
+        raise DataError(f"no prompt is left: {reasons}{_smaller(option, rooms) if option else ''}")
     return kept, dict(left_out)
+
+
+def _smaller(option: str, rooms: list[int]) -> str:
+    """Words for the values of an option that fit prompts which leave a response so many tokens; empty if none fits."""
+    least, most = min(rooms, default=0), max(rooms, default=0)
+    if most < 1:
+        return ""
+    fits = f"{least} fits all of them" if least == most else f"the shortest of them leaves {most}"
+    if 0 < least < most:
+        fits += f", the longest {least}"
+    return f"; write a smaller {option}: {fits}"
 
 
 def _tokenized(rows: list[dict[str, Any]], left_out: Counter[str]) -> Tokenized:
