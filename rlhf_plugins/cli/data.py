@@ -264,18 +264,19 @@ def _margins(negative: Share) -> list[str]:
 def _overlaps(found: Audit) -> Iterator[str]:
     """What training and test groups share, and what to do; a stock refusal is another thing than a question."""
     if found.shared_prompts:
-        which = f"{len(found.shared_prompts)} prompts are in train and test ({_most(found.shared_prompts)})"
-        yield f"{which}: what is measured on them is no test, so leave them out of one of the two"
+        which = f"{len(found.shared_prompts)} prompts are in train and test: {_most(found.shared_prompts)}"
+        yield f"{which}; what is measured on them is no test, so leave them out of one of the two"
     if found.shared_responses:
         which = f"{found.known.count} of {found.known.of} test groups have a response that training has too"
         advice = "a stock answer of few groups does no harm; where many have one, accuracy is too high: leave these out"
-        yield f"{which} ({_most(found.shared_responses)}): {advice}"
+        yield f"{which}: {_most(found.shared_responses)}; {advice}"
 
 
 def _most(shared: Mapping[str, int]) -> str:
-    """The text that most groups have."""
+    """How many texts are shared, and the one that most groups have."""
     text, count = next(iter(shared.items()))
-    return f"in {count} groups {text[:60]!r}" + ", ..." * (len(shared) > 1)
+    most = f"{text[:60]!r}, in {count} groups of train and test together"
+    return most if len(shared) == 1 else f"{len(shared)} texts, most often {most}"
 
 
 @hookimpl

@@ -89,7 +89,14 @@ def test_check_warns_of_what_spoils_a_measurement(rlhf: Rlhf) -> None:
     assert "first response wins: 1.000 (n=2)\n" in out
     assert "warning: the same place wins every pair: is the label a constant?\n" in out
     assert "in train and test: 0 prompts, 1 responses\n" in out
-    assert "warning: 1 of 1 test groups have a response that training has too (in 2 groups 'x'): a stock answer" in out
+    said = "warning: 1 of 1 test groups have a response that training has too: {}; a stock answer"
+    assert said.format("'x', in 2 groups of train and test together") in out
+    write("a.jsonl", pair("p", "x", "a"), pair("q", "b", "x"), pair("r", "x", "w"))
+    write("test.jsonl", pair("s", "x", "w"), pair("t", "w", "d"))  # x has 3 + 1 groups, w 1 + 2
+    said = "warning: 2 of 2 test groups have a response that training has too: {}; a stock answer"
+    assert said.format("2 texts, most often 'x', in 4 groups of train and test together") in (
+        rlhf("data", "check", "a.jsonl", "test_source=test.jsonl").stdout
+    )
     write("b.jsonl", rows[0])
     assert "warning: no group is held out" in rlhf("data", "check", "b.jsonl").stdout
 
