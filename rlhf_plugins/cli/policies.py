@@ -94,9 +94,10 @@ def generate(
     done = generate_file(model, file, out, n, Decoding(max_new_tokens, seed=seed, **how))
     before = f", {done.before} of them answered before" if done.before else ""
     cut = f", {done.cut} responses cut at {max_new_tokens} tokens" if done.cut else ""
-    if done.note:
-        echo(done.note, err=True)
-    echo(f"{done.out}: {done.rows} prompts{before}{cut}")
+    blank = f", {done.blank} blank line{'s' * (done.blank > 1)} skipped" if done.blank else ""
+    for note in done.notes:
+        echo(note, err=True)
+    echo(f"{done.out}: {done.rows} prompts{before}{blank}{cut}")
 
 
 @hookimpl

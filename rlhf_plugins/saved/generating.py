@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.rows import Text
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.fields import text
+from rlhf_plugins.data.fields import content, text
 from rlhf_plugins.data.formats.shapes import opened, with_system_cells
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.errors import DataError, RunError
@@ -48,14 +48,16 @@ class Responses:
         rows: its prompts.
         before: those answered before.
         cut: responses cut in this call.
-        note: in which form prompts are given, where that is not the file's own or not the training's.
+        notes: how prompts are given, where that is not as the file has them, not as in training or easily mistaken.
+        blank: lines of a `.txt` file that were skipped.
     """
 
     out: Path
     rows: int
     before: int
     cut: int
-    note: str = ""
+    notes: tuple[str, ...] = ()
+    blank: int = 0
 
 
 def generate_file(model: str | Path, source: str, out: Path | None, n: int, decoding: Decoding) -> Responses:
@@ -84,7 +86,7 @@ def generate_file(model: str | Path, source: str, out: Path | None, n: int, deco
         raise RunError(f"the {n} responses to a prompt are equal at temperature 0: ask for one, or sample")
     found = made(str(model), "policies")
     prompted = _prompted(found)
-    asked = list(_asked(source, prompted))
+    asked, blank = _asked(source, prompted)
     out = place(source, out, ".responses.jsonl", "the file of prompts")
     note = {
         "model": _identity(found),
@@ -99,7 +101,7 @@ def generate_file(model: str | Path, source: str, out: Path | None, n: int, deco
         policy = found.policy()
         _check_room(source, policy, asked, decoding.max_new_tokens)
         cut = _answer(file, before, asked, policy, (n, decoding))
-    return Responses(out, len(asked), before, cut, _note(source, asked, prompted))
+    return Responses(out, len(asked), before, cut, tuple(_notes(source, asked, prompted)), blank)
 
 
 def _prompted(found: Made) -> Prompted:
@@ -113,15 +115,23 @@ def _prompted(found: Made) -> Prompted:
         return noted
 
 
-def _note(source: str, asked: Sequence[Asked], prompted: Prompted) -> str:
+def _notes(source: str, asked: Sequence[Asked], prompted: Prompted) -> Iterator[str]:
     from rlhf_plugins.engine.prompt_form import form_of
 
     forms = {form_of(one.prompt) for one in asked}
     if prompted.forms and forms.isdisjoint(prompted.forms):
-        return f"{source}: its prompts are {' and '.join(forms)}, and the policy was trained on {prompted.forms[0]}"
-    if Path(source).suffix == PLAIN and "messages" in forms:
-        return f"{source}: each line is a message for the chat template, as in the policy's training"
-    return ""
+        yield f"{source}: its prompts are {' and '.join(forms)}, and the policy was trained on {prompted.forms[0]}"
+    if Path(source).suffix != PLAIN:
+        return
+    if "messages" in forms:
+        yield f"{source}: each line is a message for the chat template, as in the policy's training"
+    elif prompted.ending:
+        added = f"ends with {prompted.ending!r} as in training, which is added where it is missing"
+        yield f"{source}: each line is a prompt that {added}"
+    if escaped := [one.where for one in asked if "\\n" in content(one.prompt)]:
+        more = f" and {len(escaped) - 1} more" if len(escaped) > 1 else ""
+        taken = "\\n is a backslash and an n there; a prompt with line breaks needs a file of JSON lines"
+        yield f"{escaped[0]}{more}: {taken}"
 
 
 def _answer(file: GrowingFile, before: int, asked: Sequence[Asked], policy: Handle, how: tuple[int, Decoding]) -> int:
@@ -179,37 +189,40 @@ def _check_room(source: str, policy: Handle, asked: Sequence[Asked], wanted: int
 
 
 # ---- rows ------------------------------------------------------------------------------------------------
-def _asked(source: str, prompted: Prompted) -> Iterator[Asked]:
+def _asked(source: str, prompted: Prompted) -> tuple[list[Asked], int]:
+    """The rows, and the number of blank lines that were skipped."""
     if Path(source).suffix == PLAIN:
-        yield from _plain(Path(source), prompted)
-        return
+        return _plain(Path(source), prompted)
     dropped, found = Dropped(gathers=True), list[Asked]()
     rows = list(read_rows(source, dropped=dropped))
     if rows and "prompt" not in rows[0][1]:
-        yield from _of_format(source)
-        return
+        return list(_of_format(source)), 0
     for (where, written), (_, fields) in zip(rows, with_system_cells(rows), strict=True):
         with dropped.row(where):
             found.append(_with_prompt(where, written, fields))
     dropped.refuse(source)
-    yield from found
+    return found, 0
 
 
-def _plain(path: Path, prompted: Prompted) -> Iterator[Asked]:
+def _plain(path: Path, prompted: Prompted) -> tuple[list[Asked], int]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other marks, such as U+2028, are in a line
+        written = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    asked = [(f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
+    lines = written.removesuffix("\n").split("\n")  # other marks, such as U+2028, are in a line
+    asked = [_of_line(f"{path}:{number}", line, prompted) for number, line in enumerate(lines, start=1) if line.strip()]
     if not asked:
         raise DataError(f"{path}: holds no prompt")
-    for where, line in asked:
-        prompt: Text = line.removesuffix(prompted.ending) + prompted.ending
-        if prompted.forms == ("messages",):
-            prompt = [{"role": "user", "content": line}]
-        yield Asked(where, as_json(where, {"prompt": prompt}), prompt, prompt)
+    return asked, len(lines) - len(asked)
+
+
+def _of_line(where: str, line: str, prompted: Prompted) -> Asked:
+    prompt: Text = line.removesuffix(prompted.ending) + prompted.ending
+    if prompted.forms == ("messages",):
+        prompt = [{"role": "user", "content": line}]
+    return Asked(where, as_json(where, {"prompt": prompt}), prompt, prompt)
 
 
 def _with_prompt(where: str, written: Mapping[str, Any], fields: Mapping[str, Any]) -> Asked:

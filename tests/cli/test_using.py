@@ -27,14 +27,15 @@ def run(source: Path, tmp_path: Path) -> Path:
 
 
 def test_responses_are_written_and_scored(rlhf: Rlhf, run: Path) -> None:
-    Path("p.txt").write_text("how \nwhy \n")
+    Path("p.txt").write_text("how \n\nwhy \n")
     words = ("--n", "2", "--max-new-tokens", "3", "--out", "r.jsonl")
     done = rlhf("generate", "run#sft", "p.txt", *words)
-    assert done.stdout.startswith("r.jsonl: 2 prompts")
+    assert done.stdout.startswith("r.jsonl: 2 prompts, 1 blank line skipped")
     assert rlhf("score", "run#judge", "r.jsonl").stdout == "r.jsonl.scored.jsonl: 2 rows\n"
     (row, _) = map(json.loads, Path("r.jsonl.scored.jsonl").read_text().splitlines())
     assert (len(row["responses"]), len(row["rewards"])) == (2, 2)
-    assert rlhf("generate", "run#sft", "p.txt", *words).stdout == "r.jsonl: 2 prompts, 2 of them answered before\n"
+    said = "r.jsonl: 2 prompts, 2 of them answered before, 1 blank line skipped\n"
+    assert rlhf("generate", "run#sft", "p.txt", *words).stdout == said
 
 
 def test_options_of_sampling_reach_the_policy(rlhf: Rlhf, run: Path) -> None:

@@ -102,10 +102,22 @@ def test_a_line_ends_at_a_line_break_alone(run: RunFolder, written: Callable[...
     assert [row["prompt"] for row in asked] == ["how\u2028is", "why\x85is"]
 
 
+def test_lines_are_literal_and_blank_ones_counted(run: RunFolder, written: Callable[..., str]) -> None:
+    lines = written("\nhow\\nis\n \nwhy \nwhy\\n\n", "p.txt")
+    done = generate_file(run.path, lines, None, 1, SAMPLED)
+    assert [row["prompt"] for row in rows_of(done.out)] == ["how\\nis", "why ", "why\\n"]
+    (note,) = done.notes
+    assert note.startswith("p.txt:2 and 1 more: \\n is a backslash and an n there; ")
+    assert (done.rows, done.blank) == (3, 2)
+
+
 ASKED = [{"role": "user", "content": "how "}]
 
 
-@pytest.mark.parametrize(("trained", "prompt", "said"), [(ASKED, ASKED, "a message for the"), ("why\n", "how \n", "")])
+@pytest.mark.parametrize(
+    ("trained", "prompt", "said"),
+    [(ASKED, ASKED, "a message for the"), ("why\n", "how \n", r"ends with '\n' as in training")],
+)
 def test_lines_are_given_as_in_training(
     trained: Any, prompt: Any, said: str, run: RunFolder, written: Callable[..., str]
 ) -> None:
@@ -116,8 +128,8 @@ def test_lines_are_given_as_in_training(
     finally:
         (run.path / "02-dpo/model/prompts.json").unlink()
     assert [rows_of(one.out)[0]["prompt"] for one in done] == [prompt] * 2
-    assert all(said in one.note for one in done)
-    assert "and the policy was trained on" in rows.note
+    assert all(len(one.notes) == 1 and said in one.notes[0] for one in done)
+    assert "and the policy was trained on" in rows.notes[0]
 
 
 def test_an_interrupted_file_becomes_the_uninterrupted_one(
