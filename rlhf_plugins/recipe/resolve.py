@@ -6,11 +6,14 @@ A resolved block spells out every option and is a fixed point: resolving it agai
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.on_disk import OnDisk
@@ -19,7 +22,7 @@ from rlhf_plugins.errors import nearest
 from rlhf_plugins.recipe import members, misplaced, option_hints, trainer
 from rlhf_plugins.recipe.options import NONE, Option, options, plain, validated
 from rlhf_plugins.recipe.paths import located
-from rlhf_plugins.recipe.source import Keys, Source
+from rlhf_plugins.recipe.source import Keys, Source, dotted
 from rlhf_plugins.recipe.unsupported_options import check_trackers
 from rlhf_plugins.registry.registry import Registry
 
@@ -170,7 +173,9 @@ class Resolver:
             value = {name: each.of(value) for name, each in options(option.block).items()}
         if not isinstance(value, dict):
             none = f" or `{NONE}`" if option.optional else ""
-            return self.problem(keys, f"should be a mapping of options{none}, got {_got(value)}")
+            typed = self.source is not None and self.source.place(keys).typed
+            form = _form(option.block, value, dotted(keys) if typed else "")
+            return self.problem(keys, f"should be a mapping of options{none}, got {_got(value)}{form}")
         return self.block(option.block, value, keys)
 
     def config(self, config: str, value: Any, keys: Keys, reserved: Mapping[str, str]) -> dict[str, Any] | None:
@@ -190,6 +195,26 @@ class Resolver:
         """Records a fault, and returns a placeholder for the value."""
         self.problems.append((keys, message))
         return None
+
+
+def _form(block: type, value: Any, path: str) -> str:
+    """How to write the first option of a block in whose place the value is: with it if it fits, else by default.
+
+    Args:
+        block: the class of the block; where its first option has no default, a value that does not fit gets no words.
+        value: what is in its place.
+        path: the block on the command line; empty in a file.
+    """
+    first, how = next(iter(options(block).values())), "write"
+    try:
+        block(**{first.field: validated(first.annotation, value)})
+    except (TypeError, ValueError):
+        if first.required:
+            return ""
+        value, how = first.default, "write for example"
+    if path:
+        return f"; {how} {path}.{first.name}={shlex.quote(str(value))}"
+    return f"; {how} {yaml.safe_dump({first.name: value}, default_flow_style=True, width=1000).strip()}"
 
 
 def _of_others(name: str, cls: type) -> str:

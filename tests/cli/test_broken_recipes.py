@@ -48,7 +48,11 @@ BROKEN = {
     "a misspelt key": (f"{TOP}{STAGES}output_dri: x\n", "6: output_dri: unknown option (did you mean output_dir?"),
     "a list for a mapping": (
         f"{TOP}{STAGES}adapter: [16]\n",
-        "6: adapter: should be a mapping of options or `none`, got a list",
+        "6: adapter: should be a mapping of options or `none`, got a list; write for example {r: 16}",
+    ),
+    "text for a mapping": (
+        f"{TOP}{STAGES}checkpoint: 10 steps\n",
+        "6: checkpoint: should be a mapping of options or `none`, got text; write {every: 10 steps}",
     ),
     "a misspelt adapter option": (
         f"{TOP}{STAGES}adapter: {{lora_alfa: 1}}\n",

@@ -46,6 +46,7 @@ def test_later_overrides_win(checked: Checked) -> None:
     assert checked(TEXT, "seed=1", "seed=2")["seed"] == 2
 
 
+MAPPING = "should be a mapping of options or `none`"
 BAD = [
     ("seed", "seed: an override is written key=value"),
     ("=3", ": an override is written key=value"),
@@ -60,6 +61,10 @@ BAD = [
     ("stages.first.trainer.max_step=1", "stages.0.trainer.max_step: unknown option of trl.RewardConfig"),
     ("stages.0.loss.steps.one=1", "stages.0.loss.steps: should be a valid tuple"),
     ("stages.make.flagg=1", "stages.1.flagg: unknown option"),
+    ("adapter=4", f"adapter: {MAPPING}, got 4; write adapter.r=4"),
+    ("adapter=qlora", f"adapter: {MAPPING}, got text; write for example adapter.r=16"),
+    ("checkpoint=1 steps", f"checkpoint: {MAPPING}, got text; write checkpoint.every='1 steps'"),
+    ("checkpoint=often", f"checkpoint: {MAPPING}, got text; write for example checkpoint.every='5 min'"),
     ("adapter.rr=1", "adapter.rr: unknown option"),
     ("base=You are #1", "base: YAML reads '#1' as a comment: write the whole value in quotes"),
     ("base=#1", "base: YAML reads '#1' as a comment"),
