@@ -204,7 +204,7 @@ class Python(OfSamples, Reward):
 
     def more(self, samples: Samples) -> dict[str, Any]:
         """`log_metric` and `log_extra`."""
-        return logs_of(samples)
+        return logs_of(samples, self.path)
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError when there is no such function, or its module cannot be imported, as do its errors."""

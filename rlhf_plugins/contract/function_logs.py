@@ -22,6 +22,7 @@ class Heard:
     """What was logged while somebody listened."""
 
     metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    functions: dict[str, str] = field(default_factory=dict)  # the first that logged each number
     _extra: dict[tuple[str, str], dict[str, Any]] = field(default_factory=lambda: defaultdict(dict))
 
     def means(self) -> dict[str, float]:
@@ -52,9 +53,14 @@ def listening() -> Iterator[Heard]:
         _LISTENERS.reset(token)
 
 
-def logs_of(samples: Samples) -> dict[str, Any]:
+def logs_of(samples: Samples, function: str = "") -> dict[str, Any]:
     """`log_metric` and `log_extra` for a function that is called with these samples; where nobody listens nothing
-    becomes of what it logs."""
+    becomes of what it logs.
+
+    Args:
+        samples: the samples.
+        function: the function's file and name, for messages.
+    """
     heard = _LISTENERS.get() or Heard()
 
     def log_metric(name: str, value: float) -> None:
@@ -64,6 +70,7 @@ def logs_of(samples: Samples) -> dict[str, Any]:
             raise ValueError(f"log_metric: the name {name!r} is no text of printable characters")
         if number is None or isinf(number):
             raise ValueError(f"log_metric: {name!r} is {value!r:.60}, not a finite number, or NaN where it has none")
+        heard.functions.setdefault(name, function)
         heard.metrics[name] += [] if isnan(number) else [number]
 
     def log_extra(column: str, values: Sequence[Any]) -> None:

@@ -139,8 +139,8 @@ def test_a_part_may_choose_the_best_weights(bases: Bases, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("taken", "log_metric: the training logs a number 'reward' itself: give yours another name"),
-        ("late", "log_metric: the training logs a number 'grad_norm' itself"),
+        ("taken", r"^\S+r\.py:taken: log_metric: the training logs a number 'reward' itself: give yours another name"),
+        ("late", r"^\S+r\.py:late: log_metric: the training logs a number 'grad_norm' itself"),
         ("short", r"r\.py:short failed in line 29: ValueError: log_extra: 'said' has 1 value for 6 responses"),
         (
             "nameless",
@@ -151,6 +151,14 @@ def test_a_part_may_choose_the_best_weights(bases: Bases, tmp_path: Path) -> Non
 def test_what_cannot_be_logged_ends_the_training(bases: Bases, tmp_path: Path, function: str, message: str) -> None:
     with pytest.raises(RunError, match=message):
         stage(bases, tmp_path, python(tmp_path, function))
+
+
+def test_of_several_functions_the_one_that_logged_a_number_of_the_training_is_named(
+    bases: Bases, tmp_path: Path
+) -> None:
+    parts = [python(tmp_path, name) for name in ("graded", "taken", "calm")]
+    with pytest.raises(RunError, match=r"r\.py:taken: log_metric: the training logs a number 'reward' itself"):
+        stage(bases, tmp_path, {"use": "weighted", "parts": parts})
 
 
 def graded(completions: list[Any], log_metric: Any = None, **_: Any) -> list[Any]:

@@ -81,7 +81,7 @@ def parts_of(function: Any) -> Iterable[tuple[str, list[float]]]:
 class HearsFunctions:
     """An OnlineTrainer whose reward functions may log numbers; a class's first base."""
 
-    _of_functions: set[str]  # names of numbers that reward functions logged so far
+    _of_functions: dict[str, str]  # numbers that reward functions logged so far, and the function of each
     _heard: Heard  # of the rollout that is made
 
     def _take_dicts(self: Any) -> None:
@@ -110,13 +110,14 @@ class HearsFunctions:
         pending = {name: sum(values) / len(values) for name, values in self._pending_metrics.items()}
         self._pending_metrics.clear()
         found = processes.from_main({**self._heard.means(), **pending})
-        refuse_taken(found.keys() & (self._metrics["train"].keys() - self._of_functions))
-        self._of_functions |= found.keys()
+        functions = {name: self._heard.functions.get(name, "") for name in found}
+        refuse_taken(found.keys() & (self._metrics["train"].keys() - self._of_functions.keys()), functions)
+        self._of_functions = {**functions, **self._of_functions}
         for name, value in found.items():
             self._metrics["train"][name].append(value)
 
     def _note(self: Any, **numbers: float) -> None:
-        refuse_taken(numbers.keys() & self._of_functions)
+        refuse_taken(numbers.keys() & self._of_functions.keys(), self._of_functions)
         for name, value in numbers.items():
             self._metrics["train"][name].append(float(value))
 
@@ -129,11 +130,18 @@ class HearsFunctions:
 
     def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs. Raises RunError where a reward function logged a number of the same name."""
-        refuse_taken(logs.keys() & self._of_functions)
+        refuse_taken(logs.keys() & self._of_functions.keys(), self._of_functions)
         super().log(logs, start_time)  # type: ignore[misc]
 
 
-def refuse_taken(taken: Collection[str]) -> None:
-    """Raises RunError for the first of the names that a reward function and the training gave to numbers."""
+def refuse_taken(taken: Collection[str], functions: Mapping[str, str]) -> None:
+    """Raises RunError for the first of the names that a reward function and the training gave to numbers.
+
+    Args:
+        taken: these names.
+        functions: the file and name of the function that logged each; empty where nobody knows.
+    """
     if taken:
-        raise RunError(f"log_metric: the training logs a number {min(taken)!r} itself: give yours another name")
+        name = min(taken)
+        who = f"{functions[name]}: " if functions.get(name) else ""
+        raise RunError(f"{who}log_metric: the training logs a number {name!r} itself: give yours another name")

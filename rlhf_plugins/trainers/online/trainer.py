@@ -96,7 +96,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, HearsFunctions, SharesBatches, 
             theirs["reward_funcs"] = asked
         self._prompt_ids: list[list[int]] = []  # prompts of the last generation
         self.sampler_log_probs: list[Sequence[float | None]] = []  # of a rollout's responses under their sampler
-        self._of_functions = set()
+        self._of_functions = {}
         super().__init__(**theirs)
         if asked is None:
             self._take_dicts()

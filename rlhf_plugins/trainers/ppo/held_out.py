@@ -50,7 +50,7 @@ class HeldOut:
             kl = _kl(talks.samples, self._models) if self._objective.kl and own else {}
             found = {**_scored(talks, self._objective, self.gold, alone), **kl, **self.task_shares()}
             logged = processes.from_main(heard.means())
-            refuse_taken(logged.keys() & found.keys())
+            refuse_taken(logged.keys() & found.keys(), heard.functions)
             named = {f"{metric_key_prefix}_{name}": value for name, value in {**found, **logged}.items()}
             self.log(named)  # TRL logs the training's numbers apart
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
