@@ -22,6 +22,7 @@ from rlhf_plugins import (
     component,
 )
 from rlhf_plugins.trainers.given_rows import Rows
+from rlhf_plugins.trainers.online.engine_or_trl import read_by
 
 ROW = {"prompt": "how ", "chosen": "ant", "rejected": "gas"}
 KINDS = {RewardTrainer: RewardConfig, PreferenceTrainer: DPOConfig, OnlineTrainer: GRPOConfig}
@@ -112,10 +113,119 @@ def test_only_rows_that_are_left_count() -> None:
 
 
 def test_a_stream_is_refused_at_its_row() -> None:
-    stream = IterableDataset.from_generator(lambda: iter(rows_with("margin", nan)))
-    found = iter(Rows(numbers=("margin",)).checked({"train_dataset": stream})["train_dataset"])
+    given = stream(*rows_with("margin", nan))
+    found = iter(Rows(numbers=("margin",)).checked({"train_dataset": given})["train_dataset"])
     assert [next(found)["chosen"], next(found)["chosen"]] == ["ant", "ant"]
     with pytest.raises(DataError, match="train_dataset, row 2: the column 'margin' is nan"):
         next(found)
     with pytest.raises(DataError, match="train_dataset has no rows"):
-        Rows().checked({"train_dataset": IterableDataset.from_generator(lambda: iter(()))})
+        Rows().checked({"train_dataset": stream()})
+
+
+def stream(*rows: dict[str, Any]) -> IterableDataset:
+    return IterableDataset.from_generator(lambda: iter(rows))
+
+
+def without(column: str, **more: Any) -> dict[str, Any]:
+    return {name: value for name, value in {**ROW, **more}.items() if name != column}
+
+
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [
+        (RewardTrainer, "chosen"),
+        (RewardTrainer, "rejected"),
+        (PreferenceTrainer, "chosen"),
+        (PreferenceTrainer, "rejected"),
+        (OnlineTrainer, "prompt"),
+    ],
+)
+def test_a_missing_column(kind: Any, column: str, tmp_path: Path) -> None:
+    row = without(column, **{f"{column}s": "x"})
+    words = rf" has no column '{column}' \(did you mean {column}s\? known: {', '.join(sorted(row))}\)$"
+    with pytest.raises(DataError, match="^train_dataset" + words):
+        make(kind, tmp_path, [row])
+    with pytest.raises(DataError, match="^eval_dataset" + words):
+        make(kind, tmp_path, [ROW], Dataset.from_list([row]))
+    with pytest.raises(DataError, match="^eval_dataset 'b'" + words):
+        make(kind, tmp_path, [ROW], {"a": Dataset.from_list([ROW]), "b": Dataset.from_list([row])})
+    with pytest.raises(DataError, match="^train_dataset, row 0" + words):
+        make(kind, tmp_path, stream(row))
+
+
+def test_a_column_that_a_later_row_of_a_stream_lacks() -> None:
+    found = Rows(needs=(("chosen", "rejected"),)).checked({"train_dataset": stream(ROW, without("rejected"))})
+    with pytest.raises(DataError, match=r"^train_dataset, row 1 has no column 'rejected' \(known: chosen, prompt\)$"):
+        list(found["train_dataset"])
+
+
+def test_a_missing_column_of_tokens(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^train_dataset has no column 'rejected_ids' .*known: chosen_ids, prompt_ids"):
+        make(PreferenceTrainer, tmp_path, [{"prompt_ids": [1], "chosen_ids": [2]}])
+    with pytest.raises(DataError, match=r"^train_dataset has no column 'chosen' \(known: question\)$"):
+        make(RewardTrainer, tmp_path, [{"question": "x"}])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ("ant", "gas"),
+        (" ant", " gas"),  # TRL gives a space to the responses
+        ("gas ", "ant"),  # TRL's prompt is all of chosen but its end
+        ("", "gas"),
+        ([{"role": "assistant", "content": "ant"}], [{"role": "assistant", "content": "gas"}]),
+    ],
+)
+def test_no_implicit_prompt(chosen: Any, rejected: Any, tmp_path: Path) -> None:
+    pair = {"chosen": chosen, "rejected": rejected, "promt": "how"}
+    words = r" has no column 'prompt' \(did you mean promt\? known: chosen, promt, rejected\), and in every row chosen"
+    with pytest.raises(DataError, match=f"^train_dataset{words} and rejected share no beginning"):
+        make(PreferenceTrainer, tmp_path, [pair, pair])
+    with pytest.raises(DataError, match=f"^eval_dataset 'b'{words}"):
+        make(PreferenceTrainer, tmp_path, [ROW], {"b": Dataset.from_list([pair])})
+
+
+def test_some_pairs_without_an_implicit_prompt_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bare, whole = without("prompt"), {"chosen": "how ant", "rejected": "how gas"}
+    with pytest.raises(OSError, match="connect to"):
+        make(PreferenceTrainer, tmp_path, [whole, bare, bare], {"b": stream(bare, whole), "c": stream(whole, bare)})
+    noted = [one.getMessage() for one in caplog.records if "share no beginning" in one.getMessage()]
+    assert [one.split(": ")[0] for one in noted] == [
+        "train_dataset, 2 of 3 rows, the first of which is row 1",
+        "eval_dataset 'b', row 0",
+    ]
+
+
+IDS = {"chosen_ids": [3, 4], "rejected_ids": [3, 5]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        (RewardTrainer, without("prompt")),
+        (RewardTrainer, IDS),
+        (RewardTrainer, {"chosen_input_ids": [3, 4], "rejected_input_ids": [3, 5]}),
+        (PreferenceTrainer, {"prompt_ids": [1, 2], **IDS}),
+        (PreferenceTrainer, {"chosen": "how ant", "rejected": "how gas"}),
+        (PreferenceTrainer, {"chosen": "你好", "rejected": "你们"}),
+        (PreferenceTrainer, {"prompt": "", "chosen": "ant", "rejected": "gas"}),
+        (OnlineTrainer, {"prompt": "how ", "answer": 3}),
+    ],
+)
+def test_rows_that_trl_takes_are_taken(kind: Any, row: dict[str, Any], tmp_path: Path) -> None:
+    for rows in ([row], stream(row)):
+        with pytest.raises(OSError, match="connect to"):  # the rows are accepted, and the model is loaded
+            make(kind, tmp_path, rows, {"held_out": Dataset.from_list([row])})
+
+
+def test_columns_that_a_transform_makes(tmp_path: Path) -> None:
+    made = Dataset.from_list([{"number": 1}]).with_transform(lambda rows: {n: [v] for n, v in ROW.items()})
+    for kind in KINDS:
+        with pytest.raises(OSError, match="connect to"):
+            make(kind, tmp_path, made)
+
+
+def test_an_environment_of_trl_gives_prompts_itself(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no column 'prompt'"):
+        make(OnlineTrainer, tmp_path, [{"environment": "a"}])
+    assert read_by({"environment_factory": dict}).checked({"train_dataset": Dataset.from_list([{"environment": "a"}])})

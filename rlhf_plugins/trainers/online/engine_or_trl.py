@@ -15,6 +15,7 @@ from rlhf_plugins.data.batches.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import acting, unusual_adapter, unusual_launch
 from rlhf_plugins.trainers.constructor import refuse_others
+from rlhf_plugins.trainers.given_rows import Rows
 from rlhf_plugins.trainers.ppo import sampling
 from rlhf_plugins.trainers.ppo.dropout import dropout, random_router
 from rlhf_plugins.trainers.ppo.importance import Correction
@@ -97,6 +98,23 @@ class OnlineOptions:
         """The arguments that were given and have no meaning without the engine."""
         given = {f.name for f in fields(self) if getattr(self, f.name) is not f.default}
         return sorted(given - {"tokens_per_batch"})
+
+
+def read_by(given: Mapping[str, Any]) -> Rows:
+    """What a training reads of its rows; an environment of TRL's gives prompts itself."""
+    return Rows(("prompt",), needs=() if given.get("environment_factory") else (("prompt",),))
+
+
+def checked(own: OnlineOptions, given: Mapping[str, Any]) -> dict[str, Any]:
+    """GRPOTrainer's arguments, whose streamed data sets are checked as they are read.
+
+    Raises:
+        DataError: see `Rows.checked`.
+        RunError: see `check`.
+    """
+    found = read_by(given).checked(given)
+    check(own, found)
+    return found
 
 
 def check(own: OnlineOptions, given: Mapping[str, Any]) -> None:

@@ -34,8 +34,7 @@ from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.trainers.arguments import prepare
 from rlhf_plugins.trainers.constructor import joint_signature, split_arguments
-from rlhf_plugins.trainers.given_rows import Rows
-from rlhf_plugins.trainers.online.engine_or_trl import OnlineOptions, check, ends_asked, objective_of, obstacle_of
+from rlhf_plugins.trainers.online.engine_or_trl import OnlineOptions, checked, ends_asked, objective_of, obstacle_of
 from rlhf_plugins.trainers.online.learning import LearnsInParts, recovering
 from rlhf_plugins.trainers.online.metrics import Updates, note_completions, of_conversations, spread, spread_of_parts
 from rlhf_plugins.trainers.online.reward_functions import HearsFunctions
@@ -89,7 +88,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, HearsFunctions, SharesBatches, 
 
     def __init__(self, *given: Any, **named: Any) -> None:
         theirs, own = split_arguments(trl.GRPOTrainer, OnlineOptions, given, named)
-        check(own, theirs := Rows(("prompt",)).checked(theirs))
+        theirs = checked(own, theirs)
         asked = None
         if own.reward is not None:
             asked = ForTRL(handle_of(own.reward), name_of(own.reward), lambda: self._prompt_ids)

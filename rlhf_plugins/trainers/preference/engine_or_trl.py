@@ -42,7 +42,9 @@ class PreferenceOptions:
 
 def read_by(own: PreferenceOptions) -> Rows:
     """What a training with these options reads of its rows."""
-    return Rows(numbers=OF_PAIRS if own.loss is not None else (), features=REFERENCE)
+    needs = (("chosen", "rejected"), ("prompt_ids", "chosen_ids", "rejected_ids"))
+    numbers = OF_PAIRS if own.loss is not None else ()
+    return Rows(numbers=numbers, features=REFERENCE, needs=needs, implicit=True)
 
 
 def check(own: PreferenceOptions, given: Mapping[str, Any]) -> None:

@@ -35,7 +35,9 @@ def read_by(own: RewardOptions, model: Any) -> Rows:
     """What a training with these options reads of its rows."""
     ours = ("weight", "probability") if own.loss is not None else ()
     difficulty = ("difficulty",) if own.sampler is not None else ()
-    return Rows(numbers=("margin", *ours, *difficulty), features=columns_read(own.loss, own.head, model))
+    pairs = [(f"chosen{end}", f"rejected{end}") for end in ("", "_ids", "_input_ids")]
+    features = columns_read(own.loss, own.head, model)
+    return Rows(numbers=("margin", *ours, *difficulty), features=features, needs=(*pairs, ("branch_ids",)))
 
 
 def refuse_at_odds(theirs: Mapping[str, Any], own: RewardOptions) -> None:
