@@ -89,6 +89,7 @@ class Known:
         held_out: prompts of each kind that are held out; None is unknown.
         prompts: about how many prompts there are to sample from while it trains; None is unknown.
         below: the path or name of the model that the base was trained from, where the base is a policy; else empty.
+        positions: tokens that the base takes; None is unknown.
     """
 
     rows: int | None = None
@@ -98,6 +99,7 @@ class Known:
     held_out: tuple[int, ...] | None = None
     prompts: int | None = None
     below: str = ""
+    positions: int | None = None
 
 
 @dataclass(frozen=True)

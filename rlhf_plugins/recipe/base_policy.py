@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
 from rlhf_plugins.data.file_names import ADAPTER, POLICY
@@ -46,12 +47,26 @@ def no_model(path: str, start: Path = Path()) -> str:  # noqa: B008 (the working
     return f"there is no folder {path!r} (did you mean {near[0]}?); a model on the hub is written `owner/model`"
 
 
-def _two_parts(config: Path) -> str:
-    """Why a model is none of these here, by its configuration; one that cannot be read is opened later, and says so."""
+def positions(path: str) -> int | None:
+    """The most tokens that a model in a folder takes; None where its configuration does not say, or is on the hub."""
+    found = _configuration(Path(path, "config.json"))
+    text = found.get("text_config", found)
+    most = text.get("max_position_embeddings") if isinstance(text, dict) else None
+    return most if isinstance(most, int) else None
+
+
+def _configuration(config: Path) -> dict[str, Any]:
+    """A model's configuration; empty for one that cannot be read, which is opened later, and says so."""
     try:
-        both = json.loads(config.read_text(encoding="utf-8")).get("is_encoder_decoder", False)
-    except (OSError, ValueError, AttributeError):
-        return ""
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _two_parts(config: Path) -> str:
+    """Why a model is none of these here, by its configuration."""
+    both = _configuration(config).get("is_encoder_decoder", False)
     return (
         f"{str(config.parent)!r} is an encoder-decoder, such as T5; a base is a decoder or an encoder" if both else ""
     )

@@ -32,6 +32,7 @@ def courses(
 
     found = base_policy.below(Weights(base_policy.NAME, assembled.base, assembled.adapter))
     more: dict[str, Any] = {"source": assembled.data, "kept": kept or {}, "below": found.base.path if found else ""}
+    more["positions"] = base_policy.positions(assembled.base.path)
     return of_stages(assembled.stages, assembled.base.lengths.max_length, data, **more)
 
 
@@ -42,6 +43,7 @@ def of_stages(
     source: DataFormat | None = None,
     kept: Mapping[str, Kept] = NOTHING,
     below: str = "",
+    positions: int | None = None,
 ) -> dict[str, Course | None]:
     """How long each stage is, by name. It takes the arguments of `courses`, and the format of rows not yet loaded."""
     formats: dict[int, DataFormat | None] = {}
@@ -61,7 +63,7 @@ def of_stages(
         asked = (len(loaded.prompts.get("train", ())) or None) if loaded else None
         if (taken := kept.get(stage.name)) is not None:
             count = asked = taken.of(count if taken.rows is None else taken.rows)
-        known = Known(count, max_length, policies, rewards, kinds if loaded else None, asked, below)
+        known = Known(count, max_length, policies, rewards, kinds if loaded else None, asked, below, positions)
         found[stage.name] = _saying(stage.course(known), taken)
         below = "" if "base" in stage.makes else below
         policies, rewards = policies + ("policy" in stage.makes), rewards or "reward" in stage.makes

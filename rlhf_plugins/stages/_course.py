@@ -28,8 +28,7 @@ def of_rows(stage: Training, known: Known, unit: str, responses: int | None) -> 
     if steps is None:
         return Course(None, None, f"{_times(epochs, 'epoch')} of the rows, {batch:,} {unit} a step")
     about = "" if given > 0 else "about "
-    longest = stage.limit(known.max_length)
-    bound = f"max_length {longest}"
+    longest, bound = _longest(stage, known)
     tokens = f", at most {steps * batch * responses * longest:,} tokens ({bound})" if responses and longest else ""
     words = f"{about}{_times(steps, 'step')} of {batch:,} {unit}, {steps * batch:,} in all{tokens}"
     sequences = steps * batch * (responses or 2)
@@ -94,6 +93,14 @@ def of_evaluation(stage: Evaluate, known: Known, best_of: int) -> Course:
     words += f", beside {' and '.join(beside)}" if beside else ""
     reference = f"base, which is {known.below}" if known.below else stage.reference
     return Course(None, sequences, f"{words}; reference {reference}")
+
+
+def _longest(stage: Training, known: Known) -> tuple[int | None, str]:
+    """The most tokens of a sequence, None where nothing limits them, and what does: longer rows are left out or cut."""
+    longest = stage.limit(known.max_length)
+    if known.positions is not None and (longest is None or known.positions < longest):
+        return known.positions, f"the model takes {known.positions}"
+    return longest, f"max_length {longest}"
 
 
 def _times(count: float, word: str) -> str:

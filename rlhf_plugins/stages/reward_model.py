@@ -144,6 +144,7 @@ class RewardModelStage(
 
     def course(self, known: Known) -> Course | None:
         """Its length, by its groups, or by its pairs where the loss reads pairs."""
+        known = known if self.base is None else replace(known, positions=None)  # which are of the recipe's base
         return of_rows(self, known, self._unit, None if self.loss.whole_groups else 2)
 
     @property

@@ -81,6 +81,8 @@ class SFT(
 
     def course(self, known: Known) -> Course:
         """Its length, by its rows."""
+        if self.setting("packing"):  # rows share a sequence, each with positions of its own
+            known = replace(known, positions=None)
         return of_rows(self, known, "rows", 1)
 
     def own_numbers(self, gold: bool) -> frozenset[str]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rlhf_plugins.contract.rows import Data, Group
+from rlhf_plugins.recipe.base_policy import positions
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.recipe.course import courses
+from rlhf_plugins.testing import tiny_base
 
 SANDBOX = {"format": "sandbox", "prompts": 64, "pairs": 3}
 
@@ -21,6 +25,31 @@ def test_steps_and_tokens_of_pairs() -> None:
     trainer = {"max_steps": 10, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_length": 32}
     (found,) = words({"stage": "preference", "trainer": trainer})
     assert found == "10 steps of 8 pairs, 80 in all, at most 5,120 tokens (max_length 32)"  # 10 * 8 * 2 * 32
+
+
+@pytest.mark.parametrize(
+    ("stage", "limit", "said"),  # the sandbox takes 256 tokens, and a step has 8 pairs
+    [
+        ({"stage": "preference"}, {}, "at most 40,960 tokens (the model takes 256)"),  # 10 * 8 * 2 * 256
+        ({"stage": "reward_model"}, {}, "at most 40,960 tokens (the model takes 256)"),
+        ({"stage": "sft"}, {"max_length": None}, "at most 20,480 tokens (the model takes 256)"),
+        ({"stage": "sft"}, {"max_length": 256}, "at most 20,480 tokens (max_length 256)"),
+        ({"stage": "sft"}, {"packing": True}, "at most 81,920 tokens (max_length 1024)"),  # a row holds several
+    ],
+)
+def test_no_sequence_is_longer_than_the_model_takes(stage: dict[str, Any], limit: dict[str, Any], said: str) -> None:
+    trainer = {"max_steps": 10, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, **limit}
+    (found,) = words({**stage, "trainer": trainer})
+    assert found.endswith(said)
+
+
+def test_the_positions_of_a_base_are_of_no_reward_model_on_another(tmp_path: Path) -> None:
+    other = tiny_base(tmp_path / "other", max_position_embeddings=16).path
+    trainer = {"max_steps": 10, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "max_length": 32}
+    stages = ({"stage": "sft", "trainer": trainer}, {"stage": "reward_model", "base": "sandbox", "trainer": trainer})
+    sft, reward = words(*stages, base=other)
+    assert sft.endswith("at most 1,280 tokens (the model takes 16)")  # 10 * 8 * 16
+    assert reward.endswith("at most 5,120 tokens (max_length 32)")  # 10 * 8 * 2 * 32
 
 
 def test_epochs_become_steps_where_the_rows_are_known(tmp_path: Path) -> None:
@@ -78,3 +107,19 @@ def test_policies_of_an_evaluation(tmp_path: Path) -> None:
     task = {"use": "answers", "data": {"format": "prompts", "source": str(rows)}, "rows": 10, "max_new_tokens": 7}
     (found,) = words({**evaluate, "tasks": [task]})  # 8 responses of 3 tokens, and 10 answers of 7
     assert found == "up to 4 prompts of each kind, 1 policy, 1 task, at most 94 sampled tokens" + ceiling
+
+
+@pytest.mark.parametrize(
+    ("written", "most"),
+    [
+        ('{"max_position_embeddings": 16}', 16),
+        ('{"text_config": {"max_position_embeddings": 16}}', 16),  # of a model of images and text
+        ('{"hidden_size": 16}', None),
+        ("16", None),
+        ("{", None),
+    ],
+)
+def test_tokens_that_a_model_takes_by_its_configuration(tmp_path: Path, written: str, most: int | None) -> None:
+    (tmp_path / "config.json").write_text(written)
+    assert positions(str(tmp_path)) == most
+    assert positions(str(tmp_path / "none")) is None
