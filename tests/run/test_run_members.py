@@ -113,7 +113,7 @@ def test_in_several_processes_a_member_that_fails_ends_the_run(
     """The others may be inside that member, and would wait in it for ever."""
     (tmp_path / "flag").touch()
     monkeypatch.setattr("rlhf_plugins.run.members.processes.launched", lambda: 2)
-    monkeypatch.setattr("rlhf_plugins.run.run.together.refuse", lambda _: None)
+    monkeypatch.setattr("rlhf_plugins.run.run.distributed.refuse", lambda _: None)
     said = list[str]()
     with pytest.raises(RunError, match="stage first .*\n.*\n.*go on with: .*, in 2 processes"):
         go(say=said.append)

@@ -12,7 +12,6 @@ from rlhf_losses_extra.aot import AOT
 from rlhf_losses_extra.apo_down import APODown
 from rlhf_losses_extra.apo_zero import APOZero
 from rlhf_losses_extra.cdpo import CDPO
-from rlhf_losses_extra.discopop import DiscoPOP
 from rlhf_losses_extra.dpo_hinge import HingeDPO
 from rlhf_losses_extra.dpo_norm import NormalisedDPO
 from rlhf_losses_extra.dpo_robust import RobustDPO
@@ -128,16 +127,11 @@ def test_exo_is_the_divergence_to_a_smoothed_label() -> None:
     assert EXOPair(beta=1.0, epsilon=0.25)(sure).tolist() == pytest.approx([0.0], abs=1e-6)  # q is 3/4 there
 
 
-def test_discopop_blends_the_logistic_and_the_exponential_loss() -> None:
-    s = sigmoid(1 / 0.5)
-    assert DiscoPOP(beta=0.5, tau=0.5)(ONE).tolist() == pytest.approx([-(1 - s) * log(sigmoid(1)) + s * exp(-1)])
-
-
 def test_normalised_dpo_compares_log_ratios_a_token() -> None:
     assert NormalisedDPO(beta=6.0)(ONE).tolist() == pytest.approx([-log(sigmoid(6 * (1 / 2 + 1 / 3)))])
 
 
 def test_each_loss_is_one_file_of_under_30_lines() -> None:
     files = sorted(Path(rlhf_losses_extra.__file__).parent.glob("[!_]*.py"))
-    assert len(files) == 14
+    assert len(files) == 13
     assert [file.name for file in files if file.read_text().count("\n") >= 30] == []
