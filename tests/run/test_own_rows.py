@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import slow
 
 from rlhf_plugins import Run, RunError, component, session
 from rlhf_plugins.contract.rows import Data, Group
@@ -15,7 +16,7 @@ from rlhf_plugins.run.run import run
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 EVALUATE, REWARD = "stage evaluate: the data hold out no prompt", "stage evaluate_reward: no held-out pair is"
-FEW = [("evaluate", EVALUATE), ("evaluate_reward", REWARD)]
+FEW = [("evaluate", EVALUATE), *slow(("evaluate_reward", REWARD))]
 ALONE = {"prompt": "p", "chosen": "a", "rejected": "b"}
 
 

@@ -235,9 +235,9 @@ def test_another_runs_reward_model_judges(base: Base, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("judge", "policy_after"),
     [
-        *slow(({"reward": "model"}, True), ({"reward": {"use": "model", "stage": "reward"}}, False)),
         ({"judge": "reward"}, True),
-        ({"judge": "reward"}, False),
+        *slow(({"judge": "reward"}, False), ({"reward": "model"}, True)),
+        *slow(({"reward": {"use": "model", "stage": "reward"}}, False)),
     ],
 )
 def test_a_judge_of_this_run_is_known_as_such_and_favours_what_came_after_it(
