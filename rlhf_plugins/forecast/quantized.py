@@ -96,7 +96,7 @@ def _dequantized(dtype: torch.dtype, device: torch.device, shape: tuple[int, int
 
 
 class _Int8Product(torch.autograd.Function):
-    """Stands in for MatMul8bitLt with a threshold, which keeps x."""
+    """Takes the place of MatMul8bitLt with a threshold, which keeps x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
